@@ -1,0 +1,571 @@
+//! The HTTP contract: types shared by servers, clients, the command line and whoever reads its JSON.
+//!
+//! Two servers speak it. The control plane (`/v1/nodes`, `/v1/modules`, …) keeps the books of a
+//! cluster; each node answers on its admin port about its own processes (`/v1/processes`, …).
+//!
+//! # Rules
+//!
+//! * Nodes and processes are named by text, `"n3"` and `"n3.42"`, because a JSON number cannot hold
+//!   every pid. The text is what `NodeId` and `Pid` print and parse.
+//! * Times are RFC 3339 in UTC. Sizes are bytes, durations are named with their unit.
+//! * Adding a field is allowed, renaming or removing one never is. Readers ignore fields they do not
+//!   know and read unknown kinds of events as [`EventKind::Other`].
+//! * A failed request is answered with an [`ErrorBody`], whatever the status.
+//!
+//! # What this module does not do
+//!
+//! It checks nothing. Text from a request is unverified until the server that received it has parsed
+//! it.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Stable codes of the errors that both servers answer with.
+///
+/// A code names one cause for good; its text may be reworded. `E1…` come from the control plane,
+/// `E2…` from a node's admin port.
+pub mod codes {
+    /// The request could not be understood: not JSON, a field missing, a value out of range.
+    pub const BAD_REQUEST: &str = "E1001";
+    /// The join token is wrong, spent or expired. Deliberately one code for all of them.
+    pub const TOKEN_REFUSED: &str = "E1002";
+    /// The caller's certificate does not carry the role that this request needs.
+    pub const NOT_PERMITTED: &str = "E1003";
+    /// Too many attempts; the same request may succeed later.
+    pub const TOO_MANY: &str = "E1004";
+    /// No such node, module or path.
+    pub const NOT_FOUND: &str = "E1005";
+    /// The body is larger than the server takes.
+    pub const TOO_LARGE: &str = "E1006";
+    /// The signing request is malformed, badly signed, or its key is too weak.
+    pub const BAD_SIGNING_REQUEST: &str = "E1007";
+    /// The node has been declared lost or has left; it must join again under a new id.
+    pub const NODE_GONE: &str = "E1008";
+    /// The module's bytes do not have the hash they were sent under, or clash with another module.
+    pub const MODULE_REFUSED: &str = "E1009";
+    /// The server could not store the change; nothing was changed.
+    pub const STORE: &str = "E1010";
+    /// No such process on this node.
+    pub const NO_PROCESS: &str = "E2001";
+    /// The process could not be started.
+    pub const SPAWN_REFUSED: &str = "E2002";
+    /// The node is draining and takes no new work.
+    pub const DRAINING: &str = "E2003";
+}
+
+/// Why a request failed, in words a person can act on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// One of [`codes`].
+    pub code: String,
+    /// What happened and why, as one sentence without a full stop.
+    pub message: String,
+    /// Commands or steps that may help, best first. May be empty.
+    #[serde(default)]
+    pub next: Vec<String>,
+}
+
+// ---------------------------------------------------------------------------------------------
+// Control plane: joining
+
+/// `POST /v1/tokens`, operators only: makes a join token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// How long the token can be used.
+    pub ttl_s: u64,
+    /// How many nodes may join with it; 1 unless said otherwise.
+    #[serde(default = "one")]
+    pub uses: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Answer to [`CreateToken`].
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TokenCreated {
+    /// The token's text, to be handed to the new node. Shown this once; only its hash is kept.
+    pub token: String,
+    /// When it stops working.
+    pub expires_at: Timestamp,
+    /// How many nodes may join with it.
+    pub uses: u32,
+}
+
+/// `POST /v1/join`, no client certificate: makes the caller a node of the cluster.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The secret part of the join token.
+    pub secret: String,
+    /// The node's stable name.
+    pub name: String,
+    /// The signing request (PKCS #10, PEM). Only its public key is used.
+    pub csr_pem: String,
+    /// Where peers reach the node's data plane (UDP).
+    pub addr: SocketAddr,
+    /// Where operators reach the node's admin port (TCP).
+    pub admin_addr: SocketAddr,
+    /// The version of the node's software.
+    pub version: String,
+}
+
+/// Answer to [`JoinRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinResponse {
+    /// The id of this start of the node, `"n3"`. Never handed out again.
+    pub node_id: String,
+    /// The cluster's name, part of every certificate.
+    pub cluster: String,
+    /// The node's certificate (PEM).
+    pub cert_pem: String,
+    /// The authority's certificate (PEM).
+    pub ca_pem: String,
+    /// The start ticket, as lower-case hexadecimal digits.
+    pub ticket: String,
+    /// How long the node may be silent before it is declared lost.
+    pub lease_ms: u64,
+    /// Everybody in the cluster at this moment, the new node included.
+    pub members: Members,
+}
+
+/// `POST /v1/renew`, nodes only: a new certificate and ticket for the same node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// The signing request (PKCS #10, PEM). Its key may be the old one or a new one.
+    pub csr_pem: String,
+}
+
+/// Answer to [`RenewRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewResponse {
+    /// The node's new certificate (PEM).
+    pub cert_pem: String,
+    /// The new start ticket, same node id, as lower-case hexadecimal digits.
+    pub ticket: String,
+}
+
+// ---------------------------------------------------------------------------------------------
+// Control plane: membership
+
+/// What control believes about a node. Advice for placement and for people; only nodes themselves
+/// decide that a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Its lease is running.
+    Alive,
+    /// Alive, but it takes no new work.
+    Draining,
+    /// Its lease ran out. It must join again, under a new id.
+    Lost,
+    /// It said goodbye, was removed by an operator, or a later start of the same name replaced it.
+    Left,
+}
+
+impl NodeState {
+    /// Whether the node counts as present.
+    #[must_use]
+    pub fn is_present(self) -> bool {
+        matches!(self, Self::Alive | Self::Draining)
+    }
+}
+
+/// One start of one node, as control knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// `"n3"`.
+    pub id: String,
+    /// The stable name.
+    pub name: String,
+    /// Data plane address (UDP).
+    pub addr: SocketAddr,
+    /// Admin port address (TCP).
+    pub admin_addr: SocketAddr,
+    /// Whether it is there.
+    pub state: NodeState,
+    /// When it got its id.
+    pub joined_at: Timestamp,
+    /// When its lease was last renewed.
+    pub last_seen: Timestamp,
+    /// The version of its software.
+    pub version: String,
+}
+
+/// `GET /v1/nodes`: all nodes known, the gone ones included, as of `revision`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Grows by one with each change; never reused, not even by a restarted control plane.
+    pub revision: u64,
+    /// Ordered by id.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// One line of `GET /v1/watch` (newline-delimited JSON).
+///
+/// The stream opens with a snapshot. Whoever is told of a change has been told of all earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum WatchEvent {
+    /// Everybody, as of the revision. Replaces whatever the reader knew; may come again later, to a
+    /// reader that was too slow for single changes.
+    Snapshot(Members),
+    /// One node joined or changed.
+    Change {
+        /// The revision that this change made.
+        revision: u64,
+        /// The node as it is since then.
+        node: NodeInfo,
+    },
+    /// Nothing happened; the connection is alive.
+    Heartbeat {
+        /// The revision the reader is at.
+        revision: u64,
+    },
+}
+
+/// `PUT /v1/nodes/{id}/lease`, that node only: "I am here".
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LeaseRequest {
+    /// The node takes no new work. It cannot be taken back.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// Answer to [`LeaseRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeaseResponse {
+    /// How long the lease now runs.
+    pub lease_ms: u64,
+    /// The membership's revision; a reader of the watch that is behind it may expect news.
+    pub revision: u64,
+}
+
+/// `GET /v1/cluster`, any role: what this control plane is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The version of the control plane's software.
+    pub version: String,
+    /// The membership's revision.
+    pub revision: u64,
+    /// SHA-256 of the authority's certificate, hexadecimal.
+    pub authority_fingerprint: String,
+    /// When this control plane was started.
+    pub started_at: Timestamp,
+}
+
+// ---------------------------------------------------------------------------------------------
+// Control plane: modules
+
+/// A module the cluster holds. `PUT /v1/modules?name=…` answers with one, `GET /v1/modules` with all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleInfo {
+    /// `"b3:…"`, the hash of the bytes; the module's true name.
+    pub hash: String,
+    /// The last name it was deployed under, if any.
+    pub name: Option<String>,
+    /// How many bytes it has.
+    pub size_bytes: u64,
+    /// When it was first stored.
+    pub added_at: Timestamp,
+}
+
+// ---------------------------------------------------------------------------------------------
+// A node's admin port: processes
+
+/// What a process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessState {
+    /// It runs, or could.
+    Running,
+    /// It waits for a message.
+    Waiting,
+    /// It exists and is linked, but has not been started.
+    Parked,
+    /// It ended; kept for a while for those who ask why.
+    Ended,
+}
+
+/// One line of `GET /v1/processes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// `"n3.42"`.
+    pub pid: String,
+    /// Its registered name, if any.
+    pub name: Option<String>,
+    /// The module's name or hash; none for processes of the runtime itself.
+    pub module: Option<String>,
+    /// The function it was started with.
+    pub entry: String,
+    /// What it is doing.
+    pub state: ProcessState,
+    /// Messages in its mailbox.
+    pub queued: u64,
+    /// Linear memory it holds.
+    pub memory_bytes: u64,
+    /// How many processes it is linked to.
+    pub links: u64,
+    /// How many processes and nodes it monitors.
+    pub monitors: u64,
+    /// Who spawned it, if a process did.
+    pub parent: Option<String>,
+    /// When it was created.
+    pub started_at: Timestamp,
+}
+
+/// `GET /v1/processes/{pid}`: everything about one process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessDetail {
+    /// What the list shows, too.
+    #[serde(flatten)]
+    pub info: ProcessInfo,
+    /// Whom it is linked to.
+    pub linked: Vec<LinkInfo>,
+    /// Whom it monitors: pids, and nodes as `"n3"`.
+    pub monitoring: Vec<String>,
+    /// Who monitors it.
+    pub monitored_by: Vec<String>,
+    /// Its limits by name, in the unit that the name ends with.
+    pub limits: BTreeMap<String, u64>,
+    /// Messages taken in since it started.
+    pub messages_in: u64,
+    /// Messages sent since it started.
+    pub messages_out: u64,
+    /// Whether a linked process's failure ends it, too.
+    pub die_when_link_dies: bool,
+    /// Why it ended, if it has.
+    pub reason: Option<String>,
+}
+
+/// One link, seen from one of its ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkInfo {
+    /// The other end.
+    pub pid: String,
+    /// The tag that this end is told with.
+    pub tag: Option<i64>,
+}
+
+/// `POST /v1/processes`: starts a process on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnProcess {
+    /// The module's hash (`"b3:…"`) or the name it was deployed under.
+    pub module: String,
+    /// The exported function; `_start` if empty.
+    #[serde(default)]
+    pub entry: String,
+    /// Command-line arguments, the program's name not included.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment variables.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Directories of the node's machine that the guest may use: host path to guest path.
+    #[serde(default)]
+    pub preopens: BTreeMap<String, String>,
+    /// A name to register it under.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// Answer to [`SpawnProcess`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spawned {
+    /// The new process.
+    pub pid: String,
+}
+
+/// `GET /v1/processes/{pid}/wait`: answered once the process has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Who ended.
+    pub pid: String,
+    /// Why, as text.
+    pub reason: String,
+    /// 0 for a normal end, the guest's own code if it gave one, 101 for everything else.
+    pub exit_code: i32,
+}
+
+/// `GET /v1/processes/{pid}/blast`: what killing the process would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlastRadius {
+    /// The process asked about.
+    pub pid: String,
+    /// Who would end, the process itself first.
+    pub ends: Vec<String>,
+    /// Who would be told and live on.
+    pub told: Vec<String>,
+}
+
+// ---------------------------------------------------------------------------------------------
+// A node's admin port: what happens
+
+/// What an [`Event`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A process was created.
+    Spawned,
+    /// Two processes were linked.
+    Linked,
+    /// A link was taken away.
+    Unlinked,
+    /// A process ended.
+    Ended,
+    /// A session to a node was opened.
+    NodeUp,
+    /// A session to a node ended without a goodbye.
+    NodeLost,
+    /// A node said goodbye.
+    NodeLeft,
+    /// A module arrived and was compiled.
+    ModuleLoaded,
+    /// This node takes no new work.
+    Draining,
+    /// A guest or the runtime had something to say.
+    Log,
+    /// A kind this reader does not know.
+    #[serde(other)]
+    Other,
+}
+
+/// One line of `GET /v1/events` (newline-delimited JSON; `?follow=true` keeps it open).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub time: Timestamp,
+    /// The node that says so.
+    pub node: String,
+    /// What happened.
+    pub kind: EventKind,
+    /// The process it happened to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<String>,
+    /// The other process or node involved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Anything else worth a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Where a guest wrote a line to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line of `GET /v1/logs` (newline-delimited JSON; `?follow=true` keeps it open).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it was written.
+    pub time: Timestamp,
+    /// Who wrote it.
+    pub pid: String,
+    /// Where to.
+    pub stream: Stream,
+    /// The text, without its line end.
+    pub line: String,
+}
+
+// ---------------------------------------------------------------------------------------------
+// A node's admin port: the node itself
+
+/// One line of `GET /v1/sessions`: a peer this node is connected to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    /// The peer, `"n2"`.
+    pub peer: String,
+    /// The peer's stable name.
+    pub name: String,
+    /// The address it is reached at.
+    pub addr: SocketAddr,
+    /// The session's epoch; a later session between the same two nodes has a higher one.
+    pub epoch: u64,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// The round-trip time as last measured.
+    pub rtt_ms: f64,
+    /// Bytes that wait to be taken by the peer.
+    pub backlog_bytes: u64,
+    /// Bytes of signals sent.
+    pub sent_bytes: u64,
+    /// Bytes of signals received.
+    pub received_bytes: u64,
+    /// Links held over this session.
+    pub links: u64,
+    /// When the peer's certificate runs out.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// `GET /v1/status`: the node in one screen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// `"n3"`, or `"n0"` for a node without a cluster.
+    pub id: String,
+    /// The stable name.
+    pub name: String,
+    /// The cluster's name, if it is part of one.
+    pub cluster: Option<String>,
+    /// The version of the software.
+    pub version: String,
+    /// When the node was started.
+    pub started_at: Timestamp,
+    /// Processes living here.
+    pub processes: u64,
+    /// Linear memory they hold.
+    pub memory_bytes: u64,
+    /// Peers connected.
+    pub sessions: u64,
+    /// Whether it refuses new work.
+    pub draining: bool,
+    /// When its certificate runs out.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// `GET /livez` and `GET /readyz`: 200 if all is well, 503 if not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether every check passed.
+    pub ok: bool,
+    /// What was looked at.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// Whether it was in order.
+    pub ok: bool,
+    /// What was seen, in a few words.
+    pub detail: String,
+}
+
+/// `POST /v1/drain`: take no new work, wait for what runs here, then leave the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// How long to wait before the remaining processes are killed; no limit if absent.
+    #[serde(default)]
+    pub timeout_s: Option<u64>,
+}
+
+/// Answer to [`Drain`], given at once; [`NodeStatus`] shows how it goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Processes that are still there.
+    pub remaining: u64,
+}

@@ -1,0 +1,3 @@
+//! The control plane of a cluster: who is in it, who may join, which modules it holds.
+
+pub mod api;
