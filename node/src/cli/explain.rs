@@ -1,0 +1,227 @@
+//! `tidelock explain CODE`: one page per error.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    Output,
+    failure::{Exit, Failure, Outcome},
+};
+
+/// Explain an error code, or list them all
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Such as E0020; all codes if left out
+    code: Option<String>,
+}
+
+/// What a code means, for good.
+pub(crate) struct Page {
+    pub(crate) code: &'static str,
+    pub(crate) exit: Exit,
+    title: &'static str,
+    text: &'static str,
+}
+
+#[derive(Serialize)]
+struct PageJson {
+    code: &'static str,
+    exit_code: u8,
+    title: &'static str,
+    text: &'static str,
+}
+
+impl Explain {
+    pub(crate) fn run(&self, out: &Output) -> Outcome {
+        let Some(code) = &self.code else {
+            let rows: Vec<PageJson> = PAGES.iter().map(Page::json).collect();
+            return out.list(
+                &rows,
+                |row| row.code.to_owned(),
+                &["CODE", "EXIT", "MEANS"],
+                |row| vec![row.code.to_owned(), row.exit_code.to_string(), row.title.to_owned()],
+            );
+        };
+        let page = page(&code.to_uppercase()).ok_or_else(|| {
+            Failure::new("E0004", format!("{code}: there is no such error code"))
+                .next("tidelock explain", "list all codes")
+        })?;
+        let mut text = format!("{}: {}\n\n", page.code, page.title);
+        for line in page.text.lines() {
+            let _ = writeln!(text, "{}", line.trim());
+        }
+        let _ = write!(text, "\nExit code {}.", page.exit as u8);
+        out.one(&page.json(), page.code, &text)
+    }
+}
+
+impl Page {
+    fn json(&self) -> PageJson {
+        PageJson {
+            code: self.code,
+            exit_code: self.exit as u8,
+            title: self.title,
+            text: self.text.trim(),
+        }
+    }
+}
+
+/// The page of a code.
+pub(crate) fn page(code: &str) -> Option<&'static Page> {
+    PAGES.iter().find(|page| page.code == code)
+}
+
+macro_rules! pages {
+    ($($code:literal $exit:ident $title:literal $text:literal)*) => {
+        &[$(Page { code: $code, exit: Exit::$exit, title: $title, text: $text }),*]
+    };
+}
+
+const PAGES: &[Page] = pages! {
+"E0001" Failed "something went wrong that has no code of its own"
+"The message says what. If it looks like a mistake of Tidelock's and not of this machine, a bug report
+with the command and the message is welcome."
+
+"E0002" Usage "the command was called wrong"
+"An argument is missing, unknown or out of range. `tidelock help COMMAND` shows what is possible."
+
+"E0003" Usage "the configuration cannot be used"
+"A value in a configuration file or a TIDELOCK_… variable has the wrong type or an unknown name.
+`tidelock config show` prints each value with where it came from, `tidelock config template` prints
+a complete file with all names and defaults."
+
+"E0004" Missing "there is no such error code"
+"Codes are `E` and four digits. `tidelock explain` without a code lists them."
+
+"E0010" Unreachable "no cluster was chosen"
+"Commands about a running cluster need an operator's credentials. They are looked for in --context DIR,
+then in TIDELOCK_CONTEXT, then in the user's default, which `tidelock dev` sets. A control plane
+writes them into the folder `operator` of its state directory when it starts."
+
+"E0011" Unreachable "the control plane cannot be reached"
+"It may have ended, its machine may be unreachable, or the credentials belong to a cluster that is
+gone. Running processes are not affected: the control plane is off the data path."
+
+"E0012" Unreachable "a node cannot be reached on its admin port"
+"Control believes the node to be there, but its admin port does not answer. It may have just ended, or
+a firewall stands between. Nodes talk to each other over another port, so they may be fine."
+
+"E0013" Refused "the credentials were not accepted"
+"The certificate is of another cluster, has expired, or has not the role that was needed. Operators'
+credentials are written by the control plane into the folder `operator` of its state directory."
+
+"E0020" Missing "there is no such process"
+"A pid is `n3.42`: node, then a number that is never used again. A process that ended is kept for a
+while for those who ask why; after that only the events know of it. A pid of a node that was lost
+stays nobody's for ever, even if its machine comes back: it comes back as another node."
+
+"E0021" Missing "there is no such node"
+"Nodes are named `n3` or by their stable name. `tidelock nodes` lists them. A machine that rejoined has
+a new id, so that an old pid can never mean a new process."
+
+"E0022" Missing "there is no such module"
+"Modules are named by their hash, by its beginning, or by the name they were deployed under.
+`tidelock modules` lists them, `tidelock deploy FILE` adds one."
+
+"E0023" Missing "there is no such file"
+"Paths are relative to the current directory."
+
+"E0024" Failed "a file cannot be read or written"
+"The message has the operating system's reason."
+
+"E0030" Failed "the file is not a module that can run"
+"It must be a core WebAssembly module, binary (.wasm) or text (.wat), that imports only what the
+runtime offers. Rust guests are built with `cargo build --release --target wasm32-wasip1`."
+
+"E0031" Failed "a link cannot be made to a process whose node has left"
+"Links and monitors belong to the session between two nodes. When it ends, both sides are told once,
+and nothing of it is ever repaired: a machine that comes back is a new node with new processes."
+
+"E0032" Refused "the process could not be started"
+"The node is full, is draining, or the module has no such entry function. The message says which. In
+Tidelock a spawn that fails has not executed one instruction."
+
+"E0040" TimedOut "it took too long"
+"Nothing is known about the outcome. `tidelock ps` and `tidelock events` show the state of affairs."
+
+"E0041" Failed "a daemon did not become ready"
+"A control plane or node started by this command ended or stayed silent. Its last words are in the
+message."
+
+"E0042" Failed "a daemon ended unexpectedly"
+"A control plane or node started by this command has ended before its work was done. Its last words
+are in the message."
+
+"E0050" Failed "there is too little text for the demonstration"
+"The demonstration kills a node in the middle of the work. With too little text the work would be over
+before, and nothing would be shown. Name more or larger files."
+
+"E0051" Failed "the demonstration did not come out as promised"
+"One of its checks failed: the node did not die when it was killed, was not killed in the middle of the
+work, a loss was not told exactly once, lost work was not done again elsewhere, or the counts
+differ from those of this machine alone. The verdicts name which."
+
+"E0052" Failed "the guest of the demonstration ended early"
+"It trapped or gave an exit code before it printed a result. Its last output is in the message."
+
+"E0060" Refused "another `tidelock dev` holds this place"
+"Two of them may run side by side; each prints the line to choose its cluster in another terminal."
+
+"E1001" Usage "the server could not understand the request"
+"A field is missing or out of range. If the command line made the request, the versions of the two
+may be too far apart: `tidelock nodes` shows the versions."
+
+"E1002" Refused "the join token was not accepted"
+"It is wrong, was used already, or has expired; on purpose the answer does not say which. Make a new
+one with `tidelock token`. Tokens are for one node and an hour unless asked otherwise."
+
+"E1003" Refused "the certificate has not the role that this needs"
+"Nodes and operators have different certificates; some requests are for one of them only."
+
+"E1004" Refused "too many attempts"
+"The server limits how often this can be tried. The same request may succeed later."
+
+"E1005" Missing "the control plane knows no such thing"
+"The node, module or path does not exist there."
+
+"E1006" Refused "the body is larger than the server takes"
+"Modules have a size limit, which the operator of the control plane sets."
+
+"E1007" Refused "the signing request was not accepted"
+"It is malformed, its signature is wrong, or its key is too weak. The node makes these itself; removing
+its saved identity and joining with a new token makes a new key."
+
+"E1008" Refused "the node has been declared lost, or has left"
+"It was silent for longer than its lease. Its sessions are over; it must join again and gets a new id."
+
+"E1009" Refused "the module was not accepted"
+"Its bytes do not have the hash they were sent under, or its short id is taken by another module."
+
+"E1010" Failed "the control plane could not store the change"
+"Nothing was changed. Its disk may be full or read-only; its log says more."
+
+"E2001" Missing "the node knows no such process"
+"See E0020."
+
+"E2002" Refused "the process could not be started"
+"See E0032."
+
+"E2003" Refused "the node is draining"
+"It takes no new work and leaves when what runs there has ended. Choose another node."
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_in_order() {
+        assert!(PAGES.is_sorted_by(|a, b| a.code < b.code));
+        for page in PAGES {
+            assert!(page.code.len() == 5 && page.code.starts_with('E'), "{}", page.code);
+            assert!(!page.title.ends_with('.'), "{}", page.code);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The command line: one file per command. A command returns data; `output.rs` prints it.
+
+mod cluster;
+mod completions;
+mod config;
+mod connect;
+mod control;
+mod demo;
+mod deploy;
+mod dev;
+mod events;
+mod explain;
+mod failure;
+mod kill;
+mod logs;
+mod modules;
+mod node;
+mod nodes;
+mod output;
+mod ps;
+mod run;
+mod show;
+mod spawn;
+mod token;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{
+    Parser, Subcommand,
+    builder::styling::{AnsiColor, Styles},
+    error::ErrorKind,
+};
+
+use failure::{Exit, Failure, Outcome};
+use output::{Color, Format, Output};
+
+/// Processes that fail alone and are told of each other's end, in WebAssembly, across machines.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidelock",
+    version,
+    styles = Styles::styled().header(AnsiColor::Yellow.on_default()).literal(AnsiColor::Green.on_default()),
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = EXIT_CODES,
+    disable_help_subcommand = false,
+    propagate_version = false
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done · 1 it failed · 2 called wrong · 3 cluster unreachable · 4 no such thing
+  5 refused (limit, permission) · 6 timed out · 130 interrupted
+  `run` and `dev --once` pass the guest's own code; a trap is 101.";
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Form of the data on stdout
+    #[arg(short, long, global = true, value_enum, default_value = "text", hide_default_value = true,
+          env = "TIDELOCK_OUTPUT", hide_env = true, help_heading = "Everywhere")]
+    output: Format,
+    /// Only ids, one per line; no talk on stderr
+    #[arg(short, long, global = true, help_heading = "Everywhere")]
+    quiet: bool,
+    /// When to colour
+    #[arg(long, global = true, value_enum, default_value = "auto", hide_default_value = true,
+          help_heading = "Everywhere")]
+    color: Color,
+    /// Directory with the credentials of the cluster to talk to
+    #[arg(long, global = true, value_name = "DIR", env = "TIDELOCK_CONTEXT",
+          help_heading = "Everywhere")]
+    context: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Dev(dev::Dev),
+    Run(run::Run),
+    Ps(ps::Ps),
+    Show(show::Show),
+    Logs(logs::Logs),
+    Events(events::Events),
+    Spawn(spawn::Spawn),
+    Kill(kill::Kill),
+    Deploy(deploy::Deploy),
+    Modules(modules::Modules),
+    Nodes(nodes::Nodes),
+    Node(Box<node::Node>),
+    Control(control::Control),
+    Token(token::Token),
+    #[command(subcommand)]
+    Config(config::Config),
+    Explain(explain::Explain),
+    Completions(completions::Completions),
+}
+
+/// Parses the command line, runs the command, says what went wrong, and gives the exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return called_wrong(&error),
+    };
+    let out = Output::new(cli.common.output, cli.common.quiet, cli.common.color);
+    match cli.run(&out) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => ExitCode::from(report(&out, &failure)),
+    }
+}
+
+fn report(out: &Output, failure: &Failure) -> u8 {
+    match failure {
+        Failure::Letter(letter) => {
+            out.letter(letter);
+            letter.exit
+        }
+        Failure::Closed => 0,
+        Failure::Code(code) => *code,
+    }
+}
+
+/// Help and version go to stdout and are no error; the rest is clap's text and our exit code.
+fn called_wrong(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(Exit::Usage as u8),
+    }
+}
+
+impl Cli {
+    fn run(self, out: &Output) -> Outcome<u8> {
+        let context = self.common.context.as_deref();
+        let done = |()| 0;
+        match self.command {
+            Command::Explain(command) => command.run(out).map(done),
+            Command::Completions(command) => command.run(out).map(done),
+            Command::Config(command) => command.run(out).map(done),
+            Command::Run(command) => runtime()?.block_on(command.run(out)),
+            Command::Dev(command) => runtime()?.block_on(command.run(out)),
+            Command::Demo(command) => runtime()?.block_on(command.run(out)),
+            Command::Node(command) => runtime()?.block_on(command.run(out)),
+            Command::Control(command) => runtime()?.block_on(command.run(out)).map(done),
+            command => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let work = command.over_the_wire(out, context);
+                    tokio::select! {
+                        outcome = work => outcome.map(done),
+                        _ = tokio::signal::ctrl_c() => Err(Failure::Code(Exit::Interrupted as u8)),
+                    }
+                })
+            }
+        }
+    }
+}
+
+impl Command {
+    /// The commands that ask a running cluster.
+    async fn over_the_wire(self, out: &Output, context: Option<&std::path::Path>) -> Outcome {
+        let cluster = connect::Cluster::open(context)?;
+        match self {
+            Self::Ps(command) => command.run(out, &cluster).await,
+            Self::Show(command) => command.run(out, &cluster).await,
+            Self::Logs(command) => command.run(out, &cluster).await,
+            Self::Events(command) => command.run(out, &cluster).await,
+            Self::Spawn(command) => command.run(out, &cluster).await,
+            Self::Kill(command) => command.run(out, &cluster).await,
+            Self::Deploy(command) => command.run(out, &cluster).await,
+            Self::Modules(command) => command.run(out, &cluster).await,
+            Self::Nodes(command) => command.run(out, &cluster).await,
+            Self::Token(command) => command.run(out, &cluster).await,
+            _ => unreachable!("handled before a cluster was asked for"),
+        }
+    }
+}
+
+/// For daemons and guests: all cores.
+fn runtime() -> Outcome<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}

@@ -1,0 +1,354 @@
+//! The one place that prints. Data goes to stdout, talk goes to stderr.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::failure::{Letter, Outcome};
+
+/// How data is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+    /// One JSON document per line.
+    Ndjson,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless the environment says no.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Where a command's words go.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    /// Form of the data.
+    pub(crate) format: Format,
+    /// Ids only, and no talk.
+    pub(crate) quiet: bool,
+    color_out: bool,
+    color_err: bool,
+}
+
+/// What a word wants to say besides itself; never its only carrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Good,
+    Bad,
+    Warn,
+    Dim,
+    Strong,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format, quiet: bool, color: Color) -> Self {
+        Self {
+            format,
+            quiet,
+            color_out: coloured(color, io::stdout().is_terminal()),
+            color_err: coloured(color, io::stderr().is_terminal()),
+        }
+    }
+
+    /// Whether the data is read by a program.
+    pub(crate) fn machine(&self) -> bool {
+        self.format != Format::Text
+    }
+
+    /// Whether stderr is a terminal whose line may be rewritten.
+    pub(crate) fn animated(&self) -> bool {
+        !self.quiet && io::stderr().is_terminal() && !dumb()
+    }
+
+    /// A list: an array, one document per row, a table, or with `-q` the ids.
+    pub(crate) fn list<T: Serialize>(
+        &self,
+        rows: &[T],
+        id: impl Fn(&T) -> String,
+        header: &[&str],
+        columns: impl Fn(&T) -> Vec<String>,
+    ) -> Outcome {
+        if self.quiet {
+            return rows.iter().try_for_each(|row| self.print(&id(row)));
+        }
+        match self.format {
+            Format::Json => self.print(&json(rows, true)),
+            Format::Ndjson => rows.iter().try_for_each(|row| self.print(&json(row, false))),
+            Format::Text if rows.is_empty() => Ok(()),
+            Format::Text => self.print(&self.table(header, rows.iter().map(columns))),
+        }
+    }
+
+    /// One thing: its document, its text, or with `-q` its id.
+    pub(crate) fn one<T: Serialize>(&self, value: &T, id: &str, text: &str) -> Outcome {
+        if self.quiet {
+            return self.print(id);
+        }
+        match self.format {
+            Format::Json => self.print(&json(value, true)),
+            Format::Ndjson => self.print(&json(value, false)),
+            Format::Text => self.print(text.trim_end()),
+        }
+    }
+
+    /// One element of a stream; JSON streams are always one document per line.
+    pub(crate) fn item<T: Serialize>(&self, value: &T, id: &str, text: &str) -> Outcome {
+        if self.quiet {
+            self.print(id)
+        } else if self.machine() {
+            self.print(&json(value, false))
+        } else {
+            self.print(text)
+        }
+    }
+
+    /// Data that is text by nature: a template, a script, a page.
+    pub(crate) fn print(&self, text: &str) -> Outcome {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.write_all(b"\n")?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Bytes of a guest, unchanged.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Outcome {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Bytes a guest wrote to its stderr, unchanged. A closed stderr is nobody's fault.
+    pub(crate) fn raw_err(&self, bytes: &[u8]) {
+        let _ = io::stderr().lock().write_all(bytes);
+    }
+
+    /// Talk: what is going on, for whoever watches. Never on stdout, never with `-q`.
+    pub(crate) fn say(&self, text: impl fmt::Display) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// A story is data for people and talk for programs.
+    pub(crate) fn tell(&self, text: impl fmt::Display) -> Outcome {
+        if self.machine() {
+            self.say(text);
+            Ok(())
+        } else if self.quiet {
+            Ok(())
+        } else {
+            self.print(&text.to_string())
+        }
+    }
+
+    /// The error letter, on stderr, as text or as one document.
+    pub(crate) fn letter(&self, letter: &Letter) {
+        let mut err = io::stderr().lock();
+        let _ = match self.format {
+            Format::Json => writeln!(err, "{}", json(letter, true)),
+            Format::Ndjson => writeln!(err, "{}", json(letter, false)),
+            Format::Text => write!(err, "{}", self.letter_text(letter)),
+        };
+    }
+
+    fn letter_text(&self, letter: &Letter) -> String {
+        let mut text = format!(
+            "{} {} [{}]\n",
+            paint(self.color_err, Tone::Bad, "error:"),
+            letter.message,
+            letter.code
+        );
+        for line in letter.detail.iter().flat_map(|detail| detail.lines()) {
+            text.push_str(&format!("  {line}\n"));
+        }
+        let explain = format!("tidelock explain {}", letter.code);
+        let known = letter.next.iter().any(|next| next.command == explain);
+        let mut rows: Vec<(&str, &str)> =
+            letter.next.iter().map(|next| (next.command.as_str(), next.why.as_str())).collect();
+        if !known && rows.len() < 2 {
+            rows.push((&explain, "what this means"));
+        }
+        let wide = rows.iter().map(|(command, _)| command.chars().count()).max().unwrap_or(0);
+        for (at, (command, why)) in rows.iter().enumerate() {
+            let lead = if at == 0 { "next: " } else { "      " };
+            let line = format!("  {lead}{command:wide$}  {why}");
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    /// A word in its tone, for [`Output::tell`] and tables.
+    pub(crate) fn tone(&self, tone: Tone, text: &str) -> String {
+        let on = if self.machine() { self.color_err } else { self.color_out };
+        paint(on, tone, text)
+    }
+
+    /// A word in its tone, for [`Output::say`].
+    pub(crate) fn tone_err(&self, tone: Tone, text: &str) -> String {
+        paint(self.color_err, tone, text)
+    }
+
+    fn table(&self, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        if io::stdout().is_terminal() {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        table.set_header(header.iter().map(|name| self.tone(Tone::Dim, name)));
+        for row in rows {
+            table.add_row(row);
+        }
+        let mut text = String::new();
+        for line in table.to_string().lines() {
+            text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
+            text.push('\n');
+        }
+        text.trim_end().to_owned()
+    }
+}
+
+/// A JSON document of something whose serialisation cannot fail.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T, pretty: bool) -> String {
+    let text =
+        if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    text.expect("plain data with string keys serialises")
+}
+
+/// How long ago, for people.
+pub(crate) fn ago(time: Timestamp) -> String {
+    let seconds = (Timestamp::now().as_millisecond() - time.as_millisecond()).max(0) / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s ago"),
+        60..3600 => format!("{}m ago", seconds / 60),
+        3600..86_400 => format!("{}h ago", seconds / 3600),
+        _ => format!("{}d ago", seconds / 86_400),
+    }
+}
+
+/// The same, for a time as the API writes it.
+pub(crate) fn ago_text(time: &str) -> String {
+    time.parse().map_or_else(|_| time.to_owned(), ago)
+}
+
+/// Clock time of an API time in the local zone, for streams of lines.
+pub(crate) fn clock(time: &str) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string(),
+        Err(_) => time.to_owned(),
+    }
+}
+
+/// A size for people.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A count with thin gaps between thousands.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// State has a word and a shape.
+pub(crate) fn shaped(state: &str) -> String {
+    let shape = match state {
+        "running" | "alive" | "ready" => "●",
+        "waiting" | "parked" | "draining" => "○",
+        _ => "✕",
+    };
+    format!("{shape} {state}")
+}
+
+fn paint(on: bool, tone: Tone, text: &str) -> String {
+    if !on {
+        return text.to_owned();
+    }
+    let code = match tone {
+        Tone::Good => "32",
+        Tone::Bad => "1;31",
+        Tone::Warn => "33",
+        Tone::Dim => "2",
+        Tone::Strong => "1",
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+fn coloured(color: Color, terminal: bool) -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto if set("NO_COLOR") => false,
+        Color::Auto if set("CLICOLOR_FORCE") => true,
+        Color::Auto => terminal && !dumb(),
+    }
+}
+
+fn dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(grouped(1_234_567), "1 234 567");
+        assert_eq!(grouped(12), "12");
+        assert_eq!(size(512), "512 B");
+        assert_eq!(size(1536), "1.5 KiB");
+    }
+
+    #[test]
+    fn a_letter_names_code_and_next_step() {
+        let out = Output::new(Format::Text, false, Color::Never);
+        let super::super::failure::Failure::Letter(letter) =
+            super::super::failure::Failure::new("E0020", "n3.42: there is no such process")
+                .detail("n3 is alive; the process has ended.")
+                .next("tidelock ps", "see what runs")
+        else {
+            panic!("not a letter");
+        };
+        let text = out.letter_text(&letter);
+        assert_eq!(
+            text,
+            "error: n3.42: there is no such process [E0020]\n  \
+             n3 is alive; the process has ended.\n  \
+             next: tidelock ps             see what runs\n        \
+             tidelock explain E0020  what this means\n"
+        );
+    }
+}

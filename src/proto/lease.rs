@@ -1,0 +1,186 @@
+//! When a silent peer is gone.
+//!
+//! A lease is renewed by *round trips* only: a Pong for a Ping that was sent after the last renewal.
+//! Hearing the peer is not enough. In a one-way cut one side still hears, and with an idle timeout T
+//! that side would close only after 2 T; with the lease both close after T (P6).
+//!
+//! Time is an argument, counted from any fixed point. The machine is driven by
+//! [`Lease::poll_timeout`] (when to come back) and [`Lease::handle_timeout`] (coming early is
+//! harmless).
+//!
+//! # A late clock
+//!
+//! If our own timer ran late, the silence may be ours. More than [`GRACE`] late: one fresh Ping is
+//! sent and judged one second later, at most once per lease. Later than a whole lease: the machine
+//! was frozen, and every session has ended as seen from the peers.
+
+use std::time::Duration;
+
+/// How often a Ping is sent.
+pub const PING_EVERY: Duration = Duration::from_millis(250);
+
+/// How late our own timer may run before silence is not held against the peer.
+pub const GRACE: Duration = Duration::from_millis(250);
+
+/// How long the fresh Ping after a late timer has.
+const SECOND_CHANCE: Duration = Duration::from_secs(1);
+
+/// What follows from a timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send a Ping with this number.
+    Ping(u64),
+    /// Nothing to do yet.
+    Wait,
+    /// The peer is gone: no round trip within the lease.
+    Expired,
+    /// This machine stood still for longer than a lease; all its sessions end.
+    Frozen,
+}
+
+/// The lease of one session.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    length: Duration,
+    renewed_at: Duration,
+    /// When the next Ping is due.
+    ping_at: Duration,
+    next_ping: u64,
+    /// Pings sent since the last renewal: number and time, oldest first.
+    sent: std::collections::VecDeque<(u64, Duration)>,
+    /// While set, the lease is judged at this time and not earlier.
+    second_chance: Option<Duration>,
+    /// The second chance was used since the last renewal.
+    chance_used: bool,
+}
+
+impl Lease {
+    /// Starts a lease at `now`; the opening handshake was the first round trip.
+    pub fn new(length: Duration, now: Duration) -> Self {
+        Lease {
+            length,
+            renewed_at: now,
+            ping_at: now,
+            next_ping: 1,
+            sent: std::collections::VecDeque::new(),
+            second_chance: None,
+            chance_used: false,
+        }
+    }
+
+    /// When [`Lease::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Duration {
+        self.ping_at.min(self.judged_at())
+    }
+
+    fn judged_at(&self) -> Duration {
+        self.second_chance.unwrap_or(self.renewed_at + self.length)
+    }
+
+    /// Says what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Duration) -> Verdict {
+        let late = now.saturating_sub(self.poll_timeout());
+        if late > self.length {
+            return Verdict::Frozen;
+        }
+        if late > GRACE && !self.chance_used {
+            self.chance_used = true;
+            self.second_chance = Some((now + SECOND_CHANCE).max(self.renewed_at + self.length));
+            return self.ping(now);
+        }
+        if now >= self.judged_at() {
+            return Verdict::Expired;
+        }
+        if now >= self.ping_at {
+            return self.ping(now);
+        }
+        Verdict::Wait
+    }
+
+    fn ping(&mut self, now: Duration) -> Verdict {
+        let number = self.next_ping;
+        self.next_ping += 1;
+        self.ping_at = now + PING_EVERY;
+        self.sent.push_back((number, now));
+        // Bounded by the length of the lease; a lost Pong must not keep more.
+        if self.sent.len() > 256 {
+            self.sent.pop_front();
+        }
+        Verdict::Ping(number)
+    }
+
+    /// Handles a Pong. Returns the round trip if it renewed the lease.
+    ///
+    /// The lease counts from when the Ping left, not from when the Pong came: that is how long ago
+    /// the peer is known to have been there.
+    pub fn handle_pong(&mut self, number: u64, now: Duration) -> Option<Duration> {
+        let at = self.sent.iter().position(|(sent, _)| *sent == number)?;
+        let (_, left_at) = self.sent[at];
+        self.sent.drain(..=at);
+        self.renewed_at = left_at.max(self.renewed_at);
+        self.second_chance = None;
+        self.chance_used = false;
+        Some(now.saturating_sub(left_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(3);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    /// Runs `lease` until a verdict other than Ping or Wait; every Ping is answered while `answers`.
+    fn run(lease: &mut Lease, from: Duration, answers: impl Fn(Duration) -> bool) -> Duration {
+        let mut now = from;
+        loop {
+            now = now.max(lease.poll_timeout());
+            match lease.handle_timeout(now) {
+                Verdict::Ping(number) if answers(now) => {
+                    lease.handle_pong(number, now + ms(1));
+                }
+                Verdict::Ping(_) | Verdict::Wait => {}
+                Verdict::Expired => return now,
+                Verdict::Frozen => panic!("nobody stood still"),
+            }
+            assert!(now < ms(100_000), "never judged");
+        }
+    }
+
+    #[test]
+    fn silence_ends_within_a_lease_of_the_last_round_trip() {
+        let mut lease = Lease::new(LEASE, ms(0));
+        let end = run(&mut lease, ms(0), |now| now < ms(10_000));
+        assert!(end >= ms(12_700) && end <= ms(13_000), "{end:?}");
+    }
+
+    #[test]
+    fn a_pong_that_answers_nothing_renews_nothing() {
+        let mut lease = Lease::new(LEASE, ms(0));
+        assert_eq!(lease.handle_pong(7, ms(2_900)), None);
+        assert_eq!(run(&mut lease, ms(0), |_| false), LEASE);
+    }
+
+    #[test]
+    fn a_late_timer_gives_one_second_chance() {
+        let mut lease = Lease::new(LEASE, ms(0));
+        assert!(matches!(lease.handle_timeout(ms(0)), Verdict::Ping(1)));
+        let Verdict::Ping(number) = lease.handle_timeout(ms(3_100)) else { panic!("no ping") };
+        assert_eq!(number, 2);
+        let mut silent = lease.clone();
+        assert_eq!(run(&mut silent, ms(3_100), |_| false), ms(4_100));
+        assert!(lease.handle_pong(number, ms(3_200)).is_some());
+        assert!(matches!(lease.handle_timeout(ms(3_350)), Verdict::Ping(3)));
+    }
+
+    #[test]
+    fn a_frozen_machine_gives_up_its_sessions() {
+        let mut lease = Lease::new(LEASE, ms(0));
+        assert!(matches!(lease.handle_timeout(ms(0)), Verdict::Ping(1)));
+        assert_eq!(lease.handle_timeout(ms(3_300)), Verdict::Frozen);
+    }
+}

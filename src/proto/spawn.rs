@@ -1,0 +1,231 @@
+//! Spawning a process on another node, in three messages.
+//!
+//! ```text
+//!   parent's node                         child's node
+//!   -------------                         ------------
+//!   Asked      ── Prepare ─────────────▶  Preparing   checks, reserves; no code runs
+//!   (adopts)   ◀──────────── Prepared ──  Parked      child's halves in its block
+//!   over       ── Start ───────────────▶  over        the child runs
+//!
+//!   Cancelled  ── Cancel ──────────────▶  over        never made, or ended unrun
+//!   over       ◀─────────── Cancelled ──
+//! ```
+//!
+//! # Guarantees
+//!
+//! * **S1 — no unlinked instruction (P3).** The child runs after `Start`, which follows the parent's
+//!   half in the lane.
+//! * **S2 — a failed spawn never ran (P4).** Whoever was answered with an error has sent `Cancel` or
+//!   got `Refused`, and neither is followed by `Start`.
+//!
+//! The machine ends at `Start`. From the child's making its half, and from `Prepared` the parent's
+//! half, live in their [`crate::link::Block`]s, which alone report ends: two owners of one link
+//! would tell twice. Erlang's spawn needs two messages; the third is possible because a Wasm
+//! process can exist without having run.
+//!
+//! # What this module does not do
+//!
+//! It holds no deadline and no process. What follows from the end of the session is for
+//! [`crate::session::Session::end`] to list.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Environ, ModuleHash, Pid};
+
+/// A parameter of an entry function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Param {
+    /// A 32-bit integer.
+    I32(i32),
+    /// A 64-bit integer.
+    I64(i64),
+    /// A vector of 128 bits.
+    V128(u128),
+}
+
+/// What a process may do and use. A child never gets more than its parent has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessConfig {
+    /// Command-line arguments, the program's name first.
+    pub args: Vec<String>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
+    /// Host directories the process sees, under the same name.
+    pub preopens: Vec<String>,
+    /// Bytes of linear memory; growing beyond fails.
+    pub memory_bytes_max: u64,
+    /// Units of 100 000 instructions; at the end the process ends. `None`: no limit.
+    pub fuel_max: Option<u64>,
+    /// May compile modules.
+    pub can_compile_modules: bool,
+    /// May create configurations.
+    pub can_create_configs: bool,
+    /// May spawn processes.
+    pub can_spawn_processes: bool,
+}
+
+impl Default for ProcessConfig {
+    /// A first process: everything but files, without a limit of its own.
+    fn default() -> Self {
+        ProcessConfig {
+            args: Vec::new(),
+            env: Vec::new(),
+            preopens: Vec::new(),
+            memory_bytes_max: u64::from(u32::MAX),
+            fuel_max: None,
+            can_compile_modules: true,
+            can_create_configs: true,
+            can_spawn_processes: true,
+        }
+    }
+}
+
+/// The request for a process, as the parent's node makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Prepare {
+    /// The tenant of parent and child.
+    pub environ: Environ,
+    /// Who asks.
+    pub parent: Pid,
+    /// The code, by content.
+    pub module: ModuleHash,
+    /// The exported function to run.
+    pub entry: String,
+    /// Its arguments.
+    pub params: Vec<Param>,
+    /// What the child may do and use.
+    pub config: ProcessConfig,
+    /// `Some(tag)`: linked to the parent; `tag` is what the *parent's* LinkDied carries.
+    pub link: Option<Option<i64>>,
+    /// `Some(reference)`: monitored by the parent.
+    pub monitor: Option<u64>,
+}
+
+/// Why a node will not make a process: whose move it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nobody it can ask holds the module. Deploy it first.
+    #[error("no such module: {0}")]
+    NoModule(String),
+    /// The module is not valid here. Its author has to mend it.
+    #[error("module cannot run here: {0}")]
+    BadModule(String),
+    /// No such export, or not with these parameters. The caller has to mend it.
+    #[error("no such function: {0}")]
+    NoFunction(String),
+    /// The node is at a limit. Retry elsewhere.
+    #[error("node is full: {0}")]
+    Full(String),
+    /// The parent, or its tenant, may not do this there.
+    #[error("not permitted: {0}")]
+    NotPermitted(String),
+    /// Memory could not be reserved. Retry elsewhere.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// The node is leaving. Retry elsewhere.
+    #[error("node is draining")]
+    Draining,
+}
+
+/// The asking side of one spawn, until its outcome is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Asking {
+    /// `Prepare` is out. The parent is suspended inside `spawn`.
+    Asked,
+    /// `Cancel` is out; the tombstone waits for `Cancelled` and absorbs what crosses it.
+    Cancelled,
+}
+
+/// The hosting side of one spawn, until the child runs or is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hosting {
+    /// The child is being checked and made. Nobody else knows of it.
+    Preparing,
+    /// The child exists with its halves, and has not run.
+    Parked,
+    /// The child ended while parked. Absorbs the `Start` or `Cancel` that is still to come.
+    Ended,
+}
+
+/// What the asking side is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// The child exists and is parked.
+    Prepared,
+    /// The child was not made.
+    Refused,
+    /// The request was given up, and nothing of it is left.
+    Cancelled,
+}
+
+/// What the asking side does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum AskingStep {
+    /// Enter the parent's half, send `Start`, return the pid. The machine is over.
+    Adopt,
+    /// Return the refusal. The machine is over.
+    Fail,
+    /// Nothing to do; the tombstone stays.
+    Stay,
+    /// Nothing to do. The machine is over.
+    Forget,
+}
+
+/// What the hosting side does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum HostingStep {
+    /// Run the child. The machine is over.
+    Run,
+    /// End the parked child, unrun, and say `Cancelled`. The machine is over.
+    End,
+    /// Say `Cancelled`; what is being made is dropped when it is ready. The machine is over.
+    Drop,
+    /// Nothing to do. The machine is over.
+    Forget,
+}
+
+impl Asking {
+    /// Handles the child's node's answer.
+    ///
+    /// # Errors
+    ///
+    /// The rule that was broken; nothing changes.
+    pub fn handle(self, answer: Answer) -> Result<AskingStep, &'static str> {
+        match (self, answer) {
+            (Asking::Asked, Answer::Prepared) => Ok(AskingStep::Adopt),
+            (Asking::Asked, Answer::Refused) => Ok(AskingStep::Fail),
+            // The answer crossed our Cancel, whose own answer is still to come.
+            (Asking::Cancelled, Answer::Prepared | Answer::Refused) => Ok(AskingStep::Stay),
+            (Asking::Cancelled, Answer::Cancelled) => Ok(AskingStep::Forget),
+            (Asking::Asked, Answer::Cancelled) => Err("Cancelled answers a Cancel"),
+        }
+    }
+}
+
+impl Hosting {
+    /// Handles `Start`.
+    ///
+    /// # Errors
+    ///
+    /// The rule that was broken; nothing changes.
+    pub fn handle_start(self) -> Result<HostingStep, &'static str> {
+        match self {
+            Hosting::Parked => Ok(HostingStep::Run),
+            // Our Exit or Down is on its way to whoever must know.
+            Hosting::Ended => Ok(HostingStep::Forget),
+            Hosting::Preparing => Err("Start follows Prepared"),
+        }
+    }
+
+    /// Handles `Cancel`, which is always answered by `Cancelled`.
+    pub fn handle_cancel(self) -> HostingStep {
+        match self {
+            Hosting::Parked => HostingStep::End,
+            Hosting::Preparing => HostingStep::Drop,
+            Hosting::Ended => HostingStep::Forget,
+        }
+    }
+}

@@ -1,0 +1,707 @@
+//! Where the memories and stacks of processes live: few mappings, cut into many slots.
+//!
+//! Promises:
+//!
+//! * A slot handed out reads as zero, whoever had it before (memories only; no guest can read a stack).
+//! * A process starts and ends without changing the address space. Every `mmap`, `mprotect` or
+//!   `munmap` stops all cores for a moment, so one of them per process costs more than the process.
+//! * The kernel sees a handful of mappings, however many processes live.
+//!
+//! ```text
+//! class 64 KiB │slot│slot│slot│…        chunk: one read-write, unreserved mapping
+//! class   4 MiB│    slot    │    slot   │…
+//! stacks  1 MiB│guard│  stack ▼ │guard│  stack ▼ │…
+//!
+//! fresh ──take──▶ taken ──release: zero what was touched──▶ warm ──(too many)──▶ cold
+//!                   ▲                                         │                    │
+//!                   └───────── take, last released first ─────┴────────────────────┘
+//! ```
+//!
+//! What a process really touched is asked of the kernel (`PAGEMAP_SCAN`, Linux 6.7); elsewhere the
+//! pages are given back instead. A stack has a guard page without a mapping of its own
+//! (`MADV_GUARD_INSTALL`, Linux 6.13); elsewhere the first few thousand stacks get a protected page and
+//! the rest rely on the compiled stack check, which stops a guest half a stack earlier.
+//!
+//! Guests are compiled with an explicit check of every access against the *current* size of their memory
+//! (`Engine` sees to it), so the whole slot may stay readable and writable.
+
+#![allow(
+    unsafe_code,
+    reason = "memory for guests comes from mmap; the only other unsafe code is in cache.rs"
+)]
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType, StackCreator, StackMemory};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+const TIB: usize = 1 << 40;
+
+/// Size of one stack slot, guard page included.
+pub(super) const STACK_SLOT_BYTES: usize = MIB;
+
+/// Slot sizes of memories, smallest first, each with the address space it may take.
+const CLASSES: [(usize, usize); 9] = [
+    (64 * KIB, TIB),
+    (256 * KIB, TIB),
+    (MIB, 4 * TIB),
+    (4 * MIB, 8 * TIB),
+    (16 * MIB, 16 * TIB),
+    (64 * MIB, 16 * TIB),
+    (256 * MIB, 16 * TIB),
+    (GIB, 16 * TIB),
+    (4 * GIB, 16 * TIB),
+];
+/// The stacks are one more class, after those of the memories.
+const STACKS: usize = CLASSES.len();
+const STACK_SPACE: usize = 8 * TIB;
+
+/// Free slots a thread keeps for itself, per class.
+const LOCAL_SLOTS_MAX: usize = 64;
+/// Slots moved between a thread and the shared list at once.
+const BATCH: usize = 32;
+/// Free slots of a class which keep their pages; beyond it pages go back to the kernel.
+const WARM_SLOTS_MAX: usize = 1024;
+/// Bytes of one free memory slot which keep their pages.
+const WARM_BYTES_MAX: usize = 128 * KIB;
+/// Bytes at the top of a free stack which keep their pages.
+const WARM_STACK_BYTES: usize = 64 * KIB;
+/// Every how many releases a stack is looked at for pages below `WARM_STACK_BYTES`.
+const STACK_TRIM_EVERY: u32 = 16;
+/// Stacks which get a guard page by `mprotect`, two mappings each, where the kernel has no light guards.
+const MPROTECT_GUARDS_MAX: usize = 4096;
+
+/// No slot could be had: the class has no room left, or the kernel gave no address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no address space left for another process")]
+pub struct SlabFull;
+
+/// A free list, and the part of the newest chunk that was never handed out.
+#[derive(Default)]
+struct Shelf {
+    free: Vec<usize>,
+    fresh: Range<usize>,
+    mapped: usize,
+}
+
+struct Slab {
+    shelves: [Mutex<Shelf>; STACKS + 1],
+    taken: AtomicUsize,
+    guards: AtomicUsize,
+}
+
+static SLAB: Slab = Slab {
+    shelves: [const { Mutex::new(Shelf { free: Vec::new(), fresh: 0..0, mapped: 0 }) }; STACKS + 1],
+    taken: AtomicUsize::new(0),
+    guards: AtomicUsize::new(0),
+};
+
+/// The free slots of one thread; they go to the shared lists when the thread ends.
+#[derive(Default)]
+struct Local {
+    free: [Vec<usize>; STACKS + 1],
+    stack_releases: u32,
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        for (class, free) in self.free.iter_mut().enumerate() {
+            SLAB.give_back(class, free, 0);
+        }
+    }
+}
+
+thread_local! {
+    static LOCAL: RefCell<Local> = RefCell::default();
+    static OFFER: Cell<Option<Slot>> = const { Cell::new(None) };
+}
+
+fn slot_bytes(class: usize) -> usize {
+    if class == STACKS { STACK_SLOT_BYTES } else { CLASSES[class].0 }
+}
+
+fn page_bytes() -> usize {
+    static PAGE: OnceLock<usize> = OnceLock::new();
+    *PAGE.get_or_init(|| {
+        // Worth it because: the guard must be one page of this machine.
+        // Sound because: sysconf only reads.
+        let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        usize::try_from(bytes).unwrap_or(4096)
+    })
+}
+
+impl Slab {
+    fn take(&self, class: usize) -> Result<Slot, SlabFull> {
+        let local = LOCAL.try_with(|local| local.borrow_mut().free[class].pop()).ok().flatten();
+        let base = match local {
+            Some(base) => base,
+            None => self.refill(class)?,
+        };
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Ok(Slot { class, base })
+    }
+
+    /// One slot for the caller, some more for the caller's thread.
+    fn refill(&self, class: usize) -> Result<usize, SlabFull> {
+        let bytes = slot_bytes(class);
+        let mut shelf = self.shelves[class].lock().unwrap_or_else(PoisonError::into_inner);
+        if shelf.free.is_empty() {
+            if shelf.fresh.is_empty() {
+                map_chunk(class, &mut shelf)?;
+            }
+            let base = shelf.fresh.start;
+            shelf.fresh.start += bytes;
+            drop(shelf);
+            if class == STACKS {
+                self.guard(base);
+            }
+            return Ok(base);
+        }
+        let keep = shelf.free.len().saturating_sub(BATCH);
+        let mut batch = shelf.free.split_off(keep);
+        drop(shelf);
+        let base = batch.pop().expect("the list was not empty");
+        let rest = LOCAL.try_with(|local| local.borrow_mut().free[class].append(&mut batch));
+        if rest.is_err() {
+            self.give_back(class, &mut batch, 0);
+        }
+        Ok(base)
+    }
+
+    fn release(&self, class: usize, base: usize) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+        let kept = LOCAL.try_with(|local| {
+            let free = &mut local.borrow_mut().free[class];
+            free.push(base);
+            if free.len() > LOCAL_SLOTS_MAX {
+                self.give_back(class, free, LOCAL_SLOTS_MAX - BATCH);
+            }
+        });
+        if kept.is_err() {
+            self.give_back(class, &mut vec![base], 0);
+        }
+    }
+
+    /// Moves all but `keep` slots, oldest first, to the shared list.
+    fn give_back(&self, class: usize, free: &mut Vec<usize>, keep: usize) {
+        let moved: Vec<usize> = free.drain(..free.len().saturating_sub(keep)).collect();
+        if moved.is_empty() {
+            return;
+        }
+        let warm = {
+            let shelf = self.shelves[class].lock().unwrap_or_else(PoisonError::into_inner);
+            WARM_SLOTS_MAX.saturating_sub(shelf.free.len())
+        };
+        for &base in moved.iter().skip(warm) {
+            let skip = if class == STACKS { page_bytes() } else { 0 };
+            // A memory slot is all zero here, so giving its pages back changes no byte; a failure
+            // costs memory only.
+            let _ = discard(base + skip, slot_bytes(class) - skip);
+        }
+        let mut shelf = self.shelves[class].lock().unwrap_or_else(PoisonError::into_inner);
+        shelf.free.extend(moved);
+    }
+
+    /// Makes the lowest page of a new stack slot fault.
+    fn guard(&self, base: usize) {
+        const MADV_GUARD_INSTALL: libc::c_int = 102;
+        static LIGHT: OnceLock<bool> = OnceLock::new();
+        let install = || {
+            // Worth it because: an overflow of host code on this stack ends the node instead of
+            // writing into the neighbour's stack.
+            // Sound because: the page is the lowest of a slot nobody uses yet.
+            unsafe { libc::madvise(base as *mut _, page_bytes(), MADV_GUARD_INSTALL) == 0 }
+        };
+        let mut tried = false;
+        let light = *LIGHT.get_or_init(|| {
+            tried = true;
+            install()
+        });
+        if light {
+            if !tried {
+                install();
+            }
+        } else if self.guards.fetch_add(1, Ordering::Relaxed) < MPROTECT_GUARDS_MAX {
+            // Worth it and sound because: as above.
+            unsafe { libc::mprotect(base as *mut _, page_bytes(), libc::PROT_NONE) };
+        }
+    }
+}
+
+/// Maps address space for more slots of one class.
+fn map_chunk(class: usize, shelf: &mut Shelf) -> Result<(), SlabFull> {
+    let bytes = slot_bytes(class);
+    let space = if class == STACKS { STACK_SPACE } else { CLASSES[class].1 };
+    let many = (64 * bytes).max(256 * MIB);
+    for chunk in [many, bytes] {
+        if shelf.mapped + chunk > space {
+            continue;
+        }
+        // Worth it because: one mapping holds the slots of thousands of processes.
+        // Sound because: a fresh anonymous private mapping at an address the kernel chose.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                chunk,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            continue;
+        }
+        // Worth it because: a huge page would cost 2 MiB per small process, and a core dump should
+        // not hold what guests know.
+        // Sound because: advice on the mapping made above; a refusal costs density only.
+        unsafe {
+            libc::madvise(base, chunk, libc::MADV_NOHUGEPAGE);
+            libc::madvise(base, chunk, libc::MADV_DONTDUMP);
+        }
+        shelf.mapped += chunk;
+        shelf.fresh = base as usize..base as usize + chunk;
+        return Ok(());
+    }
+    Err(SlabFull)
+}
+
+/// Gives pages back; they read as zero afterwards. False when the kernel refused (locked memory).
+fn discard(start: usize, len: usize) -> bool {
+    // Worth it because: only the kernel can take pages back.
+    // Sound because: callers pass page-aligned parts of a slot which they own.
+    unsafe { libc::madvise(start as *mut _, len, libc::MADV_DONTNEED) == 0 }
+}
+
+fn fill_zero(start: usize, len: usize) {
+    // Worth it because: zeroing a touched page in place is cheaper than faulting a new one in.
+    // Sound because: callers pass a mapped, writable part of a slot which they own.
+    unsafe { std::ptr::write_bytes(start as *mut u8, 0, len) };
+}
+
+// ---- what was touched ----------------------------------------------------------------------------------
+
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_PFNZERO: u64 = 1 << 5;
+
+/// `struct pm_scan_arg` of the kernel.
+#[repr(C)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// Calls `f` with every stretch of touched pages in a range, in memory or swapped out. False when the
+/// kernel cannot say; `f` may have seen some of them.
+fn scan(fd: RawFd, start: usize, len: usize, mut f: impl FnMut(PageRegion)) -> bool {
+    const PAGEMAP_SCAN: u64 = 0xC060_6610;
+    let mut regions = [PageRegion::default(); 32];
+    let end = (start + len) as u64;
+    let mut at = start as u64;
+    while at < end {
+        let mut arg = ScanArg {
+            size: size_of::<ScanArg>() as u64,
+            flags: 0,
+            start: at,
+            end,
+            walk_end: 0,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: regions.len() as u64,
+            max_pages: 0,
+            // Neither the shared zero page …
+            category_inverted: PAGE_IS_PFNZERO,
+            category_mask: PAGE_IS_PFNZERO,
+            // … nor a hole; a page in swap still has its bytes.
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        };
+        // Worth it because: a process touches a few pages of a large slot; zeroing all of it costs
+        // ten times the spawn.
+        // Sound because: the kernel writes at most `vec_len` regions and the argument itself.
+        let found = unsafe { libc::ioctl(fd, PAGEMAP_SCAN as _, &mut arg) };
+        let Ok(found) = usize::try_from(found) else {
+            return false;
+        };
+        for &region in &regions[..found.min(regions.len())] {
+            f(region);
+        }
+        if arg.walk_end <= at {
+            return false;
+        }
+        at = arg.walk_end;
+    }
+    true
+}
+
+/// The open page map, if this kernel can scan it.
+fn page_map() -> Option<RawFd> {
+    static FD: OnceLock<Option<RawFd>> = OnceLock::new();
+    *FD.get_or_init(|| {
+        // Worth it because: see `scan`.
+        // Sound because: a constant path; the descriptor stays open for the life of the program.
+        let fd = unsafe {
+            libc::open(c"/proc/self/pagemap".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)
+        };
+        (fd >= 0 && scan_works(fd)).then_some(fd)
+    })
+}
+
+/// Touches one page of three and expects the kernel to name exactly that one.
+fn scan_works(fd: RawFd) -> bool {
+    let page = page_bytes();
+    let len = 3 * page;
+    // Worth it because: a kernel or sandbox which answers wrongly must be noticed before any
+    // process relies on it.
+    // Sound because: a private mapping, used and removed here.
+    let base = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return false;
+    }
+    let start = base as usize;
+    // Sound because: the second of three mapped pages.
+    unsafe { ((start + page) as *mut u8).write_volatile(1) };
+    let mut seen = Vec::new();
+    let told = scan(fd, start, len, |r| seen.push(r.start as usize..r.end as usize));
+    // Sound because: the mapping made above, not used afterwards.
+    unsafe { libc::munmap(base, len) };
+    told && seen == [start + page..start + 2 * page]
+}
+
+/// Makes `len` bytes at `start` read as zero, keeping few pages.
+fn wipe(start: usize, len: usize, map: Option<RawFd>) {
+    if len == 0 {
+        return;
+    }
+    let mut kept = 0;
+    let told = map.is_some_and(|fd| {
+        let mut failed = false;
+        let told = scan(fd, start, len, |region| {
+            let (at, bytes) = (region.start as usize, (region.end - region.start) as usize);
+            let swapped = region.categories & PAGE_IS_PRESENT == 0;
+            if !swapped && kept + bytes <= WARM_BYTES_MAX {
+                kept += bytes;
+                fill_zero(at, bytes);
+            } else if !discard(at, bytes) {
+                failed = true;
+            }
+        });
+        told && !failed
+    });
+    if !told && !discard(start, len) {
+        fill_zero(start, len);
+    }
+}
+
+// ---- slots ---------------------------------------------------------------------------------------------
+
+/// A slot nobody else has. Released as it is when dropped: whoever writes to it wipes it first.
+#[derive(Debug)]
+struct Slot {
+    class: usize,
+    base: usize,
+}
+
+impl Slot {
+    fn bytes(&self) -> usize {
+        slot_bytes(self.class)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        SLAB.release(self.class, self.base);
+    }
+}
+
+/// Room for the memory of one process, taken before the process runs.
+#[derive(Debug)]
+pub struct MemorySlot(Slot);
+
+impl MemorySlot {
+    /// Takes a slot which holds `min` bytes and, if there is address space for it, `max` bytes.
+    ///
+    /// When the class for `max` is used up a smaller one is given, so that one more process can
+    /// start; its memory then stops growing earlier.
+    pub fn take(min: usize, max: usize) -> Result<Self, SlabFull> {
+        let largest = CLASSES.len() - 1;
+        let wanted = CLASSES.iter().position(|&(bytes, _)| bytes >= max).unwrap_or(largest);
+        for class in (0..=wanted).rev() {
+            if CLASSES[class].0 < min {
+                break;
+            }
+            if let Ok(slot) = SLAB.take(class) {
+                return Ok(Self(slot));
+            }
+        }
+        Err(SlabFull)
+    }
+
+    /// Bytes the memory can grow to.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
+    /// Gives the slot to the next memory made by this thread, which the caller causes at once.
+    pub fn offer(self) {
+        OFFER.set(Some(self.0));
+    }
+}
+
+/// Slots in use in the whole program: memories and stacks.
+pub fn slots_taken() -> usize {
+    SLAB.taken.load(Ordering::Relaxed)
+}
+
+/// Makes linear memories in slots.
+pub(super) struct Memories;
+
+struct SlotMemory {
+    slot: Slot,
+    size: usize,
+}
+
+impl Drop for SlotMemory {
+    fn drop(&mut self) {
+        // A memory never shrinks, and compiled code checks every access against its size, so nothing
+        // above `size` was ever written.
+        wipe(self.slot.base, self.size.next_multiple_of(page_bytes()), page_map());
+    }
+}
+
+// Worth it because: this is how wasmtime takes memory from elsewhere.
+// Sound because: the slot is mapped, readable, writable and zero for its whole size, never moves, and
+// belongs to this value alone until drop, which runs after the instance is gone.
+unsafe impl LinearMemory for SlotMemory {
+    fn byte_size(&self) -> usize {
+        self.size
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.slot.bytes()
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        if new_size > self.slot.bytes() {
+            return Err(wasmtime::Error::msg("the memory's slot is full"));
+        }
+        self.size = self.size.max(new_size);
+        Ok(())
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.slot.base as *mut u8
+    }
+}
+
+// Worth it because: as above.
+// Sound because: a request for reserved or guarded space, which slots do not have, is refused.
+unsafe impl MemoryCreator for Memories {
+    fn new_memory(
+        &self,
+        _ty: MemoryType,
+        minimum: usize,
+        maximum: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        if reserved.unwrap_or(0) != 0 || guard != 0 {
+            return Err("slots have neither reserved nor guarded space".into());
+        }
+        let slot = match OFFER.take().filter(|slot| slot.bytes() >= minimum) {
+            Some(slot) => slot,
+            None => {
+                let max = maximum.unwrap_or(usize::MAX);
+                MemorySlot::take(minimum, max).map_err(|full| full.to_string())?.0
+            }
+        };
+        Ok(Box::new(SlotMemory { slot, size: minimum }))
+    }
+}
+
+/// Makes the stacks of suspended guests in slots.
+pub(super) struct Stacks;
+
+struct SlotStack(Slot);
+
+impl Drop for SlotStack {
+    fn drop(&mut self) {
+        let look = LOCAL.try_with(|local| {
+            let count = &mut local.borrow_mut().stack_releases;
+            *count = count.wrapping_add(1);
+            *count % STACK_TRIM_EVERY == 0
+        });
+        if look.unwrap_or(true) {
+            trim_stack(self.0.base);
+        }
+    }
+}
+
+/// Gives the deep part of a free stack back if it was ever used.
+fn trim_stack(base: usize) {
+    let start = base + page_bytes();
+    let len = STACK_SLOT_BYTES - page_bytes() - WARM_STACK_BYTES;
+    let mut touched = page_map().is_none();
+    if let Some(fd) = page_map() {
+        touched = !scan(fd, start, len, |_| touched = true) || touched;
+    }
+    if touched {
+        discard(start, len);
+    }
+}
+
+// Worth it because: this is how wasmtime takes stacks from elsewhere.
+// Sound because: top and range lie in one slot, page-aligned, owned by this value alone until drop,
+// which runs after the fiber on it has ended; the lowest page is left out as guard.
+unsafe impl StackMemory for SlotStack {
+    fn top(&self) -> *mut u8 {
+        (self.0.base + STACK_SLOT_BYTES) as *mut u8
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.0.base + page_bytes()..self.0.base + STACK_SLOT_BYTES
+    }
+
+    fn guard_range(&self) -> Range<*mut u8> {
+        self.0.base as *mut u8..(self.0.base + page_bytes()) as *mut u8
+    }
+}
+
+// Worth it because: as above.
+// Sound because: a larger stack than a slot holds is refused. A stack may hold bytes of an earlier
+// one: only host code and compiled code see it, and neither reads what it did not write.
+unsafe impl StackCreator for Stacks {
+    fn new_stack(&self, size: usize, _zeroed: bool) -> wasmtime::Result<Box<dyn StackMemory>> {
+        if size > STACK_SLOT_BYTES {
+            return Err(wasmtime::Error::msg("a stack larger than a slot"));
+        }
+        let slot = SLAB.take(STACKS).map_err(|full| wasmtime::Error::msg(full.to_string()))?;
+        Ok(Box::new(SlotStack(slot)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(memory: &SlotMemory) -> &mut [u8] {
+        unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), memory.byte_capacity()) }
+    }
+
+    fn memory(size: usize, max: usize) -> SlotMemory {
+        SlotMemory { slot: MemorySlot::take(size, max).unwrap().0, size }
+    }
+
+    #[test]
+    fn no_byte_passes_from_owner_to_owner() {
+        for (round, size) in [64 * KIB, 3 * 64 * KIB, MIB, 9 * MIB].into_iter().enumerate() {
+            for touch in [1, 7, 40, size / 4096] {
+                let memory = memory(size, size);
+                let step = (size / touch).max(1);
+                for at in (0..size).step_by(step) {
+                    bytes(&memory)[at] = 0xA5;
+                }
+                bytes(&memory)[size - 1] = round as u8 + 1;
+                let base = memory.slot.base;
+                drop(memory);
+                let next = self::memory(64 * KIB, size);
+                assert_eq!(next.slot.base, base, "last released, first taken");
+                assert!(bytes(&next).iter().all(|&b| b == 0), "a byte leaked in round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn wiping_needs_no_page_map() {
+        let memory = memory(MIB, MIB);
+        bytes(&memory)[..MIB].fill(1);
+        wipe(memory.slot.base, MIB, None);
+        assert!(bytes(&memory)[..MIB].iter().all(|&b| b == 0));
+        bytes(&memory)[..MIB].fill(1);
+        // A descriptor which is no page map: the scan fails and the fall-back does the work.
+        wipe(memory.slot.base, MIB, Some(-1));
+        assert!(bytes(&memory)[..MIB].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn scattered_pages_beyond_one_scan_are_wiped() {
+        let memory = memory(4 * MIB, 4 * MIB);
+        // 512 separate stretches: far more than one call reports.
+        for at in (0..4 * MIB).step_by(2 * page_bytes()) {
+            bytes(&memory)[at] = 1;
+        }
+        wipe(memory.slot.base, 4 * MIB, page_map());
+        assert!(bytes(&memory).iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn neighbours_do_not_overlap() {
+        let all: Vec<SlotMemory> = (0..200).map(|_| memory(64 * KIB, 64 * KIB)).collect();
+        for (i, memory) in all.iter().enumerate() {
+            bytes(memory).fill(i as u8 + 1);
+        }
+        for (i, memory) in all.iter().enumerate() {
+            assert!(bytes(memory).iter().all(|&b| b == i as u8 + 1));
+        }
+    }
+
+    #[test]
+    fn classes_follow_the_maximum() {
+        assert_eq!(MemorySlot::take(0, 1).unwrap().bytes(), 64 * KIB);
+        assert_eq!(MemorySlot::take(0, 64 * KIB + 1).unwrap().bytes(), 256 * KIB);
+        assert_eq!(MemorySlot::take(5, usize::MAX).unwrap().bytes(), 4 * GIB);
+        assert!(MemorySlot::take(5 * GIB, usize::MAX).is_err());
+    }
+
+    #[test]
+    fn slots_released_by_a_thread_that_ended_are_used_again() {
+        let base = std::thread::spawn(|| memory(16 * MIB, 16 * MIB).slot.base).join().unwrap();
+        let found = (0..100).map(|_| memory(16 * MIB, 16 * MIB)).collect::<Vec<_>>();
+        assert!(found.iter().any(|memory| memory.slot.base == base));
+    }
+
+    #[test]
+    fn stacks_are_writable_above_their_guard() {
+        let stack = Stacks.new_stack(MIB, false).unwrap();
+        let range = stack.range();
+        assert_eq!(range.end, stack.top() as usize);
+        assert_eq!(stack.guard_range().end as usize, range.start);
+        fill_zero(range.start, range.len());
+        trim_stack(range.start - page_bytes());
+        fill_zero(range.end - 64, 64);
+    }
+}
