@@ -87,7 +87,10 @@ pub struct ParseIdError {
 }
 
 fn parse_error(text: &str, expected: &'static str) -> ParseIdError {
-    ParseIdError { text: text.chars().take(80).collect(), expected }
+    ParseIdError {
+        text: text.chars().take(80).collect(),
+        expected,
+    }
 }
 
 impl FromStr for NodeId {
@@ -127,7 +130,10 @@ pub struct ModuleHash(pub [u8; 32]);
 impl ModuleHash {
     /// The first eight hexadecimal digits, for people.
     pub fn short(&self) -> String {
-        self.0[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0[..4]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// What guests know the module as: the first eight bytes, little-endian.
@@ -168,9 +174,7 @@ impl FromStr for ModuleHash {
 }
 
 /// A tenant: processes of different environments do not know of each other.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Environ(pub u64);
 
 impl Default for Environ {
@@ -191,7 +195,17 @@ mod tests {
         assert_eq!("n3.42".parse(), Ok(pid));
         assert_eq!(pid.raw().to_string().parse(), Ok(pid));
         assert_eq!((pid.node(), pid.local()), (NodeId(3), 42));
-        for bad in ["", "n", "n3.", "n3.0", "n9999999.1", ".1", "0", "n1.1.1", "-1"] {
+        for bad in [
+            "",
+            "n",
+            "n3.",
+            "n3.0",
+            "n9999999.1",
+            ".1",
+            "0",
+            "n1.1.1",
+            "-1",
+        ] {
             assert!(bad.parse::<Pid>().is_err(), "{bad}");
         }
         assert_eq!(Pid::from_raw(1 << 63 | 1), None);
@@ -203,6 +217,10 @@ mod tests {
         let hash = ModuleHash(std::array::from_fn(|i| i as u8));
         assert_eq!(hash.to_string().parse(), Ok(hash));
         assert!("b3:00".parse::<ModuleHash>().is_err());
-        assert!(format!("b3:{}", "é".repeat(32)).parse::<ModuleHash>().is_err());
+        assert!(
+            format!("b3:{}", "é".repeat(32))
+                .parse::<ModuleHash>()
+                .is_err()
+        );
     }
 }

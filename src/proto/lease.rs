@@ -169,7 +169,9 @@ mod tests {
     fn a_late_timer_gives_one_second_chance() {
         let mut lease = Lease::new(LEASE, ms(0));
         assert!(matches!(lease.handle_timeout(ms(0)), Verdict::Ping(1)));
-        let Verdict::Ping(number) = lease.handle_timeout(ms(3_100)) else { panic!("no ping") };
+        let Verdict::Ping(number) = lease.handle_timeout(ms(3_100)) else {
+            panic!("no ping")
+        };
         assert_eq!(number, 2);
         let mut silent = lease.clone();
         assert_eq!(run(&mut silent, ms(3_100), |_| false), ms(4_100));

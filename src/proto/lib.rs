@@ -38,13 +38,13 @@
 //! It does not retry, log, sleep or measure time. It does not know what a guest is.
 
 mod ids;
-// pub mod lease;
-// pub mod link;
-// pub mod pair;
+pub mod lease;
+pub mod link;
+pub mod pair;
 mod reason;
-// pub mod session;
-// pub mod spawn;
-// pub mod wire;
+pub mod session;
+pub mod spawn;
+pub mod wire;
 
 pub use ids::{Environ, ModuleHash, NodeId, ParseIdError, Pid};
 pub use reason::{ExitReason, TEXT_BYTES_MAX, bounded};

@@ -260,12 +260,17 @@ impl Block {
 
     /// The processes linked to this one, acknowledged or not.
     pub fn links(&self) -> impl Iterator<Item = Pid> + '_ {
-        self.rows.iter().filter(|(_, row)| row.is_linked()).map(|(pid, _)| *pid)
+        self.rows
+            .iter()
+            .filter(|(_, row)| row.is_linked())
+            .map(|(pid, _)| *pid)
     }
 
     /// The processes this one monitors.
     pub fn monitors(&self) -> impl Iterator<Item = (u64, Pid)> + '_ {
-        self.watching.iter().map(|(reference, pid)| (*reference, *pid))
+        self.watching
+            .iter()
+            .map(|(reference, pid)| (*reference, *pid))
     }
 
     /// The processes that monitor this one.
@@ -288,12 +293,16 @@ impl Block {
 
     /// Whether this block holds an active half of a link with `peer`.
     pub fn is_linked(&self, peer: Pid) -> bool {
-        self.rows.get(&peer).is_some_and(|row| matches!(row.entry, Entry::Active(_)))
+        self.rows
+            .get(&peer)
+            .is_some_and(|row| matches!(row.entry, Entry::Active(_)))
     }
 
     /// Whether LinkDieds about `peer` are queued: they must be taken before [`Block::link`].
     pub fn has_queued(&self, peer: Pid) -> bool {
-        self.rows.get(&peer).is_some_and(|row| !row.queued.is_empty())
+        self.rows
+            .get(&peer)
+            .is_some_and(|row| !row.queued.is_empty())
     }
 
     /// Puts one half of a link in place that a spawn made.
@@ -374,7 +383,9 @@ impl Block {
     /// The process takes the LinkDied `number` about `peer`: `false` if it was withdrawn meanwhile.
     #[must_use]
     pub fn take(&mut self, peer: Pid, number: u64) -> bool {
-        let Some(row) = self.rows.get_mut(&peer) else { return false };
+        let Some(row) = self.rows.get_mut(&peer) else {
+            return false;
+        };
         let Some(at) = row.queued.iter().position(|queued| *queued == number) else {
             return false;
         };
@@ -461,11 +472,23 @@ impl Block {
             Signal::Exit { reason } => self.peer_gone(from, &reason, out),
             Signal::Monitor { reference } => {
                 self.watched_by.insert((from, reference));
-                out.push(Effect::Send(from, Signal::MonitorAck { reference, exists: true }));
+                out.push(Effect::Send(
+                    from,
+                    Signal::MonitorAck {
+                        reference,
+                        exists: true,
+                    },
+                ));
             }
             // A monitor that exists needs no note: it is watched from the moment it was asked for.
-            Signal::MonitorAck { reference: _, exists: true } => {}
-            Signal::MonitorAck { reference, exists: false } => {
+            Signal::MonitorAck {
+                reference: _,
+                exists: true,
+            } => {}
+            Signal::MonitorAck {
+                reference,
+                exists: false,
+            } => {
                 self.down(from, reference, ExitReason::NoProcess, out);
             }
             Signal::Demonitor { reference } => {
@@ -479,8 +502,12 @@ impl Block {
     fn link_answered(&mut self, from: Pid, id: u64, answer: LinkAnswer, out: &mut Vec<Effect>) {
         let fresh = self.next;
         // A straggler: the request was given up, or answered by the other's end.
-        let Some(row) = self.rows.get_mut(&from) else { return };
-        let Some(call) = row.call.filter(|call| call.id == id) else { return };
+        let Some(row) = self.rows.get_mut(&from) else {
+            return;
+        };
+        let Some(call) = row.call.filter(|call| call.id == id) else {
+            return;
+        };
         match answer {
             LinkAnswer::Linked => {
                 row.call = None;
@@ -490,7 +517,13 @@ impl Block {
                 self.next += 1;
                 row.entry = Entry::Active(call.tag);
                 row.call = Some(Call { id: fresh, ..call });
-                out.push(Effect::Send(from, Signal::Link { id: fresh, tag: call.tag }));
+                out.push(Effect::Send(
+                    from,
+                    Signal::Link {
+                        id: fresh,
+                        tag: call.tag,
+                    },
+                ));
             }
             LinkAnswer::NoProcess => self.peer_gone(from, &ExitReason::NoProcess, out),
         }
@@ -500,7 +533,9 @@ impl Block {
     /// `peer` ended, or can no longer be reached: its link, if any, is over and told.
     pub fn peer_gone(&mut self, peer: Pid, reason: &ExitReason, out: &mut Vec<Effect>) {
         let number = self.next;
-        let Some(row) = self.rows.get_mut(&peer) else { return };
+        let Some(row) = self.rows.get_mut(&peer) else {
+            return;
+        };
         let call = row.call.take();
         let tag = match (row.entry, call) {
             (Entry::Active(tag), _) => Some(tag),
@@ -513,13 +548,27 @@ impl Block {
         }
         match (tag, call) {
             (None, _) => {}
-            (Some(_), Some(Call { form: LinkForm::Value, .. })) => {
-                out.push(Effect::LinkReturns(peer, LinkOutcome::Ended(reason.clone())));
+            (
+                Some(_),
+                Some(Call {
+                    form: LinkForm::Value,
+                    ..
+                }),
+            ) => {
+                out.push(Effect::LinkReturns(
+                    peer,
+                    LinkOutcome::Ended(reason.clone()),
+                ));
             }
             (Some(tag), call) => {
                 self.next += 1;
                 row.queued.push(number);
-                out.push(Effect::Tell { number, about: peer, tag, reason: reason.clone() });
+                out.push(Effect::Tell {
+                    number,
+                    about: peer,
+                    tag,
+                    reason: reason.clone(),
+                });
                 if call.is_some() {
                     out.push(Effect::LinkReturns(peer, LinkOutcome::Told));
                 }
@@ -556,7 +605,11 @@ impl Block {
         // A straggler if the monitor was withdrawn; a forgery if it was about somebody else.
         if self.watching.get(&reference) == Some(&from) {
             self.watching.remove(&reference);
-            out.push(Effect::Down { reference, about: from, reason });
+            out.push(Effect::Down {
+                reference,
+                about: from,
+                reason,
+            });
         }
     }
 
@@ -582,11 +635,16 @@ impl Block {
         for (reference, target) in downs {
             self.down(target, reference, reason.clone(), out);
         }
-        self.watched_by.retain(|(watcher, _)| watcher.node() != node);
+        self.watched_by
+            .retain(|(watcher, _)| watcher.node() != node);
         self.asks.retain(|(asked, _)| *asked != node);
         self.watching_nodes.retain(|reference, watched| {
             if *watched == node {
-                out.push(Effect::NodeDown { reference: *reference, node, reason: reason.clone() });
+                out.push(Effect::NodeDown {
+                    reference: *reference,
+                    node,
+                    reason: reason.clone(),
+                });
             }
             *watched != node
         });
@@ -599,7 +657,12 @@ impl Block {
         }
         for (peer, row) in std::mem::take(&mut self.rows) {
             if row.is_linked() {
-                out.push(Effect::Send(peer, Signal::Exit { reason: reason.clone() }));
+                out.push(Effect::Send(
+                    peer,
+                    Signal::Exit {
+                        reason: reason.clone(),
+                    },
+                ));
             }
         }
         for (watcher, reference) in std::mem::take(&mut self.watched_by) {
@@ -629,13 +692,15 @@ impl Block {
 /// Answers take the same lane as everything else, so that they cannot overtake its last words.
 pub fn answer_for_nobody(signal: &Signal) -> Option<Signal> {
     match signal {
-        Signal::Link { id, .. } => {
-            Some(Signal::LinkAck { id: *id, answer: LinkAnswer::NoProcess })
-        }
+        Signal::Link { id, .. } => Some(Signal::LinkAck {
+            id: *id,
+            answer: LinkAnswer::NoProcess,
+        }),
         Signal::Unlink { id } => Some(Signal::UnlinkAck { id: *id }),
-        Signal::Monitor { reference } => {
-            Some(Signal::MonitorAck { reference: *reference, exists: false })
-        }
+        Signal::Monitor { reference } => Some(Signal::MonitorAck {
+            reference: *reference,
+            exists: false,
+        }),
         Signal::LinkAck { .. }
         | Signal::UnlinkAck { .. }
         | Signal::Exit { .. }

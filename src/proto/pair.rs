@@ -39,7 +39,14 @@ pub enum Verdict {
 impl Pair {
     /// Two nodes that have never met.
     pub fn new(us: NodeId, peer: NodeId) -> Self {
-        Pair { us, peer, known: 0, opened: 0, open: None, dialling: None }
+        Pair {
+            us,
+            peer,
+            known: 0,
+            opened: 0,
+            open: None,
+            dialling: None,
+        }
     }
 
     /// The epoch of the open session.
@@ -92,9 +99,9 @@ impl Pair {
     /// Judges a peer's Hello. On [`Verdict::Accept`] the caller ends the open session, then says
     /// [`Pair::handle_accepted`].
     pub fn handle_hello(&self, epoch: u64) -> Verdict {
-        let ours_stays = self.dialling.is_some_and(|own| {
-            own > epoch || (own == epoch && self.us < self.peer)
-        });
+        let ours_stays = self
+            .dialling
+            .is_some_and(|own| own > epoch || (own == epoch && self.us < self.peer));
         if epoch <= self.opened || ours_stays {
             Verdict::Stale(self.known)
         } else {

@@ -74,8 +74,14 @@ impl ExitReason {
     pub fn bounded(self) -> Self {
         match self {
             ExitReason::Trap(text) => ExitReason::Trap(bounded(text)),
-            ExitReason::LinkDied { pid, why } => ExitReason::LinkDied { pid, why: bounded(why) },
-            ExitReason::NodeDown { node, how } => ExitReason::NodeDown { node, how: bounded(how) },
+            ExitReason::LinkDied { pid, why } => ExitReason::LinkDied {
+                pid,
+                why: bounded(why),
+            },
+            ExitReason::NodeDown { node, how } => ExitReason::NodeDown {
+                node,
+                how: bounded(how),
+            },
             ExitReason::Limit(text) => ExitReason::Limit(bounded(text)),
             ExitReason::Fault(text) => ExitReason::Fault(bounded(text)),
             ExitReason::NotStarted(text) => ExitReason::NotStarted(bounded(text)),

@@ -1,0 +1,673 @@
+//! One session with one peer: who may say what, and who is told at its end.
+//!
+//! A session is one lane each way. Whatever a process's block wants to say to the other node is
+//! appended to the outgoing lane *in the same step* as the block's change; whatever arrives comes
+//! out as [`Action`]s, in order. A session is never repaired: its end is told to everybody who has
+//! something over it, and a reconnection is a new session.
+//!
+//! The methods sort into commands (`signal`, `message`, `ask`, …: this node → lane), `handle_*`
+//! (lane → this node) and `poll_*` (what the caller must do). After `handle_bytes`, drain
+//! [`Session::poll_action`]; after any command, [`Session::poll_transmit`] may have bytes.
+//!
+//! # Guarantees
+//!
+//! * **N1 — order (P5).** Actions come out in the order the peer appended the frames.
+//! * **N2 — identity (P8).** Every action's sender lives on the peer's node and every target here;
+//!   anything else ends the session and names the rule.
+//! * **N3 — nobody forgotten (P1).** [`Session::end`] lists every local process that may hold a
+//!   half over this session, every spawn that waits and every child that has not run.
+//!
+//! # What this module does not do
+//!
+//! It does not know time ([`crate::lease`]), which session is the current one ([`crate::pair`]),
+//! or what is in a ticket.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::link::Signal;
+use crate::spawn::{Answer, Asking, AskingStep, Hosting, HostingStep, Prepare, Refusal};
+use crate::wire::{self, BulkHead, Frame, Hello, Route, WireError};
+use crate::{Environ, NodeId, PROTOCOL, Pid};
+
+/// The bounds of one session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Spawns that may be preparing or parked for the peer; one more is refused as full.
+    pub hosting_max: usize,
+    /// Bytes of one message; the sender's call fails above.
+    pub message_bytes_max: u64,
+    /// Bytes that wait to be sent. Above half of it callers wait; above it the session ends.
+    pub backlog_bytes_max: usize,
+    /// Questions of the peer (does this process live?) that may be unanswered.
+    pub queries_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            hosting_max: 16_384,
+            message_bytes_max: 64 << 20,
+            backlog_bytes_max: 64 << 20,
+            queries_max: 65_536,
+        }
+    }
+}
+
+/// Why a session ended, sorted by whose move it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The network or the peer's machine went away. A new session may be opened at any time.
+    #[error("{0}")]
+    Lost(String),
+    /// The peer left on purpose.
+    #[error("left")]
+    Left,
+    /// No protocol version in common. An operator has to upgrade one side.
+    #[error(
+        "peer speaks protocol {}–{}, this node speaks {}–{}",
+        theirs.0, theirs.1, ours.0, ours.1
+    )]
+    Incompatible {
+        /// Oldest and newest of this node.
+        ours: (u16, u16),
+        /// Oldest and newest of the peer.
+        theirs: (u16, u16),
+    },
+    /// The peer sent what no correct peer can send; the text names the rule.
+    #[error("peer broke the protocol: {0}")]
+    Misbehaved(String),
+    /// The peer takes less than is sent to it, and the backlog is at its bound.
+    #[error("peer does not keep up: backlog above {0} bytes")]
+    Backlog(usize),
+}
+
+impl From<WireError> for SessionError {
+    fn from(error: WireError) -> Self {
+        SessionError::Misbehaved(error.to_string())
+    }
+}
+
+fn rule(text: &str) -> SessionError {
+    SessionError::Misbehaved(text.to_owned())
+}
+
+/// The session is over; nothing was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("session is over")]
+pub struct Over;
+
+/// What the caller must do, in the order it comes out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum Action {
+    /// Hand this to the target's block, or answer for nobody.
+    Deliver(Route, Signal),
+    /// Put this into the target's mailbox, or drop it if there is none.
+    Message(Route, Option<i64>, Bytes),
+    /// As [`Action::Message`], when the stream's bytes have come; later frames of the same pair wait.
+    Bulk(Route, Option<i64>, BulkHead),
+    /// Check and make this child, then say [`Session::made`] or [`Session::refuse`].
+    Make(u64, Box<Prepare>),
+    /// Enter the parent's half and say [`Session::start`] in the same step.
+    Adopt(u64, Pid),
+    /// Return this refusal to the parent.
+    Refused(u64, Refusal),
+    /// Run the parked child.
+    Run(u64),
+    /// End the parked child, unrun.
+    End(u64),
+    /// Answer with [`Session::answer`].
+    Query(u64, Pid),
+    /// The peer answered a question.
+    Answered(u64, bool),
+    /// The peer leaves; end the session as [`SessionError::Left`].
+    Left,
+}
+
+/// Who has to be told that a session ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ending {
+    /// Spawns whose parents wait: unreachable.
+    pub asks: Vec<u64>,
+    /// Children being made for the peer: drop them when they are ready.
+    pub preparing: Vec<u64>,
+    /// Children that never ran: end them.
+    pub parked: Vec<u64>,
+    /// Questions without an answer.
+    pub queries: Vec<u64>,
+    /// Local processes that may hold a half over this session.
+    pub locals: Vec<Pid>,
+}
+
+/// One session with one peer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Session {
+    us: NodeId,
+    peer: NodeId,
+    epoch: u64,
+    limits: Limits,
+    /// Tenants the peer's ticket allows; `None`: all.
+    environs: Option<BTreeSet<Environ>>,
+    over: bool,
+    /// The outgoing lane: bytes not handed to the transport yet.
+    out: Vec<u8>,
+    /// Bytes handed to the transport and not yet taken by it.
+    in_flight: usize,
+    /// The incoming lane: bytes of a frame that is not whole yet.
+    partial: BytesMut,
+    next: u64,
+    asks: BTreeMap<u64, Asking>,
+    hosts: BTreeMap<u64, Hosting>,
+    /// The highest spawn reference the peer used; references only grow.
+    hosted: u64,
+    /// Questions asked and not answered.
+    queries: BTreeSet<u64>,
+    /// Questions of the peer not answered yet.
+    asked: BTreeSet<u64>,
+    /// Local processes that may hold a half over this session.
+    locals: BTreeSet<Pid>,
+    actions: VecDeque<Action>,
+}
+
+/// Compares a peer's Hello with who its certificate and ticket say it is.
+///
+/// # Errors
+///
+/// [`SessionError::Incompatible`] or the broken rule; nothing may be read after it.
+pub fn check_hello(hello: &Hello, us: NodeId, certified: NodeId) -> Result<(), SessionError> {
+    let (ours, theirs) = (PROTOCOL, hello.versions);
+    if theirs.0 > theirs.1 {
+        return Err(rule("a version range runs upwards"));
+    }
+    if theirs.0 > ours.1 || theirs.1 < ours.0 {
+        return Err(SessionError::Incompatible { ours, theirs });
+    }
+    if hello.from != certified {
+        return Err(rule("a node is who its certificate and ticket say"));
+    }
+    if hello.to != us {
+        return Err(rule("this is another node than the one dialled"));
+    }
+    if hello.from == NodeId::STANDALONE || hello.from > NodeId::MAX || hello.from == us {
+        return Err(rule("a peer has a node id of its own"));
+    }
+    if hello.epoch == 0 {
+        return Err(rule("epochs count from 1"));
+    }
+    Ok(())
+}
+
+impl Session {
+    /// A session that both sides have said Hello for.
+    pub fn new(us: NodeId, peer: NodeId, epoch: u64, limits: Limits) -> Self {
+        Session {
+            us,
+            peer,
+            epoch,
+            limits,
+            environs: None,
+            over: false,
+            out: Vec::new(),
+            in_flight: 0,
+            partial: BytesMut::new(),
+            next: 1,
+            asks: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            hosted: 0,
+            queries: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            locals: BTreeSet::new(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Allows only frames of these tenants, as the peer's ticket says.
+    pub fn restrict(&mut self, environs: impl IntoIterator<Item = Environ>) {
+        self.environs = Some(environs.into_iter().collect());
+    }
+
+    /// The peer.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// The number of this session among all of this pair.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether the session has ended.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Bytes that wait to be sent, handed to the transport or not.
+    pub fn backlog(&self) -> usize {
+        self.out.len() + self.in_flight
+    }
+
+    /// Whether frames that guests make should wait.
+    pub fn is_congested(&self) -> bool {
+        self.backlog() > self.limits.backlog_bytes_max / 2
+    }
+
+    /// Whether so much waits that the session must end ([`SessionError::Backlog`]).
+    pub fn is_overrun(&self) -> bool {
+        self.backlog() > self.limits.backlog_bytes_max
+    }
+
+    /// Whether nothing is under way: no spawn, no question, no byte.
+    pub fn at_rest(&self) -> bool {
+        self.asks.is_empty()
+            && self.hosts.is_empty()
+            && self.queries.is_empty()
+            && self.asked.is_empty()
+            && self.actions.is_empty()
+            && self.out.is_empty()
+    }
+
+    // ---- this node → lane ------------------------------------------------------------------
+
+    fn put(&mut self, frame: &Frame) -> Result<(), Over> {
+        if self.over {
+            return Err(Over);
+        }
+        frame.encode(&mut self.out);
+        Ok(())
+    }
+
+    /// Appends what a local block says. Call it in the same step as the block's change.
+    ///
+    /// # Errors
+    ///
+    /// [`Over`]: hand the signal to [`crate::link::Block::unsent`].
+    pub fn signal(
+        &mut self,
+        environ: Environ,
+        from: Pid,
+        to: Pid,
+        signal: &Signal,
+    ) -> Result<(), Over> {
+        if self.over {
+            return Err(Over);
+        }
+        match signal {
+            Signal::Link { .. } | Signal::Unlink { .. } | Signal::Monitor { .. } => {
+                self.locals.insert(from);
+            }
+            Signal::LinkAck { .. }
+            | Signal::UnlinkAck { .. }
+            | Signal::Exit { .. }
+            | Signal::MonitorAck { .. }
+            | Signal::Demonitor { .. }
+            | Signal::Down { .. }
+            | Signal::Kill => {}
+        }
+        wire::encode_signal(&mut self.out, &Route { environ, from, to }, signal);
+        Ok(())
+    }
+
+    /// Appends a message. Longer payloads than [`wire::LANE_PAYLOAD_BYTES_MAX`] are [`Session::bulk`].
+    ///
+    /// # Errors
+    ///
+    /// [`Over`]: the message is not sent; whoever must know holds a link or a monitor.
+    pub fn message(&mut self, route: &Route, tag: Option<i64>, payload: &[u8]) -> Result<(), Over> {
+        if self.over {
+            return Err(Over);
+        }
+        wire::encode_message(&mut self.out, route, tag, payload);
+        Ok(())
+    }
+
+    /// Appends the place of a bulk message and returns the number of its stream.
+    ///
+    /// # Errors
+    ///
+    /// [`Over`], as for [`Session::message`].
+    pub fn bulk(&mut self, route: Route, tag: Option<i64>, bytes: u64) -> Result<u64, Over> {
+        let stream = self.next;
+        self.put(&Frame::Bulk(route, tag, BulkHead { stream, bytes }))?;
+        self.next += 1;
+        Ok(stream)
+    }
+
+    /// Asks the peer for a process. It ends with [`Action::Adopt`], [`Action::Refused`], a
+    /// [`Session::cancel`], or the session's end.
+    ///
+    /// # Errors
+    ///
+    /// [`Over`]: nothing was asked.
+    pub fn ask(&mut self, prepare: Prepare) -> Result<u64, Over> {
+        let reference = self.next;
+        self.put(&Frame::Prepare(reference, Box::new(prepare)))?;
+        self.next += 1;
+        self.asks.insert(reference, Asking::Asked);
+        Ok(reference)
+    }
+
+    /// Gives a spawn up: the child is never made, or ends unrun. Harmless if it is over already.
+    pub fn cancel(&mut self, reference: u64) {
+        if let Some(asking @ Asking::Asked) = self.asks.get_mut(&reference)
+            && !self.over
+        {
+            *asking = Asking::Cancelled;
+            Frame::Cancel(reference).encode(&mut self.out);
+        }
+    }
+
+    /// Lets the child of [`Action::Adopt`] run; `parent` holds its half from this step on.
+    ///
+    /// # Errors
+    ///
+    /// [`Over`]: the child ends unrun, and the spawn has failed.
+    pub fn start(&mut self, reference: u64, parent: Pid) -> Result<(), Over> {
+        self.put(&Frame::Start(reference))?;
+        self.locals.insert(parent);
+        Ok(())
+    }
+
+    /// Says that the child of [`Action::Make`] exists. `false`: nobody wants it any more; it must
+    /// be dropped without a trace.
+    #[must_use]
+    pub fn made(&mut self, reference: u64, child: Pid) -> bool {
+        let Some(hosting @ Hosting::Preparing) = self.hosts.get_mut(&reference) else {
+            return false;
+        };
+        *hosting = Hosting::Parked;
+        self.locals.insert(child);
+        self.put(&Frame::Prepared(reference, child)).is_ok()
+    }
+
+    /// Says that the child of [`Action::Make`] will not exist. Harmless if nobody asks any more.
+    pub fn refuse(&mut self, reference: u64, why: Refusal) {
+        if self.hosts.get(&reference) == Some(&Hosting::Preparing) {
+            self.hosts.remove(&reference);
+            // If the session is over, nobody waits for the answer.
+            let _: Result<(), Over> = self.put(&Frame::Refused(reference, why));
+        }
+    }
+
+    /// A parked child ended (killed, or parked for too long). Its block has told its links.
+    pub fn parked_ended(&mut self, reference: u64) {
+        if let Some(hosting @ Hosting::Parked) = self.hosts.get_mut(&reference) {
+            *hosting = Hosting::Ended;
+        }
+    }
+
+    /// Asks whether a process of the peer lives.
+    ///
+    /// # Errors
+    ///
+    /// [`Over`]: nothing was asked.
+    pub fn query(&mut self, pid: Pid) -> Result<u64, Over> {
+        let reference = self.next;
+        self.put(&Frame::Query(reference, pid))?;
+        self.next += 1;
+        self.queries.insert(reference);
+        Ok(reference)
+    }
+
+    /// Answers [`Action::Query`].
+    pub fn answer(&mut self, reference: u64, exists: bool) {
+        if self.asked.remove(&reference) {
+            // If the session is over, nobody waits for the answer.
+            let _: Result<(), Over> = self.put(&Frame::Answer(reference, exists));
+        }
+    }
+
+    /// Notes a local process that must hear of this session's end (a node monitor).
+    ///
+    /// # Errors
+    ///
+    /// [`Over`]: it must be told now.
+    pub fn note(&mut self, local: Pid) -> Result<(), Over> {
+        if self.over {
+            return Err(Over);
+        }
+        self.locals.insert(local);
+        Ok(())
+    }
+
+    /// A local process ended: it need not be told of anything.
+    pub fn forget(&mut self, local: Pid) {
+        self.locals.remove(&local);
+    }
+
+    /// Says goodbye; nothing may be sent afterwards.
+    pub fn goodbye(&mut self) {
+        // If the session is over already, so be it.
+        let _: Result<(), Over> = self.put(&Frame::Goodbye);
+    }
+
+    /// Bytes for the lane, if any; say [`Session::transmitted`] when the transport took them.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        (!self.out.is_empty()).then(|| {
+            self.in_flight += self.out.len();
+            std::mem::take(&mut self.out)
+        })
+    }
+
+    /// The transport took this many bytes.
+    pub fn transmitted(&mut self, bytes: usize) {
+        self.in_flight = self.in_flight.saturating_sub(bytes);
+    }
+
+    // ---- lane → this node ------------------------------------------------------------------
+
+    /// Takes in bytes of the lane. What they say comes out of [`Session::poll_action`].
+    ///
+    /// # Errors
+    ///
+    /// The session must be ended with this error. Actions of frames before the bad one stand.
+    pub fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+        self.partial.extend_from_slice(bytes);
+        while !self.over {
+            let Some(frame) = wire::decode(&mut self.partial)? else {
+                break;
+            };
+            self.handle_frame(frame)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in one frame.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Session::handle_bytes`].
+    pub fn handle_frame(&mut self, frame: Frame) -> Result<(), SessionError> {
+        if self.over {
+            return Ok(());
+        }
+        match frame {
+            Frame::Hello(_) => return Err(rule("Hello comes once")),
+            Frame::Stale(_) => return Err(rule("Stale answers a Hello")),
+            Frame::Signal(route, signal) => {
+                self.check(&route)?;
+                match signal {
+                    Signal::Link { .. } | Signal::Monitor { .. } => {
+                        self.locals.insert(route.to);
+                    }
+                    Signal::LinkAck { .. }
+                    | Signal::Unlink { .. }
+                    | Signal::UnlinkAck { .. }
+                    | Signal::Exit { .. }
+                    | Signal::MonitorAck { .. }
+                    | Signal::Demonitor { .. }
+                    | Signal::Down { .. }
+                    | Signal::Kill => {}
+                }
+                self.actions.push_back(Action::Deliver(route, signal));
+            }
+            Frame::Message(route, tag, payload) => {
+                self.check(&route)?;
+                self.actions.push_back(Action::Message(route, tag, payload));
+            }
+            Frame::Bulk(route, tag, head) => {
+                self.check(&route)?;
+                if head.bytes > self.limits.message_bytes_max {
+                    return Err(rule("a message is within message_bytes_max"));
+                }
+                self.actions.push_back(Action::Bulk(route, tag, head));
+            }
+            Frame::Prepare(reference, prepare) => self.handle_prepare(reference, prepare)?,
+            Frame::Prepared(reference, child) => {
+                if child.node() != self.peer {
+                    return Err(rule("a child lives on the node that was asked"));
+                }
+                if self.answered(reference, Answer::Prepared)? {
+                    self.actions.push_back(Action::Adopt(reference, child));
+                }
+            }
+            Frame::Refused(reference, why) => {
+                if self.answered(reference, Answer::Refused)? {
+                    self.actions.push_back(Action::Refused(reference, why));
+                }
+            }
+            Frame::Cancelled(reference) => {
+                self.answered(reference, Answer::Cancelled)?;
+            }
+            Frame::Start(reference) => {
+                let hosting = self
+                    .hosts
+                    .get(&reference)
+                    .ok_or_else(|| rule("Start follows Prepared"))?;
+                match hosting.handle_start().map_err(rule)? {
+                    HostingStep::Run => self.actions.push_back(Action::Run(reference)),
+                    HostingStep::End | HostingStep::Drop | HostingStep::Forget => {}
+                }
+                self.hosts.remove(&reference);
+            }
+            Frame::Cancel(reference) => self.handle_cancel(reference)?,
+            Frame::Query(reference, pid) => {
+                if pid.node() != self.us {
+                    return Err(rule("a question is about a process of this node"));
+                }
+                if self.asked.len() >= self.limits.queries_max || !self.asked.insert(reference) {
+                    return Err(rule("a question is asked once, and only so many at a time"));
+                }
+                self.actions.push_back(Action::Query(reference, pid));
+            }
+            Frame::Answer(reference, exists) => {
+                if !self.queries.remove(&reference) {
+                    return Err(rule("an answer answers a question"));
+                }
+                self.actions.push_back(Action::Answered(reference, exists));
+            }
+            Frame::Goodbye => self.actions.push_back(Action::Left),
+        }
+        Ok(())
+    }
+
+    fn check(&self, route: &Route) -> Result<(), SessionError> {
+        if route.from.node() != self.peer {
+            return Err(rule(
+                "a sender lives on the node that its certificate names",
+            ));
+        }
+        if route.to.node() != self.us {
+            return Err(rule("a target lives on this node"));
+        }
+        self.check_environ(route.environ)
+    }
+
+    fn check_environ(&self, environ: Environ) -> Result<(), SessionError> {
+        match &self.environs {
+            Some(allowed) if !allowed.contains(&environ) => {
+                Err(rule("a sender's environment is one its ticket names"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn handle_prepare(
+        &mut self,
+        reference: u64,
+        prepare: Box<Prepare>,
+    ) -> Result<(), SessionError> {
+        if reference <= self.hosted {
+            return Err(rule("a spawn reference is used once, and they grow"));
+        }
+        if prepare.parent.node() != self.peer {
+            return Err(rule(
+                "a parent lives on the node that its certificate names",
+            ));
+        }
+        self.check_environ(prepare.environ)?;
+        self.hosted = reference;
+        if self.hosts.len() >= self.limits.hosting_max {
+            let why = Refusal::Full(format!("{} spawns under way", self.hosts.len()));
+            // If the session is over, nobody waits for the answer.
+            let _: Result<(), Over> = self.put(&Frame::Refused(reference, why));
+        } else {
+            self.hosts.insert(reference, Hosting::Preparing);
+            self.actions.push_back(Action::Make(reference, prepare));
+        }
+        Ok(())
+    }
+
+    fn handle_cancel(&mut self, reference: u64) -> Result<(), SessionError> {
+        if reference > self.hosted {
+            return Err(rule("Cancel follows Prepare"));
+        }
+        // Gone already: our Refused crossed the Cancel.
+        if let Some(hosting) = self.hosts.remove(&reference)
+            && hosting.handle_cancel() == HostingStep::End
+        {
+            self.actions.push_back(Action::End(reference));
+        }
+        // If the session is over, nobody waits for the answer.
+        let _: Result<(), Over> = self.put(&Frame::Cancelled(reference));
+        Ok(())
+    }
+
+    /// Handles an answer to a spawn; `true` if somebody waits for it.
+    fn answered(&mut self, reference: u64, answer: Answer) -> Result<bool, SessionError> {
+        let asking = self
+            .asks
+            .get(&reference)
+            .ok_or_else(|| rule("an answer to a spawn that nobody asked for"))?;
+        let step = asking.handle(answer).map_err(rule)?;
+        if step != AskingStep::Stay {
+            self.asks.remove(&reference);
+        }
+        Ok(matches!(step, AskingStep::Adopt | AskingStep::Fail))
+    }
+
+    /// What the caller must do next, if anything.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Ends the session. From here on nothing is sent and nothing handled; the caller tells
+    /// everybody in the list, in the order of its fields, before the next session opens.
+    ///
+    /// Actions that were not polled yet still stand: their frames had arrived.
+    pub fn end(&mut self) -> Ending {
+        self.over = true;
+        self.out.clear();
+        self.partial.clear();
+        let hosts = std::mem::take(&mut self.hosts);
+        let of = |state| {
+            hosts
+                .iter()
+                .filter(move |(_, hosting)| **hosting == state)
+                .map(|(reference, _)| *reference)
+        };
+        Ending {
+            asks: std::mem::take(&mut self.asks)
+                .into_iter()
+                .filter(|(_, asking)| *asking == Asking::Asked)
+                .map(|(reference, _)| reference)
+                .collect(),
+            preparing: of(Hosting::Preparing).collect(),
+            parked: of(Hosting::Parked).collect(),
+            queries: std::mem::take(&mut self.queries).into_iter().collect(),
+            locals: std::mem::take(&mut self.locals).into_iter().collect(),
+        }
+    }
+}

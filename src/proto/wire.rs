@@ -1,0 +1,360 @@
+//! Frames and their bytes. The only user of bincode.
+//!
+//! ```text
+//!   ┌──────────────┬─────────┬──────────────────────────────┐
+//!   │ length u32 LE│ kind u8 │ body: `length` bytes         │
+//!   └──────────────┴─────────┴──────────────────────────────┘
+//! ```
+//!
+//! The header is parsed by hand, so a length is judged before anything is kept for it. A body is
+//! one bincode value (fixed-width little-endian), decoded under a byte limit, and must be used up
+//! exactly. The payload of a message follows its head as raw bytes.
+//!
+//! # Guarantees
+//!
+//! * **W1** — no input makes the decoder panic, recurse without bound, or reserve more than the
+//!   input's own length allows. Types on the wire are bounded, not recursive, and no collection
+//!   holds zero-size values.
+//! * **W2** — what decodes is canonical: encoding it again gives the same bytes.
+//!
+//! bincode is `=2.0.1` and fenced here: its authors ended the project (RUSTSEC-2025-0141), and a
+//! successor with the same fixed-width layout can replace it in this one file.
+
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::link::Signal;
+use crate::spawn::{Prepare, Refusal};
+use crate::{Environ, NodeId, Pid, TEXT_BYTES_MAX};
+
+/// The longest body of any frame but a message, in bytes.
+pub const CONTROL_BYTES_MAX: usize = 1 << 20;
+
+/// The longest payload that travels in the lane, in bytes. Longer ones are bulk.
+pub const LANE_PAYLOAD_BYTES_MAX: usize = 64 << 10;
+
+/// The longest start ticket, in bytes.
+pub const TICKET_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes before a body.
+pub const HEADER_BYTES: usize = 5;
+
+/// The first frame each way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Oldest and newest protocol version the sender speaks.
+    pub versions: (u16, u16),
+    /// Who the sender says it is; compared with its certificate and ticket.
+    pub from: NodeId,
+    /// Whom it means to reach.
+    pub to: NodeId,
+    /// The session's number, counted per pair of nodes.
+    pub epoch: u64,
+    /// The start ticket, signed by the cluster's authority.
+    pub ticket: Vec<u8>,
+}
+
+/// Where a signal or message comes from and goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Route {
+    /// The tenant of the sender.
+    pub environ: Environ,
+    /// Who sends.
+    pub from: Pid,
+    /// Who receives.
+    pub to: Pid,
+}
+
+/// Everything two nodes say to each other in a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// Opens a session, or repeats the epoch of one that is accepted.
+    Hello(Hello),
+    /// Refuses a session: the dialled epoch is not above the highest known.
+    Stale(u64),
+    /// Something one process's block says to another's.
+    Signal(Route, Signal),
+    /// A message for a mailbox.
+    Message(Route, Option<i64>, Bytes),
+    /// The place of a bulk message in the lane: its bytes come on stream `stream`.
+    Bulk(Route, Option<i64>, BulkHead),
+    /// Make a process, do not run it.
+    Prepare(u64, Box<Prepare>),
+    /// The process exists and has not run.
+    Prepared(u64, Pid),
+    /// The process was not made.
+    Refused(u64, Refusal),
+    /// The process may run.
+    Start(u64),
+    /// Do not make it, or end it unrun.
+    Cancel(u64),
+    /// Answers Cancel.
+    Cancelled(u64),
+    /// Does this process live?
+    Query(u64, Pid),
+    /// Answers Query.
+    Answer(u64, bool),
+    /// No more frames follow; the sender leaves.
+    Goodbye,
+}
+
+/// Where the bytes of a bulk message are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BulkHead {
+    /// Names the stream; counted up by the sender.
+    pub stream: u64,
+    /// How many bytes it carries.
+    pub bytes: u64,
+}
+
+/// Bytes that are no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// No frame of this kind exists in this protocol version.
+    #[error("unknown kind of frame {0}")]
+    Kind(u8),
+    /// The header claims more than such a frame may hold.
+    #[error("frame of {0} bytes is too long")]
+    Length(u32),
+    /// The body is not a value of its type, or not exactly one.
+    #[error("malformed body of a {0} frame")]
+    Body(&'static str),
+}
+
+const HELLO: u8 = 1;
+const STALE: u8 = 2;
+const SIGNAL: u8 = 3;
+const MESSAGE: u8 = 4;
+const BULK: u8 = 5;
+const PREPARE: u8 = 6;
+const PREPARED: u8 = 7;
+const REFUSED: u8 = 8;
+const START: u8 = 9;
+const CANCEL: u8 = 10;
+const CANCELLED: u8 = 11;
+const QUERY: u8 = 12;
+const ANSWER: u8 = 13;
+const GOODBYE: u8 = 14;
+
+/// Encoded size of a [`Route`] and a tag; the payload of a message follows.
+const MESSAGE_HEAD_BYTES_MAX: usize = 3 * 8 + 1 + 8;
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::legacy().with_limit::<CONTROL_BYTES_MAX>()
+}
+
+impl Frame {
+    /// Appends this frame's bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the frame breaks a bound the sender must keep (see the constants of this module).
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Frame::Hello(hello) => put(out, HELLO, hello),
+            Frame::Stale(known) => put(out, STALE, known),
+            Frame::Signal(route, signal) => encode_signal(out, route, signal),
+            Frame::Message(route, tag, payload) => encode_message(out, route, *tag, payload),
+            Frame::Bulk(route, tag, head) => put(out, BULK, &(route, tag, head)),
+            Frame::Prepare(reference, prepare) => put(out, PREPARE, &(reference, prepare)),
+            Frame::Prepared(reference, pid) => put(out, PREPARED, &(reference, pid)),
+            Frame::Refused(reference, why) => put(out, REFUSED, &(reference, why)),
+            Frame::Start(reference) => put(out, START, reference),
+            Frame::Cancel(reference) => put(out, CANCEL, reference),
+            Frame::Cancelled(reference) => put(out, CANCELLED, reference),
+            Frame::Query(reference, pid) => put(out, QUERY, &(reference, pid)),
+            Frame::Answer(reference, exists) => put(out, ANSWER, &(reference, exists)),
+            Frame::Goodbye => put(out, GOODBYE, &0u8),
+        }
+    }
+}
+
+/// Appends a signal frame without taking the signal.
+pub fn encode_signal(out: &mut Vec<u8>, route: &Route, signal: &Signal) {
+    put(out, SIGNAL, &(route, signal));
+}
+
+/// Appends a message frame; the payload is copied once.
+pub fn encode_message(out: &mut Vec<u8>, route: &Route, tag: Option<i64>, payload: &[u8]) {
+    assert!(
+        payload.len() <= LANE_PAYLOAD_BYTES_MAX,
+        "longer payloads are bulk"
+    );
+    let at = begin(out, MESSAGE);
+    body(out, &(route, tag));
+    out.extend_from_slice(payload);
+    finish(out, at);
+}
+
+fn put<T: Serialize>(out: &mut Vec<u8>, kind: u8, value: &T) {
+    let at = begin(out, kind);
+    body(out, value);
+    finish(out, at);
+}
+
+fn begin(out: &mut Vec<u8>, kind: u8) -> usize {
+    let at = out.len();
+    out.extend_from_slice(&[0, 0, 0, 0, kind]);
+    at
+}
+
+fn body<T: Serialize>(out: &mut Vec<u8>, value: &T) {
+    bincode::serde::encode_into_std_write(value, out, config())
+        .expect("a frame within its bounds always encodes");
+}
+
+fn finish(out: &mut [u8], at: usize) {
+    let length = u32::try_from(out.len() - at - HEADER_BYTES).expect("frames are bounded");
+    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Takes the first whole frame out of `buffer`; `None` if there is none yet.
+///
+/// # Errors
+///
+/// [`WireError`]; the buffer is of no further use.
+pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, WireError> {
+    let Some((header, _)) = buffer.split_first_chunk::<HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let [a, b, c, d, kind] = *header;
+    let length = u32::from_le_bytes([a, b, c, d]);
+    let max = match kind {
+        MESSAGE => LANE_PAYLOAD_BYTES_MAX + MESSAGE_HEAD_BYTES_MAX,
+        HELLO => TICKET_BYTES_MAX + 64,
+        SIGNAL | REFUSED => TEXT_BYTES_MAX + 256,
+        PREPARE => CONTROL_BYTES_MAX,
+        STALE | BULK | PREPARED | START | CANCEL | CANCELLED | QUERY | ANSWER | GOODBYE => 128,
+        unknown => return Err(WireError::Kind(unknown)),
+    };
+    let size = usize::try_from(length).expect("usize holds u32");
+    if size > max {
+        return Err(WireError::Length(length));
+    }
+    if buffer.len() < HEADER_BYTES + size {
+        buffer.reserve(HEADER_BYTES + size - buffer.len());
+        return Ok(None);
+    }
+    let mut frame = buffer.split_to(HEADER_BYTES + size);
+    let body = frame.split_off(HEADER_BYTES);
+    decode_body(kind, body).map(Some)
+}
+
+fn decode_body(kind: u8, body: BytesMut) -> Result<Frame, WireError> {
+    Ok(match kind {
+        HELLO => Frame::Hello(whole(&body, "hello")?),
+        STALE => Frame::Stale(whole(&body, "stale")?),
+        SIGNAL => {
+            let (route, signal) = whole(&body, "signal")?;
+            Frame::Signal(checked(route, "signal")?, signal)
+        }
+        MESSAGE => {
+            let ((route, tag), used) = part::<(Route, Option<i64>)>(&body, "message")?;
+            let payload = keep(body, used);
+            if payload.len() > LANE_PAYLOAD_BYTES_MAX {
+                return Err(WireError::Body("message"));
+            }
+            Frame::Message(checked(route, "message")?, tag, payload)
+        }
+        BULK => {
+            let (route, tag, head) = whole(&body, "bulk")?;
+            Frame::Bulk(checked(route, "bulk")?, tag, head)
+        }
+        PREPARE => {
+            let (reference, prepare): (u64, Prepare) = whole(&body, "prepare")?;
+            checked_pid(prepare.parent, "prepare")?;
+            Frame::Prepare(reference, Box::new(prepare))
+        }
+        PREPARED => {
+            let (reference, pid) = whole(&body, "prepared")?;
+            Frame::Prepared(reference, checked_pid(pid, "prepared")?)
+        }
+        REFUSED => {
+            let (reference, why) = whole(&body, "refused")?;
+            Frame::Refused(reference, why)
+        }
+        START => Frame::Start(whole(&body, "start")?),
+        CANCEL => Frame::Cancel(whole(&body, "cancel")?),
+        CANCELLED => Frame::Cancelled(whole(&body, "cancelled")?),
+        QUERY => {
+            let (reference, pid) = whole(&body, "query")?;
+            Frame::Query(reference, checked_pid(pid, "query")?)
+        }
+        ANSWER => {
+            let (reference, exists) = whole(&body, "answer")?;
+            Frame::Answer(reference, exists)
+        }
+        GOODBYE => match whole::<u8>(&body, "goodbye")? {
+            0 => Frame::Goodbye,
+            _ => return Err(WireError::Body("goodbye")),
+        },
+        unknown => return Err(WireError::Kind(unknown)),
+    })
+}
+
+fn part<T: DeserializeOwned>(body: &[u8], name: &'static str) -> Result<(T, usize), WireError> {
+    bincode::serde::decode_from_slice(body, config()).map_err(|_| WireError::Body(name))
+}
+
+fn whole<T: DeserializeOwned>(body: &[u8], name: &'static str) -> Result<T, WireError> {
+    let (value, used) = part(body, name)?;
+    if used == body.len() {
+        Ok(value)
+    } else {
+        Err(WireError::Body(name))
+    }
+}
+
+/// A decoded pid is only a number until its bits are checked.
+fn checked_pid(pid: Pid, name: &'static str) -> Result<Pid, WireError> {
+    Pid::from_raw(pid.raw()).ok_or(WireError::Body(name))
+}
+
+fn checked(route: Route, name: &'static str) -> Result<Route, WireError> {
+    checked_pid(route.from, name)?;
+    checked_pid(route.to, name)?;
+    Ok(route)
+}
+
+/// Small payloads are copied out, so that they do not keep a whole read buffer alive.
+fn keep(mut body: BytesMut, from: usize) -> Bytes {
+    if body.len() - from < 4096 {
+        Bytes::copy_from_slice(&body[from..])
+    } else {
+        body.split_off(from).freeze()
+    }
+}
+
+/// What a datagram between two nodes says. Datagrams may be lost; nothing rests on one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Datagram {
+    /// Answer with the same number.
+    Ping(u64),
+    /// The answer.
+    Pong(u64),
+}
+
+impl Datagram {
+    /// The nine bytes of this datagram.
+    pub fn encode(self) -> [u8; 9] {
+        let (kind, number) = match self {
+            Datagram::Ping(number) => (b'?', number),
+            Datagram::Pong(number) => (b'!', number),
+        };
+        let mut bytes = [kind; 9];
+        bytes[1..].copy_from_slice(&number.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a datagram; `None` if it is none of ours.
+    pub fn decode(bytes: &[u8]) -> Option<Datagram> {
+        let (kind, number) = bytes.split_first()?;
+        let number = u64::from_le_bytes(number.try_into().ok()?);
+        match kind {
+            b'?' => Some(Datagram::Ping(number)),
+            b'!' => Some(Datagram::Pong(number)),
+            _ => None,
+        }
+    }
+}
