@@ -22,8 +22,11 @@ use serde::{Deserialize, Serialize};
 const PATIENCE: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_millis(100);
 
+/// One part of the crate, tried in a process with a mailbox of its own.
+type Check = fn(Mailbox<i64>);
+
 fn main() {
-    let checks: &[(&str, fn(Mailbox<i64>))] = &[
+    let checks: &[(&str, Check)] = &[
         ("mailbox", mailbox),
         ("tags", tags),
         ("spawn with captures", captures),
@@ -61,7 +64,6 @@ fn main() {
         {
             continue;
         }
-        // Each in a process of its own, with a mailbox of its own.
         let outcome = run(*check);
         if !outcome {
             println!("FAILED {name}");
@@ -74,12 +76,12 @@ fn main() {
 }
 
 /// Runs a check in a process of its own; `false` if that failed or hangs.
-fn run(check: fn(Mailbox<i64>)) -> bool {
+fn run(check: Check) -> bool {
     let runner = Process::spawn_link(check as usize as u64, |check: u64, mailbox| {
         let mailbox: Mailbox<i64> = mailbox;
         mailbox.receive();
         // SAFETY: `check` was a function of this type in this same module.
-        let check: fn(Mailbox<i64>) = unsafe { std::mem::transmute(check as usize) };
+        let check: Check = unsafe { std::mem::transmute(check as usize) };
         check(mailbox);
     });
     ends_well(runner, 0)
@@ -244,7 +246,7 @@ impl Counter {
         config.die_if_link_dies(false);
         match total {
             ..=-100 => panic!("far too small"),
-            ..=-1 => Err("too small".to_owned()),
+            -99..=-1 => Err("too small".to_owned()),
             _ => Ok(Self { total, told: 0 }),
         }
     }
