@@ -95,7 +95,7 @@ fn impostors_are_refused_in_both_directions() {
         (Odd::OtherCluster, "\"not-sea\""),
         (Odd::NoUsage, "extended key usage"),
         (Odd::SelfSigned, "UnknownIssuer"),
-        (Odd::OtherAuthority, "UnknownIssuer"),
+        (Odd::OtherAuthority, "BadSignature"),
     ];
     let authority = testing::authority("sea", now());
     let honest = node(&authority, "honest", Odd::Nothing);
