@@ -359,15 +359,19 @@ pub struct SpawnProcess {
     /// The exported function; `_start` if empty.
     #[serde(default)]
     pub entry: String,
+    /// The program's name, its argument number 0; the module's name if absent.
+    #[serde(default)]
+    pub program: Option<String>,
     /// Command-line arguments, the program's name not included.
     #[serde(default)]
     pub args: Vec<String>,
     /// Environment variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Directories of the node's machine that the guest may use: host path to guest path.
+    /// Directories of the node's machine that the guest may use. It sees them under the same path; a
+    /// relative one starts where the node was started.
     #[serde(default)]
-    pub preopens: BTreeMap<String, String>,
+    pub preopens: Vec<String>,
     /// A name to register it under.
     #[serde(default)]
     pub name: Option<String>,
