@@ -33,7 +33,22 @@ impl fmt::Display for NodeId {
 /// again, bit 63 zero. Guests see the raw number and treat it as opaque, so every call that takes
 /// a process id reaches remote processes too. `0` is nobody and is not a `Pid`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct Pid(u64);
+
+impl From<Pid> for u64 {
+    fn from(pid: Pid) -> u64 {
+        pid.raw()
+    }
+}
+
+impl TryFrom<u64> for Pid {
+    type Error = ParseIdError;
+
+    fn try_from(raw: u64) -> Result<Self, Self::Error> {
+        Pid::from_raw(raw).ok_or_else(|| parse_error(&raw.to_string(), "a process"))
+    }
+}
 
 impl Pid {
     /// The largest local number (40 bits).

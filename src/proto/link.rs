@@ -287,7 +287,10 @@ impl Block {
     pub fn at_rest(&self) -> bool {
         self.asks.is_empty()
             && self.rows.values().all(|row| {
-                matches!(row.entry, Entry::Active(_)) && row.call.is_none() && !row.unlink_waits
+                matches!(row.entry, Entry::Active(_))
+                    && row.call.is_none()
+                    && !row.unlink_waits
+                    && row.queued.is_empty()
             })
     }
 
@@ -333,6 +336,9 @@ impl Block {
     /// The caller has taken every LinkDied about `peer` that is queued: linking again is fresh news.
     pub fn link(&mut self, peer: Pid, tag: Option<i64>, form: LinkForm, out: &mut Vec<Effect>) {
         debug_assert!(!self.has_queued(peer), "take what is queued first");
+        if self.ended.is_some() {
+            return;
+        }
         if peer == self.me {
             out.push(Effect::LinkReturns(peer, LinkOutcome::Linked));
             return;
@@ -397,7 +403,7 @@ impl Block {
     /// Begins to monitor `target`; the reference comes back in [`Effect::Down`].
     pub fn monitor(&mut self, target: Pid, out: &mut Vec<Effect>) -> u64 {
         let reference = self.fresh();
-        if target != self.me {
+        if target != self.me && self.ended.is_none() {
             self.watching.insert(reference, target);
             out.push(Effect::Send(target, Signal::Monitor { reference }));
         }
@@ -416,7 +422,9 @@ impl Block {
     /// [`Block::session_lost`] at once.
     pub fn monitor_node(&mut self, node: NodeId) -> u64 {
         let reference = self.fresh();
-        self.watching_nodes.insert(reference, node);
+        if self.ended.is_none() {
+            self.watching_nodes.insert(reference, node);
+        }
         reference
     }
 
@@ -651,10 +659,14 @@ impl Block {
     }
 
     /// The process ends: everyone who must know is told, in this one step. Later calls do nothing.
+    ///
+    /// The reason is kept and told within [`crate::TEXT_BYTES_MAX`]: a guest's long last words must
+    /// not make a frame that ends the session.
     pub fn end(&mut self, reason: ExitReason, out: &mut Vec<Effect>) {
         if self.ended.is_some() {
             return;
         }
+        let reason = reason.bounded();
         for (peer, row) in std::mem::take(&mut self.rows) {
             if row.is_linked() {
                 out.push(Effect::Send(

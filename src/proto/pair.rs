@@ -64,7 +64,7 @@ impl Pair {
         if self.open.is_some() || self.dialling.is_some() {
             return None;
         }
-        self.known += 1;
+        self.known = self.known.saturating_add(1);
         self.dialling = Some(self.known);
         self.dialling
     }

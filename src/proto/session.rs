@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::link::Signal;
+use crate::link::{LinkAnswer, Signal};
 use crate::spawn::{Answer, Asking, AskingStep, Hosting, HostingStep, Prepare, Refusal};
 use crate::wire::{self, BulkHead, Frame, Hello, Route, WireError};
 use crate::{Environ, NodeId, PROTOCOL, Pid};
@@ -298,6 +298,14 @@ impl Session {
             Signal::Link { .. } | Signal::Unlink { .. } | Signal::Monitor { .. } => {
                 self.locals.insert(from);
             }
+            // Said for nobody: what was asked of it had entered it.
+            Signal::LinkAck {
+                answer: LinkAnswer::NoProcess,
+                ..
+            }
+            | Signal::MonitorAck { exists: false, .. } => {
+                self.locals.remove(&from);
+            }
             Signal::LinkAck { .. }
             | Signal::UnlinkAck { .. }
             | Signal::Exit { .. }
@@ -338,20 +346,36 @@ impl Session {
     /// Asks the peer for a process. It ends with [`Action::Adopt`], [`Action::Refused`], a
     /// [`Session::cancel`], or the session's end.
     ///
+    /// A request that no frame can hold is refused here, without the peer: its
+    /// [`Action::Refused`] is there to be polled as soon as this returns.
+    ///
     /// # Errors
     ///
     /// [`Over`]: nothing was asked.
     pub fn ask(&mut self, prepare: Prepare) -> Result<u64, Over> {
-        let reference = self.next;
+        let (reference, before) = (self.next, self.out.len());
         self.put(&Frame::Prepare(reference, Box::new(prepare)))?;
         self.next += 1;
-        self.asks.insert(reference, Asking::Asked);
+        let bytes = self.out.len() - before - wire::HEADER_BYTES;
+        if bytes > wire::CONTROL_BYTES_MAX {
+            self.out.truncate(before);
+            let why = format!(
+                "a spawn of {bytes} bytes; at most {}",
+                wire::CONTROL_BYTES_MAX
+            );
+            self.actions
+                .push_back(Action::Refused(reference, Refusal::NotPermitted(why)));
+        } else {
+            self.asks.insert(reference, Asking::Asked);
+        }
         Ok(reference)
     }
 
     /// Gives a spawn up: the child is never made, or ends unrun. Harmless if it is over already.
+    ///
+    /// An [`Action::Adopt`] that was not polled yet does not come any more.
     pub fn cancel(&mut self, reference: u64) {
-        if let Some(asking @ Asking::Asked) = self.asks.get_mut(&reference)
+        if let Some(asking @ (Asking::Asked | Asking::Answered)) = self.asks.get_mut(&reference)
             && !self.over
         {
             *asking = Asking::Cancelled;
@@ -365,7 +389,11 @@ impl Session {
     ///
     /// [`Over`]: the child ends unrun, and the spawn has failed.
     pub fn start(&mut self, reference: u64, parent: Pid) -> Result<(), Over> {
+        if self.asks.get(&reference) != Some(&Asking::Answered) {
+            return Err(Over);
+        }
         self.put(&Frame::Start(reference))?;
+        self.asks.remove(&reference);
         self.locals.insert(parent);
         Ok(())
     }
@@ -387,7 +415,7 @@ impl Session {
         if self.hosts.get(&reference) == Some(&Hosting::Preparing) {
             self.hosts.remove(&reference);
             // If the session is over, nobody waits for the answer.
-            let _: Result<(), Over> = self.put(&Frame::Refused(reference, why));
+            let _: Result<(), Over> = self.put(&Frame::Refused(reference, why.bounded()));
         }
     }
 
@@ -632,21 +660,35 @@ impl Session {
             .get(&reference)
             .ok_or_else(|| rule("an answer to a spawn that nobody asked for"))?;
         let step = asking.handle(answer).map_err(rule)?;
-        if step != AskingStep::Stay {
-            self.asks.remove(&reference);
+        match step {
+            AskingStep::Adopt => {
+                self.asks.insert(reference, Asking::Answered);
+            }
+            AskingStep::Fail | AskingStep::Forget => {
+                self.asks.remove(&reference);
+            }
+            AskingStep::Stay => {}
         }
         Ok(matches!(step, AskingStep::Adopt | AskingStep::Fail))
     }
 
     /// What the caller must do next, if anything.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        loop {
+            match self.actions.pop_front()? {
+                // An action before this one ended the parent, or the session.
+                Action::Adopt(reference, _)
+                    if self.asks.get(&reference) != Some(&Asking::Answered) => {}
+                action => return Some(action),
+            }
+        }
     }
 
     /// Ends the session. From here on nothing is sent and nothing handled; the caller tells
     /// everybody in the list, in the order of its fields, before the next session opens.
     ///
-    /// Actions that were not polled yet still stand: their frames had arrived.
+    /// Poll every action first: what had arrived whole comes before the end. Only an
+    /// [`Action::Adopt`] that is left over is withdrawn, and its spawn is in the list.
     pub fn end(&mut self) -> Ending {
         self.over = true;
         self.out.clear();
@@ -661,7 +703,7 @@ impl Session {
         Ending {
             asks: std::mem::take(&mut self.asks)
                 .into_iter()
-                .filter(|(_, asking)| *asking == Asking::Asked)
+                .filter(|(_, asking)| *asking != Asking::Cancelled)
                 .map(|(reference, _)| reference)
                 .collect(),
             preparing: of(Hosting::Preparing).collect(),

@@ -4,8 +4,8 @@
 //!   parent's node                         child's node
 //!   -------------                         ------------
 //!   Asked      ── Prepare ─────────────▶  Preparing   checks, reserves; no code runs
-//!   (adopts)   ◀──────────── Prepared ──  Parked      child's halves in its block
-//!   over       ── Start ───────────────▶  over        the child runs
+//!   Answered   ◀──────────── Prepared ──  Parked      child's halves in its block
+//!   (adopts)   ── Start ───────────────▶  over        the child runs
 //!
 //!   Cancelled  ── Cancel ──────────────▶  over        never made, or ended unrun
 //!   over       ◀─────────── Cancelled ──
@@ -30,7 +30,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Environ, ModuleHash, Pid};
+use crate::{Environ, ModuleHash, Pid, bounded};
 
 /// A parameter of an entry function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -128,11 +128,28 @@ pub enum Refusal {
     Draining,
 }
 
+impl Refusal {
+    /// The same refusal with its text within [`crate::TEXT_BYTES_MAX`].
+    pub fn bounded(self) -> Self {
+        match self {
+            Refusal::NoModule(text) => Refusal::NoModule(bounded(text)),
+            Refusal::BadModule(text) => Refusal::BadModule(bounded(text)),
+            Refusal::NoFunction(text) => Refusal::NoFunction(bounded(text)),
+            Refusal::Full(text) => Refusal::Full(bounded(text)),
+            Refusal::NotPermitted(text) => Refusal::NotPermitted(bounded(text)),
+            Refusal::OutOfMemory(text) => Refusal::OutOfMemory(bounded(text)),
+            Refusal::Draining => Refusal::Draining,
+        }
+    }
+}
+
 /// The asking side of one spawn, until its outcome is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Asking {
     /// `Prepare` is out. The parent is suspended inside `spawn`.
     Asked,
+    /// `Prepared` has come and `Start` is not out: the spawn can still be given up.
+    Answered,
     /// `Cancel` is out; the tombstone waits for `Cancelled` and absorbs what crosses it.
     Cancelled,
 }
@@ -163,7 +180,7 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum AskingStep {
-    /// Enter the parent's half, send `Start`, return the pid. The machine is over.
+    /// Enter the parent's half, send `Start`, return the pid. `Start` ends the machine.
     Adopt,
     /// Return the refusal. The machine is over.
     Fail,
@@ -200,7 +217,12 @@ impl Asking {
             // The answer crossed our Cancel, whose own answer is still to come.
             (Asking::Cancelled, Answer::Prepared | Answer::Refused) => Ok(AskingStep::Stay),
             (Asking::Cancelled, Answer::Cancelled) => Ok(AskingStep::Forget),
-            (Asking::Asked, Answer::Cancelled) => Err("Cancelled answers a Cancel"),
+            (Asking::Answered, Answer::Prepared | Answer::Refused) => {
+                Err("a spawn is answered once")
+            }
+            (Asking::Asked | Asking::Answered, Answer::Cancelled) => {
+                Err("Cancelled answers a Cancel")
+            }
         }
     }
 }

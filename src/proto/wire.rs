@@ -247,7 +247,7 @@ fn decode_body(kind: u8, body: BytesMut) -> Result<Frame, WireError> {
         STALE => Frame::Stale(whole(&body, "stale")?),
         SIGNAL => {
             let (route, signal) = whole(&body, "signal")?;
-            Frame::Signal(checked(route, "signal")?, signal)
+            Frame::Signal(route, signal)
         }
         MESSAGE => {
             let ((route, tag), used) = part::<(Route, Option<i64>)>(&body, "message")?;
@@ -255,20 +255,19 @@ fn decode_body(kind: u8, body: BytesMut) -> Result<Frame, WireError> {
             if payload.len() > LANE_PAYLOAD_BYTES_MAX {
                 return Err(WireError::Body("message"));
             }
-            Frame::Message(checked(route, "message")?, tag, payload)
+            Frame::Message(route, tag, payload)
         }
         BULK => {
             let (route, tag, head) = whole(&body, "bulk")?;
-            Frame::Bulk(checked(route, "bulk")?, tag, head)
+            Frame::Bulk(route, tag, head)
         }
         PREPARE => {
-            let (reference, prepare): (u64, Prepare) = whole(&body, "prepare")?;
-            checked_pid(prepare.parent, "prepare")?;
-            Frame::Prepare(reference, Box::new(prepare))
+            let (reference, prepare) = whole(&body, "prepare")?;
+            Frame::Prepare(reference, prepare)
         }
         PREPARED => {
             let (reference, pid) = whole(&body, "prepared")?;
-            Frame::Prepared(reference, checked_pid(pid, "prepared")?)
+            Frame::Prepared(reference, pid)
         }
         REFUSED => {
             let (reference, why) = whole(&body, "refused")?;
@@ -279,7 +278,7 @@ fn decode_body(kind: u8, body: BytesMut) -> Result<Frame, WireError> {
         CANCELLED => Frame::Cancelled(whole(&body, "cancelled")?),
         QUERY => {
             let (reference, pid) = whole(&body, "query")?;
-            Frame::Query(reference, checked_pid(pid, "query")?)
+            Frame::Query(reference, pid)
         }
         ANSWER => {
             let (reference, exists) = whole(&body, "answer")?;
@@ -304,17 +303,6 @@ fn whole<T: DeserializeOwned>(body: &[u8], name: &'static str) -> Result<T, Wire
     } else {
         Err(WireError::Body(name))
     }
-}
-
-/// A decoded pid is only a number until its bits are checked.
-fn checked_pid(pid: Pid, name: &'static str) -> Result<Pid, WireError> {
-    Pid::from_raw(pid.raw()).ok_or(WireError::Body(name))
-}
-
-fn checked(route: Route, name: &'static str) -> Result<Route, WireError> {
-    checked_pid(route.from, name)?;
-    checked_pid(route.to, name)?;
-    Ok(route)
 }
 
 /// Small payloads are copied out, so that they do not keep a whole read buffer alive.
