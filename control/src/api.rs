@@ -391,8 +391,11 @@ pub struct Ended {
     pub pid: String,
     /// Why, as text.
     pub reason: String,
-    /// 0 for a normal end, the guest's own code if it gave one, 101 for everything else.
+    /// 0 for a normal end, the guest's own code if it gave one, else what a shell would show: 101 for
+    /// a trap, 137 for a kill.
     pub exit_code: i32,
+    /// Whether the guest ended by itself: it returned, or gave an exit code.
+    pub own: bool,
 }
 
 /// `GET /v1/processes/{pid}/blast`: what killing the process would do.
