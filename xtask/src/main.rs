@@ -1,2 +1,52 @@
-//! Skeleton.
-fn main() {}
+//! Chores of this repository. `cargo xtask` lists them.
+
+#![allow(
+    clippy::print_stderr,
+    reason = "talking to people is what a chore does"
+)]
+
+mod guests;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup             make this machine able to compile guests
+  guests [--ship]   compile all guests; --ship also renews the wordcount.wasm of the repository
+  test [--quick]    everything a push must pass; --quick leaves out guests and demo
+  tidy              the rules in tests/tidy.rs alone
+  deny              licences and advisories, if cargo-deny is installed";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        ["setup"] => guests::setup().map(drop),
+        ["guests"] => guests::build().map(drop),
+        ["guests", "--ship"] => guests::ship(),
+        ["test"] => test::all(false),
+        ["test", "--quick"] => test::all(true),
+        ["tidy"] => test::tidy(),
+        ["deny"] => test::deny(),
+        [] | ["help" | "--help" | "-h"] => {
+            eprintln!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("unknown chore: {}\n\n{USAGE}", arguments.join(" ")),
+    }
+}

@@ -1,0 +1,140 @@
+//! Compiling guests, and the one that is shipped compiled.
+//!
+//! `tidelock demo` has to work on machines without the guest toolchain, so
+//! `examples/wordcount/wordcount.wasm` is part of the repository. Beside it lies
+//! `wordcount.sources`: a digest of the sources it was made from and one of itself. Both are
+//! checked, so neither the guest nor its sources can change without the other.
+//!
+//! Compilers differ, so the shipped bytes are not compared with freshly compiled ones.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{command, output, root, run};
+
+/// What guests are compiled for.
+pub(crate) const TARGET: &str = "wasm32-wasip1";
+
+/// The workspaces that hold guests, apart from each other and from the host's.
+pub(crate) const WORKSPACES: [&str; 2] = ["examples/wordcount", "examples/guests"];
+
+/// What the shipped guest is made from.
+const SOURCES: [&str; 5] = [
+    "examples/wordcount/Cargo.lock",
+    "examples/wordcount/Cargo.toml",
+    "examples/wordcount/src",
+    "sdk/Cargo.toml",
+    "sdk/src",
+];
+
+/// Makes this machine able to compile guests. Returns the cargo to do it with.
+pub(crate) fn setup() -> Result<String> {
+    let cargo = output(&mut command("bash xtask/guest-toolchain.sh"))
+        .context("the guest toolchain cannot be installed")?;
+    Ok(cargo.trim().to_owned())
+}
+
+/// Compiles all guests from their sources. Returns the folder with their `.wasm` files.
+pub(crate) fn build() -> Result<PathBuf> {
+    let cargo = setup()?;
+    for workspace in WORKSPACES {
+        let mut build = command(&cargo);
+        in_workspace(&mut build, workspace);
+        run(build.args(["build", "--release", "--locked", "--target", TARGET]))?;
+    }
+    Ok(folder())
+}
+
+/// Where [`build`] leaves the guests.
+pub(crate) fn folder() -> PathBuf {
+    root().join("target/guests").join(TARGET).join("release")
+}
+
+/// Lets a cargo work on a guest workspace, with all guests in one target folder.
+pub(crate) fn in_workspace(command: &mut Command, workspace: &str) {
+    command
+        .current_dir(root().join(workspace))
+        .env("CARGO_TARGET_DIR", root().join("target/guests"))
+        // The host's choices are not the guest's.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+}
+
+/// Compiles the guests and makes the shipped one the result.
+pub(crate) fn ship() -> Result<()> {
+    let bytes = read(&build()?.join("wordcount.wasm"))?;
+    write(&shipped("wordcount.wasm"), &bytes)?;
+    write(
+        &shipped("wordcount.sources"),
+        record(&sources()?, &bytes).as_bytes(),
+    )?;
+    eprintln!("shipped: wordcount.wasm, {} bytes", bytes.len());
+    Ok(())
+}
+
+/// Fails if the shipped guest was made from other sources than there are.
+pub(crate) fn check_shipped() -> Result<()> {
+    let found = read(&shipped("wordcount.sources"))?;
+    let expected = record(&sources()?, &read(&shipped("wordcount.wasm"))?);
+    if found != expected.as_bytes() {
+        bail!(
+            "examples/wordcount/wordcount.wasm was not made from the sources here.\n  \
+             recorded:\n{}\n  found:\n{expected}\n  \
+             next: cargo xtask guests --ship",
+            String::from_utf8_lossy(&found),
+        );
+    }
+    Ok(())
+}
+
+/// The contents of `wordcount.sources`.
+fn record(sources: &blake3::Hash, module: &[u8]) -> String {
+    format!("sources b3:{sources}\nmodule b3:{}\n", blake3::hash(module))
+}
+
+fn shipped(name: &str) -> PathBuf {
+    root().join("examples/wordcount").join(name)
+}
+
+/// A digest of all sources: their paths, in order, and what is in them.
+fn sources() -> Result<blake3::Hash> {
+    let mut files = Vec::new();
+    for source in SOURCES {
+        collect(Path::new(source), &mut files)?;
+    }
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        let contents = read(&root().join(&file))?;
+        for part in [file.as_bytes(), &contents] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    Ok(hasher.finalize())
+}
+
+/// Adds a file, or all files below a folder, with `/` between the parts of their paths.
+fn collect(path: &Path, files: &mut Vec<String>) -> Result<()> {
+    let full = root().join(path);
+    if full.is_dir() {
+        for entry in fs::read_dir(&full).with_context(|| format!("reading {}", full.display()))? {
+            collect(&path.join(entry?.file_name()), files)?;
+        }
+    } else {
+        let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+        files.push(parts.join("/"));
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn write(path: &Path, contents: &[u8]) -> Result<()> {
+    fs::write(path, contents).with_context(|| format!("writing {}", path.display()))
+}

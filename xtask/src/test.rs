@@ -1,0 +1,118 @@
+//! Everything a push must pass.
+//!
+//! The jobs run one after the other, the quick ones first, in one profile so that they share
+//! what they compile. The tests are last: a run ends with the words of the test runner.
+
+use anyhow::Result;
+
+use crate::guests;
+use crate::run::{command, has_cargo, job, output, run};
+
+/// Where tests look for compiled guests.
+const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
+
+/// What the protocol crate is compiled for to show that it needs nothing of a machine.
+const BARE_TARGET: &str = "wasm32-unknown-unknown";
+
+/// Runs all jobs; `quick` leaves out those that need guests.
+pub(crate) fn all(quick: bool) -> Result<()> {
+    job("format", || format(quick))?;
+    if !quick {
+        job("shipped guest matches its sources", guests::check_shipped)?;
+        job("guests", || guests::build().map(drop))?;
+    }
+    job("lint", || lint(quick))?;
+    job("docs", docs)?;
+    job("protocol needs nothing of a machine", bare_protocol)?;
+    job("licences and advisories", deny)?;
+    if !quick {
+        job("demo", demo)?;
+    }
+    job("examples in the docs", || {
+        run(&mut command(
+            "cargo test --release --locked --workspace --doc --quiet",
+        ))
+    })?;
+    job("tests", || tests(quick))
+}
+
+fn format(quick: bool) -> Result<()> {
+    run(&mut command("cargo fmt --all --check"))?;
+    if !quick {
+        for workspace in guests::WORKSPACES {
+            let mut fmt = command("cargo fmt --check");
+            guests::in_workspace(&mut fmt, workspace);
+            run(&mut fmt)?;
+        }
+    }
+    Ok(())
+}
+
+fn lint(quick: bool) -> Result<()> {
+    run(&mut command(
+        "cargo clippy --release --locked --workspace --all-targets -- -D warnings",
+    ))?;
+    if !quick {
+        for workspace in guests::WORKSPACES {
+            let mut clippy = command("cargo clippy --release --locked --all-targets --target");
+            guests::in_workspace(&mut clippy, workspace);
+            run(clippy.args([guests::TARGET, "--", "-D", "warnings"]))?;
+        }
+    }
+    Ok(())
+}
+
+fn docs() -> Result<()> {
+    run(
+        command("cargo doc --release --locked --workspace --no-deps --quiet")
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+fn bare_protocol() -> Result<()> {
+    let installed = output(&mut command("rustc --print sysroot"))?;
+    let library = format!("{}/lib/rustlib/{BARE_TARGET}/lib", installed.trim());
+    if !std::path::Path::new(&library).is_dir() {
+        eprintln!("  skipped: this toolchain has no {BARE_TARGET}; cargo xtask setup adds it");
+        return Ok(());
+    }
+    run(
+        command("cargo build --release --locked --package tidelock-proto --target")
+            .arg(BARE_TARGET),
+    )
+}
+
+fn demo() -> Result<()> {
+    run(command(
+        "cargo run --release --locked --quiet --package tidelock-node -- demo -o json --guest",
+    )
+    .arg(guests::folder().join("wordcount.wasm")))
+}
+
+/// Checks licences and advisories, as far as this machine can.
+pub(crate) fn deny() -> Result<()> {
+    if !has_cargo("deny") {
+        eprintln!("  skipped: cargo-deny is not installed");
+        return Ok(());
+    }
+    run(&mut command("cargo deny check"))
+}
+
+/// Checks the rules of the repository alone.
+pub(crate) fn tidy() -> Result<()> {
+    run(&mut command(
+        "cargo test --release --package xtask --test tidy",
+    ))
+}
+
+fn tests(quick: bool) -> Result<()> {
+    let mut tests = if has_cargo("nextest") {
+        command("cargo nextest run --release --locked --workspace --no-tests=fail")
+    } else {
+        command("cargo test --release --locked --workspace --lib --bins --tests")
+    };
+    if !quick {
+        tests.env(GUESTS_VARIABLE, guests::folder());
+    }
+    run(&mut tests)
+}
