@@ -1,0 +1,631 @@
+//! What the code of a running process may do.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tidelock_proto::link::{Effect, LinkForm, LinkOutcome};
+use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
+use tidelock_proto::{ExitReason, NodeId, Pid};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::environment::{Environment, Happening, SpawnOptions};
+use crate::mailbox::{Filter, Mark, Message, Received};
+use crate::process::{Core, Shared};
+use crate::remote::SpawnAnswer;
+use crate::{LinkError, Module, SendError, SpawnError, TimedOut};
+
+/// A process to be made.
+#[derive(Debug, Clone)]
+pub struct SpawnRequest {
+    /// Its code.
+    pub module: Module,
+    /// The exported function it runs.
+    pub entry: String,
+    /// The function's arguments.
+    pub params: Vec<Param>,
+    /// What it may do and use; `None`: what the parent may.
+    pub config: Option<Arc<ProcessConfig>>,
+    /// `Some(tag)`: linked to the parent, and `tag` is what the parent's LinkDied carries.
+    pub link: Option<Option<i64>>,
+}
+
+/// The hands of one process: given to its code, and to nobody else.
+///
+/// Methods take `&mut self` where two at once would make no sense: a process does one thing after
+/// the other. Once the process must end (it was killed, a link took it down, its mailbox is full),
+/// waiting calls do not return any more; the code is dropped where it waits.
+pub struct Context {
+    shared: Arc<Shared>,
+    timers: HashMap<u64, AbortHandle>,
+    next_timer: u64,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Context({})", self.shared.pid)
+    }
+}
+
+impl Context {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Context {
+            shared,
+            timers: HashMap::new(),
+            next_timer: 0,
+        }
+    }
+
+    /// Which process this is.
+    pub fn pid(&self) -> Pid {
+        self.shared.pid
+    }
+
+    /// The environment it lives in.
+    pub fn environment(&self) -> &Environment {
+        &self.shared.env
+    }
+
+    /// What it may do and use.
+    pub fn config(&self) -> &Arc<ProcessConfig> {
+        &self.shared.about.config
+    }
+
+    // ---- receiving ---------------------------------------------------------------------------
+
+    /// Takes what `filter` accepts, if it is there.
+    pub fn try_receive(&mut self, filter: &Filter) -> Option<Received> {
+        self.shared.core().pop(filter)
+    }
+
+    /// Waits for what `filter` accepts, at most until `deadline`; `None`: the deadline came first.
+    ///
+    /// # Ordering
+    ///
+    /// The oldest that fits comes first; what does not fit stays where it is.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses nothing and changes no order.
+    pub async fn receive(&mut self, filter: Filter, deadline: Option<Instant>) -> Option<Received> {
+        let shared = &self.shared;
+        let wait = std::future::poll_fn(|poller| {
+            let mut core = shared.core();
+            if let Some(received) = core.pop(&filter) {
+                return Poll::Ready(received);
+            }
+            if core.must_end() {
+                // Our own task has to look: it may have polled us after its own check.
+                poller.waker().wake_by_ref();
+            }
+            core.wake_me(poller);
+            Poll::Pending
+        });
+        match deadline {
+            None => Some(wait.await),
+            Some(deadline) => timeout_at(deadline, wait).await.ok(),
+        }
+    }
+
+    /// The present moment of the mailbox, for [`Filter::Since`].
+    pub fn mark(&mut self) -> Mark {
+        let mut core = self.shared.core();
+        core.settle();
+        core.mailbox.mark()
+    }
+
+    // ---- sending -----------------------------------------------------------------------------
+
+    /// Sends without waiting. `Err` gives the message back: [`Context::send`] would wait or fail.
+    pub fn try_send(&mut self, to: Pid, message: Message) -> Result<(), Message> {
+        if to.node() == self.shared.env.node() {
+            if let Some(target) = self.shared.env.find(self.shared.about.environ, to) {
+                target.receive_message(message);
+            }
+            return Ok(());
+        }
+        match self.shared.env.remote() {
+            Some(remote) if remote.is_ready(to.node()) => {
+                let environ = self.shared.about.environ;
+                remote
+                    .message(environ, self.pid(), to, &message)
+                    .map_err(|_| message)
+            }
+            _ => Err(message),
+        }
+    }
+
+    /// Sends a message. A process that is gone is silence; delivery is at most once.
+    ///
+    /// # Ordering
+    ///
+    /// What one process sends to another arrives in the order sent, or the session is lost.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future before it is done sends nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; nothing was sent.
+    pub async fn send(&mut self, to: Pid, message: Message) -> Result<(), SendError> {
+        let environ = self.shared.about.environ;
+        self.shared
+            .env
+            .send_as(environ, self.pid(), to, message)
+            .await
+    }
+
+    /// Sends a message later. The timer outlives this process.
+    pub fn send_after(&mut self, to: Pid, message: Message, delay: Duration) -> u64 {
+        let (env, environ, from) = (
+            self.shared.env.clone(),
+            self.shared.about.environ,
+            self.shared.pid,
+        );
+        let task = self.shared.env.runtime().spawn(async move {
+            tokio::time::sleep(delay).await;
+            // A node that cannot be reached is silence, as a process that is gone.
+            let _: Result<(), SendError> = env.send_as(environ, from, to, message).await;
+        });
+        self.timers.retain(|_, timer| !timer.is_finished());
+        let timer = self.next_timer;
+        self.next_timer += 1;
+        self.timers.insert(timer, task.abort_handle());
+        timer
+    }
+
+    /// Takes a timer back; `false` if there is none, or it has fired.
+    pub fn cancel_timer(&mut self, timer: u64) -> bool {
+        self.timers.remove(&timer).is_some_and(|timer| {
+            let pending = !timer.is_finished();
+            timer.abort();
+            pending
+        })
+    }
+
+    // ---- links and monitors ------------------------------------------------------------------
+
+    /// Whether a link's abnormal end ends this process (the default) or becomes a message.
+    pub fn set_die_when_link_dies(&mut self, die: bool) {
+        let mut core = self.shared.core();
+        // What came before is judged by the old rule.
+        core.settle();
+        core.die_when_link_dies = die;
+    }
+
+    /// Links this process and `pid`, and returns when both halves are in place.
+    ///
+    /// From then on each of the two that outlives the link is told of its end exactly once. Linking
+    /// again replaces the tag. If `pid` is gone already, [`LinkForm::Value`] returns the reason and
+    /// queues nothing, [`LinkForm::Notice`] returns `Ok` and queues a LinkDied.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future unlinks.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`]; no half remains.
+    pub async fn link(
+        &mut self,
+        pid: Pid,
+        tag: Option<i64>,
+        form: LinkForm,
+        deadline: Option<Instant>,
+    ) -> Result<(), LinkError> {
+        if self.ready(pid.node(), deadline).await == Ready::TimedOut {
+            return Err(LinkError::TimedOut);
+        }
+        let begun = self.shared.step(|core, effects| {
+            core.settle();
+            core.linked = None;
+            if !core.must_end() {
+                core.block.link(pid, tag, form, effects);
+            }
+        });
+        let () = begun;
+        let mut pending = PendingLink {
+            shared: &self.shared,
+            pid,
+            done: false,
+        };
+        let wait = self.wait(|core| match core.linked.take() {
+            Some((peer, outcome)) if peer == pid => Some(outcome),
+            _ => None,
+        });
+        let outcome = match deadline {
+            None => wait.await,
+            Some(deadline) => timeout_at(deadline, wait)
+                .await
+                .map_err(|_| LinkError::TimedOut)?,
+        };
+        pending.done = true;
+        match outcome {
+            LinkOutcome::Linked => {
+                self.shared
+                    .env
+                    .happened(&self.shared, Happening::Linked { peer: pid });
+                Ok(())
+            }
+            LinkOutcome::Told => Ok(()),
+            LinkOutcome::Ended(reason) => Err(LinkError::Ended(reason)),
+        }
+    }
+
+    /// Unlinks this process and `pid`. From the call on, no LinkDied of that link is acted on or
+    /// received, except one that was already received into the mailbox.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`]: the other side has not confirmed yet. The unlink stands all the same.
+    pub async fn unlink(&mut self, pid: Pid, deadline: Option<Instant>) -> Result<(), TimedOut> {
+        self.shared.step(|core, effects| {
+            // A LinkDied that came before the call and is not in the mailbox yet is withdrawn.
+            core.unlinked = None;
+            core.block.unlink(pid, effects);
+        });
+        let wait = self.wait(|core| core.unlinked.take().filter(|peer| *peer == pid));
+        let done = match deadline {
+            None => Ok(wait.await),
+            Some(deadline) => timeout_at(deadline, wait).await,
+        };
+        if done.is_err() {
+            self.shared.core().block.forget_unlink_caller(pid);
+            return Err(TimedOut);
+        }
+        Ok(())
+    }
+
+    /// Monitors `pid`: one [`Received::Down`] with the returned reference follows, at once if there
+    /// is no such process.
+    pub async fn monitor(&mut self, pid: Pid) -> u64 {
+        self.ready(pid.node(), None).await;
+        self.shared
+            .step(|core, effects| core.block.monitor(pid, effects))
+    }
+
+    /// As [`Context::monitor`], unless this process monitors `pid` already.
+    pub async fn monitor_once(&mut self, pid: Pid) {
+        if self
+            .shared
+            .core()
+            .block
+            .monitors()
+            .all(|(_, watched)| watched != pid)
+        {
+            self.monitor(pid).await;
+        }
+    }
+
+    /// Ends a monitor. No Down with this reference is received afterwards that was not already.
+    pub fn demonitor(&mut self, reference: u64) {
+        self.shared
+            .step(|core, effects| core.block.demonitor(reference, effects));
+    }
+
+    /// Ends every monitor of `pid`.
+    pub fn stop_monitoring(&mut self, pid: Pid) {
+        self.shared.step(|core, effects| {
+            let references: Vec<u64> = core
+                .block
+                .monitors()
+                .filter(|(_, watched)| *watched == pid)
+                .map(|(reference, _)| reference)
+                .collect();
+            for reference in references {
+                core.block.demonitor(reference, effects);
+            }
+        });
+    }
+
+    /// Monitors a node: one [`Received::NodeDown`] follows when the session with it ends, at once
+    /// if it cannot be reached.
+    pub async fn monitor_node(&mut self, node: NodeId) -> u64 {
+        self.ready(node, None).await;
+        let me = self.pid();
+        let remote = self.shared.env.remote().cloned();
+        let own = node == self.shared.env.node();
+        self.shared.step(|core, effects: &mut Vec<Effect>| {
+            let reference = core.block.monitor_node(node);
+            let noted = match remote {
+                _ if own => Ok(()),
+                Some(remote) => remote.note(node, me),
+                None => Err(not_clustered(node)),
+            };
+            if let Err(reason) = noted {
+                effects.push(Effect::NodeDown {
+                    reference,
+                    node,
+                    reason,
+                });
+                let mut nothing = Vec::new();
+                core.block.demonitor(reference, &mut nothing);
+            }
+            reference
+        })
+    }
+
+    /// Kills a process. It cannot trap that; its links see a failure.
+    pub async fn kill(&mut self, pid: Pid) {
+        self.ready(pid.node(), None).await;
+        self.shared.step(|_, effects| {
+            effects.push(Effect::Send(pid, tidelock_proto::link::Signal::Kill));
+        });
+    }
+
+    // ---- spawning ----------------------------------------------------------------------------
+
+    /// Spawns a process on this node. Both halves of the link, if asked for, exist before it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`]; nothing was made.
+    pub fn spawn(&mut self, request: SpawnRequest) -> Result<Pid, SpawnError> {
+        let config = request.config.unwrap_or_else(|| self.config().clone());
+        let options = SpawnOptions {
+            config,
+            parent: Some(self.pid()),
+            link: request.link,
+            environ: self.shared.about.environ,
+            name: None,
+        };
+        self.shared.env.spawn_wasm_from(
+            Some(&self.shared),
+            &request.module,
+            &request.entry,
+            request.params,
+            options,
+        )
+    }
+
+    /// Spawns a Rust future as a process, linked to this one.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`]; nothing was made.
+    pub fn spawn_native_link<F, C>(
+        &mut self,
+        name: &str,
+        tag: Option<i64>,
+        code: F,
+    ) -> Result<Pid, SpawnError>
+    where
+        F: FnOnce(Context) -> C,
+        C: Future<Output = ExitReason> + Send + 'static,
+    {
+        let options = SpawnOptions {
+            config: self.config().clone(),
+            parent: Some(self.pid()),
+            link: Some(tag),
+            environ: self.shared.about.environ,
+            name: Some(name.to_owned()),
+        };
+        self.shared
+            .env
+            .spawn_native_from(Some(&self.shared), options, code)
+    }
+
+    /// Spawns a process on `node`, which may be this one.
+    ///
+    /// Returns once both ends hold the link, if one was asked for. The child may not have executed
+    /// anything yet.
+    ///
+    /// # Ordering
+    ///
+    /// What this process sends to the child afterwards arrives after the start.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future withdraws the request: the child never runs, or is killed if it was
+    /// started in that moment.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`]; the child did not and will not run.
+    pub async fn spawn_on(
+        &mut self,
+        node: NodeId,
+        request: SpawnRequest,
+        deadline: Option<Instant>,
+    ) -> Result<Pid, SpawnError> {
+        if node == self.shared.env.node() {
+            if let Err(error) = request.module.check_entry(&request.entry, &request.params) {
+                return Err(Refusal::NoFunction(error.to_string()).into());
+            }
+            return self.spawn(request);
+        }
+        if self.ready(node, deadline).await == Ready::TimedOut {
+            return Err(SpawnError::TimedOut);
+        }
+        let remote = self.shared.env.remote().cloned();
+        let remote = remote.ok_or_else(|| unreachable(node, &not_clustered(node)))?;
+        let config = request.config.unwrap_or_else(|| self.config().clone());
+        let prepare = Prepare {
+            environ: self.shared.about.environ,
+            parent: self.pid(),
+            module: request.module.hash(),
+            entry: request.entry,
+            params: request.params,
+            config: (*config).clone(),
+            link: request.link,
+            monitor: None,
+        };
+        self.shared.env.modules().keep(&request.module);
+        let (reference, answer) = self.shared.step(|core, _| {
+            let asked = remote
+                .ask(node, prepare)
+                .map_err(|reason| unreachable(node, &reason))?;
+            core.block.asks(node, asked.0);
+            Ok::<_, SpawnError>(asked)
+        })?;
+        let mut asking = PendingSpawn {
+            shared: &self.shared,
+            node,
+            reference,
+            answer: Some(answer),
+        };
+        let answer = asking.answer.as_mut().expect("just put there");
+        let answered = match deadline {
+            None => Ok(answer.await),
+            Some(deadline) => timeout_at(deadline, answer).await,
+        };
+        match answered {
+            Err(_) => Err(SpawnError::TimedOut),
+            Ok(outcome) => {
+                asking.answer = None;
+                outcome.unwrap_or_else(|_| {
+                    Err(SpawnError::Unreachable {
+                        node,
+                        how: "session ended".into(),
+                    })
+                })
+            }
+        }
+    }
+
+    // ---- the rest ----------------------------------------------------------------------------
+
+    /// The nodes that take part; empty without a cluster.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.shared
+            .env
+            .remote()
+            .map(|remote| remote.nodes())
+            .unwrap_or_default()
+    }
+
+    /// Whether a process lives; `false` if its node cannot be reached.
+    pub async fn exists(&self, pid: Pid) -> bool {
+        if pid.node() == self.shared.env.node() {
+            return self
+                .shared
+                .env
+                .find(self.shared.about.environ, pid)
+                .is_some();
+        }
+        match self.shared.env.remote() {
+            Some(remote) => remote.exists(pid).await,
+            None => false,
+        }
+    }
+
+    /// Waits for what a step takes out of the core.
+    fn wait<T>(
+        &self,
+        mut take: impl FnMut(&mut Core) -> Option<T> + Send,
+    ) -> impl Future<Output = T> + Send {
+        let shared = &self.shared;
+        std::future::poll_fn(move |poller| {
+            let mut core = shared.core();
+            if core.must_end() {
+                poller.waker().wake_by_ref();
+            } else if let Some(value) = take(&mut core) {
+                return Poll::Ready(value);
+            }
+            core.wake_me(poller);
+            Poll::Pending
+        })
+    }
+
+    /// What a guest makes waits here before it changes any state.
+    async fn ready(&self, node: NodeId, deadline: Option<Instant>) -> Ready {
+        if node == self.shared.env.node() {
+            return Ready::Open;
+        }
+        let Some(remote) = self.shared.env.remote() else {
+            return Ready::Down;
+        };
+        if remote.is_ready(node) {
+            return Ready::Open;
+        }
+        let ready = remote.ready(node);
+        let ready = match deadline {
+            None => ready.await,
+            Some(deadline) => match timeout_at(deadline, ready).await {
+                Ok(ready) => ready,
+                Err(_) => return Ready::TimedOut,
+            },
+        };
+        if ready.is_ok() {
+            Ready::Open
+        } else {
+            Ready::Down
+        }
+    }
+}
+
+#[derive(PartialEq)]
+enum Ready {
+    Open,
+    /// Whatever is tried next is told that the node is down.
+    Down,
+    TimedOut,
+}
+
+pub(crate) fn not_clustered(node: NodeId) -> ExitReason {
+    ExitReason::NodeDown {
+        node,
+        how: "this node is not part of a cluster".into(),
+    }
+}
+
+pub(crate) fn unreachable(node: NodeId, reason: &ExitReason) -> SpawnError {
+    let how = match reason {
+        ExitReason::NodeDown { how, .. } => how.clone(),
+        other => other.to_string(),
+    };
+    SpawnError::Unreachable { node, how }
+}
+
+/// A `link()` under way; given up, it becomes a real unlink.
+struct PendingLink<'a> {
+    shared: &'a Arc<Shared>,
+    pid: Pid,
+    done: bool,
+}
+
+impl Drop for PendingLink<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.shared.step(|core, effects| {
+                if core.block.ended().is_none() {
+                    core.block.unlink(self.pid, effects);
+                    core.block.forget_unlink_caller(self.pid);
+                }
+            });
+        }
+    }
+}
+
+/// A remote spawn under way; given up, it is cancelled.
+struct PendingSpawn<'a> {
+    shared: &'a Arc<Shared>,
+    node: NodeId,
+    reference: u64,
+    answer: Option<oneshot::Receiver<SpawnAnswer>>,
+}
+
+impl Drop for PendingSpawn<'_> {
+    fn drop(&mut self) {
+        let Some(mut answer) = self.answer.take() else {
+            return;
+        };
+        self.shared.step(|core, effects| {
+            if core.block.asked(self.node, self.reference) {
+                if let Some(remote) = self.shared.env.remote() {
+                    remote.cancel(self.node, self.reference);
+                }
+            } else if let Ok(Ok(child)) = answer.try_recv() {
+                // Started in this very moment, and nobody will ever know its pid.
+                core.block.unlink(child, effects);
+                core.block.forget_unlink_caller(child);
+                effects.push(Effect::Send(child, tidelock_proto::link::Signal::Kill));
+            }
+        });
+    }
+}

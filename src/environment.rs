@@ -1,0 +1,974 @@
+//! Who lives here: the processes of one node, their limits, names and modules.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
+use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, link};
+use tokio::sync::{Notify, broadcast};
+
+use crate::context::{not_clustered, unreachable};
+use crate::mailbox::Message;
+use crate::process::{About, Parked, Process, Shared, Signal};
+use crate::remote::{Pending, Remote};
+use crate::table::Table;
+use crate::wasm::{self, Engine, EngineConfig, EngineError, Module};
+use crate::{Context, SendError, SpawnError};
+
+/// What one environment may hold, and what happens at the bound.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Processes alive. One more is refused as full.
+    pub processes_max: usize,
+    /// Entries in one mailbox. One more ends its owner with [`ExitReason::MailboxFull`].
+    pub mailbox_len_max: usize,
+    /// Bytes in one mailbox, with 64 per entry. More ends its owner.
+    pub mailbox_bytes_max: usize,
+    /// Bytes of one message. A longer one is refused to its sender.
+    pub message_bytes_max: usize,
+    /// How long a process made for another node waits for its start. Then it ends, unrun.
+    pub parked_max: Duration,
+    /// Registered names. One more is refused.
+    pub names_max: usize,
+    /// Bytes of Wasm kept for running and shipping. The oldest not in use are dropped above it.
+    pub modules_bytes_max: usize,
+    /// Ends remembered for whoever asks later. The oldest is forgotten.
+    pub ends_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            processes_max: 2_000_000,
+            mailbox_len_max: 1_000_000,
+            mailbox_bytes_max: 64 << 20,
+            message_bytes_max: 64 << 20,
+            parked_max: Duration::from_secs(30),
+            names_max: 1_000_000,
+            modules_bytes_max: 1 << 30,
+            ends_max: 65_536,
+        }
+    }
+}
+
+/// A line of a guest's output.
+#[derive(Debug, Clone)]
+pub struct OutputLine {
+    /// Who wrote it.
+    pub pid: Pid,
+    /// Where it wrote it.
+    pub stream: Stream,
+    /// The line without its end.
+    pub line: Bytes,
+    /// Whether the line was ended, or cut at a bound or at the end of the process.
+    pub ended: bool,
+}
+
+/// Which output of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Takes every line of output, on the task of the guest that wrote it. It must not block for long.
+pub type Output = Arc<dyn Fn(&OutputLine) + Send + Sync>;
+
+/// How an environment is set up.
+#[derive(Clone, Default)]
+pub struct EnvironmentConfig {
+    /// The node the pids name. Standalone by default.
+    pub node: NodeId,
+    /// What it may hold.
+    pub limits: Limits,
+    /// How guests are compiled.
+    pub engine: EngineConfig,
+    /// Where output goes besides the subscribers of [`Environment::output`].
+    pub output: Option<Output>,
+}
+
+impl fmt::Debug for EnvironmentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnvironmentConfig")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a process is spawned.
+#[derive(Debug, Clone, Default)]
+pub struct SpawnOptions {
+    /// What it may do and use.
+    pub config: Arc<ProcessConfig>,
+    /// Who is named as its parent.
+    pub parent: Option<Pid>,
+    /// Linked to the parent; set by [`Context::spawn`].
+    pub(crate) link: Option<Option<i64>>,
+    /// Its tenant.
+    pub environ: Environ,
+    /// What people see; the entry function if `None`.
+    pub name: Option<String>,
+}
+
+/// Something that happened in an environment.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// When.
+    pub at: SystemTime,
+    /// To whom.
+    pub pid: Pid,
+    /// What.
+    pub what: Happening,
+}
+
+/// What happened to a process.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Happening {
+    /// It was made.
+    Spawned {
+        /// What people call it.
+        name: String,
+        /// By whom.
+        parent: Option<Pid>,
+    },
+    /// A link it asked for is in place.
+    Linked {
+        /// With whom.
+        peer: Pid,
+    },
+    /// It ended.
+    Ended {
+        /// Why.
+        reason: ExitReason,
+    },
+    /// It said something to the operator.
+    Said {
+        /// What.
+        text: String,
+    },
+}
+
+/// What people see of a process.
+#[derive(Debug, Clone)]
+pub struct ProcessInfo {
+    /// Which.
+    pub pid: Pid,
+    /// What people call it.
+    pub name: String,
+    /// Its code, if it is a guest.
+    pub module: Option<ModuleHash>,
+    /// Who spawned it.
+    pub parent: Option<Pid>,
+    /// When.
+    pub started_at: SystemTime,
+    /// Entries in its mailbox.
+    pub queued: usize,
+    /// Bytes in its mailbox.
+    pub queued_bytes: usize,
+    /// Received so far.
+    pub received: u64,
+    /// Linked to.
+    pub links: Vec<Pid>,
+    /// Monitors.
+    pub monitors: Vec<Pid>,
+    /// Monitored by.
+    pub watchers: Vec<Pid>,
+    /// Whether a link's end becomes a message.
+    pub traps_exits: bool,
+    /// Made for another node, and not started.
+    pub parked: bool,
+}
+
+/// Totals since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    /// Processes alive.
+    pub alive: u64,
+    /// Processes made.
+    pub spawned: u64,
+    /// Processes ended normally.
+    pub ended_normally: u64,
+    /// Processes ended otherwise.
+    pub ended_abnormally: u64,
+}
+
+/// The processes of one node; cheap to clone.
+#[derive(Clone)]
+pub struct Environment(Arc<Inner>);
+
+struct Inner {
+    node: NodeId,
+    limits: Limits,
+    engine: Engine,
+    runtime: tokio::runtime::Handle,
+    table: Table,
+    next: AtomicU64,
+    remote: OnceLock<Arc<dyn Remote>>,
+    registry: Registry,
+    modules: ModuleStore,
+    events: broadcast::Sender<Event>,
+    lines: broadcast::Sender<OutputLine>,
+    output: Option<Output>,
+    ends: Mutex<Ends>,
+    ended: Notify,
+    spawned: AtomicU64,
+    normal: AtomicU64,
+    abnormal: AtomicU64,
+}
+
+/// How processes ended, for whoever asks later.
+#[derive(Default)]
+struct Ends {
+    reasons: HashMap<Pid, ExitReason>,
+    order: VecDeque<Pid>,
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Environment({}, {} processes)",
+            self.0.node,
+            self.0.table.len()
+        )
+    }
+}
+
+impl Environment {
+    /// Sets an environment up. Its processes run on the tokio runtime this is called in.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] if guests cannot be run on this machine.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn new(config: EnvironmentConfig) -> Result<Self, EngineError> {
+        let engine = Engine::new(config.engine)?;
+        Ok(Environment(Arc::new(Inner {
+            node: config.node,
+            engine,
+            runtime: tokio::runtime::Handle::current(),
+            table: Table::new(),
+            next: AtomicU64::new(1),
+            remote: OnceLock::new(),
+            registry: Registry::new(config.limits.names_max),
+            modules: ModuleStore::new(config.limits.modules_bytes_max),
+            events: broadcast::channel(4096).0,
+            lines: broadcast::channel(4096).0,
+            output: config.output,
+            limits: config.limits,
+            ends: Mutex::default(),
+            ended: Notify::new(),
+            spawned: AtomicU64::new(0),
+            normal: AtomicU64::new(0),
+            abnormal: AtomicU64::new(0),
+        })))
+    }
+
+    /// The node its pids name.
+    pub fn node(&self) -> NodeId {
+        self.0.node
+    }
+
+    /// What it may hold.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// The compiler and its clock.
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// Names of processes.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// The modules that can be run and shipped from here.
+    pub fn modules(&self) -> &ModuleStore {
+        &self.0.modules
+    }
+
+    /// Connects this environment to others. Only the first call counts; it comes before the first
+    /// process.
+    pub fn set_remote(&self, remote: Arc<dyn Remote>) {
+        // The first one stays.
+        let _: Result<(), _> = self.0.remote.set(remote);
+    }
+
+    /// The way to other nodes.
+    pub fn remote(&self) -> Option<&Arc<dyn Remote>> {
+        self.0.remote.get()
+    }
+
+    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.0.runtime
+    }
+
+    // ---- spawning ----------------------------------------------------------------------------
+
+    /// Spawns a Rust future as a process.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::Refused`] if the environment is full.
+    pub fn spawn_native<F, C>(
+        &self,
+        name: &str,
+        options: SpawnOptions,
+        code: F,
+    ) -> Result<Pid, SpawnError>
+    where
+        F: FnOnce(Context) -> C,
+        C: Future<Output = ExitReason> + Send + 'static,
+    {
+        let options = SpawnOptions {
+            name: Some(name.to_owned()),
+            ..options
+        };
+        self.spawn_native_from(None, options, code)
+    }
+
+    pub(crate) fn spawn_native_from<F, C>(
+        &self,
+        parent: Option<&Arc<Shared>>,
+        options: SpawnOptions,
+        code: F,
+    ) -> Result<Pid, SpawnError>
+    where
+        F: FnOnce(Context) -> C,
+        C: Future<Output = ExitReason> + Send + 'static,
+    {
+        let shared = self.make(options, "native", None)?;
+        self.enter(parent, &shared);
+        shared.start(code(Context::new(shared.clone())));
+        Ok(shared.pid)
+    }
+
+    /// Spawns a guest: `entry` of `module`, which runs with `params`.
+    ///
+    /// A function that does not exist is the process's own failure, as in Lunatic: it ends with
+    /// [`ExitReason::NotStarted`] at once.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::Refused`] if the environment is full or has no memory for it.
+    pub fn spawn_wasm(
+        &self,
+        module: &Module,
+        entry: &str,
+        params: Vec<Param>,
+        options: SpawnOptions,
+    ) -> Result<Pid, SpawnError> {
+        self.spawn_wasm_from(None, module, entry, params, options)
+    }
+
+    pub(crate) fn spawn_wasm_from(
+        &self,
+        parent: Option<&Arc<Shared>>,
+        module: &Module,
+        entry: &str,
+        params: Vec<Param>,
+        options: SpawnOptions,
+    ) -> Result<Pid, SpawnError> {
+        let start = reserve(module, entry, params, &options.config)?;
+        let shared = self.make(options, entry, Some(module.hash()))?;
+        self.enter(parent, &shared);
+        shared.start(wasm::run(start, Context::new(shared.clone())));
+        Ok(shared.pid)
+    }
+
+    /// Makes a process that another node asked for, with its halves in place. It does not run.
+    ///
+    /// # Errors
+    ///
+    /// Why not; nothing was made.
+    pub fn park(
+        &self,
+        prepare: Prepare,
+        module: &Module,
+        epoch: u64,
+        reference: u64,
+    ) -> Result<Parked, Refusal> {
+        let Prepare {
+            environ,
+            parent,
+            entry,
+            params,
+            config,
+            link,
+            monitor,
+            ..
+        } = prepare;
+        module
+            .check_entry(&entry, &params)
+            .map_err(|error| Refusal::NoFunction(error.to_string()))?;
+        let config = Arc::new(config);
+        let refused = |error: SpawnError| match error {
+            SpawnError::Refused(refusal) => refusal,
+            other => Refusal::Full(other.to_string()),
+        };
+        let start = reserve(module, &entry, params, &config).map_err(refused)?;
+        let options = SpawnOptions {
+            config,
+            parent: Some(parent),
+            link: None,
+            environ,
+            name: None,
+        };
+        let shared = self
+            .make(options, &entry, Some(module.hash()))
+            .map_err(refused)?;
+        {
+            let mut core = shared.core();
+            if link.is_some() {
+                // The parent's end is told without a tag: the tag is the parent's.
+                core.block.adopt(parent, None);
+            }
+            if let Some(watch) = monitor {
+                core.block.adopt_watcher(parent, watch);
+            }
+        }
+        let code = wasm::run(start, Context::new(shared.clone()));
+        self.0.table.insert(shared.clone());
+        self.happened(
+            &shared,
+            Happening::Spawned {
+                name: shared.about.name.clone(),
+                parent: Some(parent),
+            },
+        );
+        Ok(shared.park((parent.node(), epoch, reference), code))
+    }
+
+    /// Enters the parent's half of a spawn on another node and lets the child run, in one step.
+    ///
+    /// `start` appends Start to the lane. The caller returns the pid to the parent on `true`; on
+    /// `false` the parent has given up or the session is over, and nothing was entered.
+    pub fn adopt(
+        &self,
+        parent: Pid,
+        child: Pid,
+        link: Option<Option<i64>>,
+        reference: u64,
+        start: impl FnOnce() -> bool,
+    ) -> bool {
+        let Some(shared) = self.0.table.find(parent) else {
+            return false;
+        };
+        let mut core = shared.core();
+        if core.block.ended().is_some() || !core.block.asked(child.node(), reference) {
+            return false;
+        }
+        if !start() {
+            return false;
+        }
+        if let Some(tag) = link {
+            core.block.adopt(child, tag);
+        }
+        true
+    }
+
+    /// Takes room, a pid, and makes the process's control block.
+    fn make(
+        &self,
+        options: SpawnOptions,
+        entry: &str,
+        module: Option<ModuleHash>,
+    ) -> Result<Arc<Shared>, SpawnError> {
+        let max = self.0.limits.processes_max;
+        let full = || Refusal::Full(format!("{max} processes (processes_max)"));
+        if !self.0.table.reserve(max) {
+            return Err(full().into());
+        }
+        let local = self.0.next.fetch_add(1, Ordering::Relaxed);
+        // 2^40 - 1 is the node itself.
+        let pid = Pid::new(self.0.node, local).filter(|pid| pid.local() < Pid::LOCAL_MAX);
+        let pid = pid.ok_or_else(|| Refusal::Full("all pids of this start are used up".into()))?;
+        let name = options.name.unwrap_or_else(|| entry.to_owned());
+        let about = About {
+            environ: options.environ,
+            name,
+            module,
+            parent: options.parent,
+            config: options.config,
+            started_at: SystemTime::now(),
+            link: options.link,
+        };
+        self.0.spawned.fetch_add(1, Ordering::Relaxed);
+        Ok(Shared::new(self.clone(), pid, about))
+    }
+
+    /// Puts both halves of the link in place, if there is one, and enters the child.
+    fn enter(&self, parent: Option<&Arc<Shared>>, child: &Arc<Shared>) {
+        if let (Some(parent), Some(tag)) = (parent, child.about.link) {
+            child.core().block.adopt(parent.pid, None);
+            parent.core().block.adopt(child.pid, tag);
+        }
+        self.0.table.insert(child.clone());
+        self.happened(
+            child,
+            Happening::Spawned {
+                name: child.about.name.clone(),
+                parent: child.about.parent,
+            },
+        );
+    }
+
+    // ---- signals -----------------------------------------------------------------------------
+
+    /// Finds a process of this node and tenant.
+    pub(crate) fn find(&self, environ: Environ, pid: Pid) -> Option<Arc<Shared>> {
+        self.0
+            .table
+            .find(pid)
+            .filter(|shared| shared.about.environ == environ)
+    }
+
+    /// Whether this process lives here.
+    pub fn exists(&self, pid: Pid) -> bool {
+        pid.node() == self.0.node && self.0.table.find(pid).is_some()
+    }
+
+    /// A handle on a process, wherever it lives.
+    pub fn process(&self, pid: Pid) -> Arc<dyn Process> {
+        Arc::new(Handle {
+            env: self.clone(),
+            pid,
+        })
+    }
+
+    /// The sender of what no process sent.
+    fn nobody(&self) -> Pid {
+        Pid::new(self.0.node, Pid::LOCAL_MAX).expect("in range")
+    }
+
+    /// Sends a message in the name of the node.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Context::send`].
+    pub async fn send(&self, to: Pid, message: Message) -> Result<(), SendError> {
+        self.send_as(Environ::default(), self.nobody(), to, message)
+            .await
+    }
+
+    pub(crate) async fn send_as(
+        &self,
+        environ: Environ,
+        from: Pid,
+        to: Pid,
+        message: Message,
+    ) -> Result<(), SendError> {
+        let (bytes, max) = (message.data.len(), self.0.limits.message_bytes_max);
+        if bytes > max {
+            return Err(SendError::TooLarge { bytes, max });
+        }
+        let node = to.node();
+        if node == self.0.node {
+            if let Some(target) = self.find(environ, to) {
+                target.receive_message(message);
+                if target.is_crowded() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            return Ok(());
+        }
+        if !message.resources.is_empty() {
+            return Err(SendError::Resources);
+        }
+        let down = |reason: &ExitReason| match unreachable(node, reason) {
+            SpawnError::Unreachable { node, how } => SendError::Unreachable { node, how },
+            other => SendError::Unreachable {
+                node,
+                how: other.to_string(),
+            },
+        };
+        let remote = self.remote().ok_or_else(|| down(&not_clustered(node)))?;
+        if !remote.is_ready(node) {
+            remote.ready(node).await.map_err(|reason| down(&reason))?;
+        }
+        remote.message(environ, from, to, &message)
+    }
+
+    /// Kills a process of this node. A process that is gone is silence.
+    pub fn kill(&self, pid: Pid, by: Option<Pid>) {
+        if let Some(shared) = self.0.table.find(pid) {
+            shared.condemn(ExitReason::Killed(by));
+        }
+    }
+
+    /// Hands a signal from another node to a process here. The answer for a process that is gone
+    /// is returned; it must take the same lane.
+    #[must_use]
+    pub fn deliver(
+        &self,
+        environ: Environ,
+        from: Pid,
+        to: Pid,
+        signal: link::Signal,
+    ) -> Option<link::Signal> {
+        match self.find(environ, to) {
+            Some(shared) => {
+                shared.deliver(from, signal);
+                None
+            }
+            None => link::answer_for_nobody(&signal),
+        }
+    }
+
+    /// Puts a message from another node into a mailbox here.
+    pub fn deliver_message(&self, environ: Environ, to: Pid, message: Message) {
+        if let Some(shared) = self.find(environ, to) {
+            shared.receive_message(message);
+        }
+    }
+
+    /// Tells one process that the session with `node` ended.
+    pub fn session_lost(&self, local: Pid, node: NodeId, reason: &ExitReason) {
+        if let Some(shared) = self.0.table.find(local) {
+            shared.step(|core, effects| core.block.session_lost(node, reason, effects));
+        }
+    }
+
+    // ---- ends --------------------------------------------------------------------------------
+
+    pub(crate) fn ended(&self, shared: &Arc<Shared>, reason: ExitReason) {
+        self.0.table.remove(shared.pid);
+        if let Some(remote) = self.remote() {
+            remote.ended(shared.pid);
+        }
+        let counter = if reason.is_normal() {
+            &self.0.normal
+        } else {
+            &self.0.abnormal
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            if ends.order.len() >= self.0.limits.ends_max
+                && let Some(oldest) = ends.order.pop_front()
+            {
+                ends.reasons.remove(&oldest);
+            }
+            ends.order.push_back(shared.pid);
+            ends.reasons.insert(shared.pid, reason.clone());
+        }
+        self.0.ended.notify_waiters();
+        self.happened(shared, Happening::Ended { reason });
+    }
+
+    /// How a process of this node ended, if it did and that is not forgotten yet.
+    pub fn end_of(&self, pid: Pid) -> Option<ExitReason> {
+        let ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.reasons.get(&pid).cloned()
+    }
+
+    /// Waits until a process of this node has ended. [`ExitReason::NoProcess`] if it never was, or
+    /// its end is forgotten.
+    pub async fn wait(&self, pid: Pid) -> ExitReason {
+        loop {
+            let ended = self.0.ended.notified();
+            let mut ended = std::pin::pin!(ended);
+            ended.as_mut().enable();
+            let alive = self.exists(pid);
+            if let Some(reason) = self.end_of(pid) {
+                return reason;
+            }
+            if !alive {
+                return ExitReason::NoProcess;
+            }
+            ended.await;
+        }
+    }
+
+    /// Kills every process and waits until all are gone.
+    pub async fn shutdown(&self) {
+        loop {
+            let ended = self.0.ended.notified();
+            let mut ended = std::pin::pin!(ended);
+            ended.as_mut().enable();
+            let all = self.0.table.all();
+            if all.is_empty() {
+                return;
+            }
+            for shared in all {
+                shared.condemn(ExitReason::Killed(None));
+            }
+            ended.await;
+        }
+    }
+
+    // ---- looking -----------------------------------------------------------------------------
+
+    /// Everybody who lives here, by pid.
+    pub fn processes(&self) -> Vec<ProcessInfo> {
+        self.0
+            .table
+            .all()
+            .iter()
+            .map(|shared| shared.info())
+            .collect()
+    }
+
+    /// One process that lives here.
+    pub fn info(&self, pid: Pid) -> Option<ProcessInfo> {
+        self.0.table.find(pid).map(|shared| shared.info())
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            alive: self.0.table.len() as u64,
+            spawned: self.0.spawned.load(Ordering::Relaxed),
+            ended_normally: self.0.normal.load(Ordering::Relaxed),
+            ended_abnormally: self.0.abnormal.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What happens from now on. Whoever falls 4 096 events behind is told how many it missed.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
+    /// What guests write from now on, line by line. Bounded as [`Environment::events`].
+    pub fn output(&self) -> broadcast::Receiver<OutputLine> {
+        self.0.lines.subscribe()
+    }
+
+    pub(crate) fn happened(&self, shared: &Arc<Shared>, what: Happening) {
+        if self.0.events.receiver_count() > 0 {
+            let event = Event {
+                at: SystemTime::now(),
+                pid: shared.pid,
+                what,
+            };
+            // Nobody may be listening any more.
+            let _: Result<usize, _> = self.0.events.send(event);
+        }
+    }
+
+    /// A guest said something to the operator.
+    pub(crate) fn said(&self, pid: Pid, text: String) {
+        if let Some(shared) = self.0.table.find(pid) {
+            self.happened(&shared, Happening::Said { text });
+        }
+    }
+
+    /// A guest wrote a line.
+    pub(crate) fn wrote(&self, line: OutputLine) {
+        if let Some(output) = &self.0.output {
+            output(&line);
+        }
+        if self.0.lines.receiver_count() > 0 {
+            // Nobody may be listening any more.
+            let _: Result<usize, _> = self.0.lines.send(line);
+        }
+    }
+}
+
+fn reserve(
+    module: &Module,
+    entry: &str,
+    params: Vec<Param>,
+    config: &ProcessConfig,
+) -> Result<wasm::Start, SpawnError> {
+    let reservation = module
+        .reserve(config)
+        .map_err(|error| SpawnError::Refused(Refusal::OutOfMemory(error.to_string())))?;
+    Ok(wasm::Start {
+        module: module.clone(),
+        entry: entry.to_owned(),
+        params,
+        reservation,
+    })
+}
+
+impl Shared {
+    fn info(&self) -> ProcessInfo {
+        let core = self.core();
+        ProcessInfo {
+            pid: self.pid,
+            name: self.about.name.clone(),
+            module: self.about.module,
+            parent: self.about.parent,
+            started_at: self.about.started_at,
+            queued: core.mailbox.len(),
+            queued_bytes: core.mailbox.bytes(),
+            received: core.received,
+            links: core.block.links().collect(),
+            monitors: core.block.monitors().map(|(_, pid)| pid).collect(),
+            watchers: core.block.watchers().collect(),
+            traps_exits: !core.die_when_link_dies,
+            parked: core.is_parked(),
+        }
+    }
+}
+
+/// A handle on a process, wherever it lives.
+#[derive(Debug)]
+struct Handle {
+    env: Environment,
+    pid: Pid,
+}
+
+impl Process for Handle {
+    fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    fn signal(&self, signal: Signal) -> Pending<'_, Result<(), SendError>> {
+        Box::pin(async move {
+            match signal {
+                Signal::Message(message) => self.env.send(self.pid, message).await,
+                Signal::Kill if self.pid.node() == self.env.node() => {
+                    self.env.kill(self.pid, None);
+                    Ok(())
+                }
+                Signal::Kill => {
+                    let node = self.pid.node();
+                    let down = |reason: ExitReason| SendError::Unreachable {
+                        node,
+                        how: reason.to_string(),
+                    };
+                    let remote = self.env.remote().ok_or_else(|| down(not_clustered(node)))?;
+                    remote.ready(node).await.map_err(down)?;
+                    let nobody = self.env.nobody();
+                    remote
+                        .signal(Environ::default(), nobody, self.pid, &link::Signal::Kill)
+                        .map_err(down)
+                }
+            }
+        })
+    }
+}
+
+/// Names of processes, shared by all processes of an environment.
+#[derive(Debug)]
+pub struct Registry {
+    names: RwLock<HashMap<String, (u64, u64)>>,
+    max: usize,
+    exclusive: tokio::sync::Mutex<()>,
+}
+
+impl Registry {
+    fn new(max: usize) -> Self {
+        Registry {
+            names: RwLock::default(),
+            max,
+            exclusive: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Gives `name` to a process, whoever had it before. `false`: there are `names_max` names.
+    #[must_use]
+    pub fn put(&self, name: &str, node: u64, process: u64) -> bool {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= self.max && !names.contains_key(name) {
+            return false;
+        }
+        names.insert(name.to_owned(), (node, process));
+        true
+    }
+
+    /// Who has `name`: node and process.
+    pub fn find(&self, name: &str) -> Option<(u64, u64)> {
+        self.names
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .copied()
+    }
+
+    /// Takes a name away.
+    pub fn remove(&self, name: &str) {
+        self.names
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
+    }
+
+    /// Holds off every other look-up-or-spawn until dropped.
+    pub async fn exclusive(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.exclusive.lock().await
+    }
+}
+
+/// The modules that can be run and shipped from here, by content.
+#[derive(Debug)]
+pub struct ModuleStore {
+    modules: Mutex<Stored>,
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Stored {
+    by_hash: HashMap<ModuleHash, Module>,
+    /// Oldest use first.
+    order: VecDeque<ModuleHash>,
+    bytes: usize,
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} modules, {} bytes", self.by_hash.len(), self.bytes)
+    }
+}
+
+impl ModuleStore {
+    fn new(bytes_max: usize) -> Self {
+        ModuleStore {
+            modules: Mutex::default(),
+            bytes_max,
+        }
+    }
+
+    /// Keeps a module. The oldest ones are dropped above `modules_bytes_max`; processes that run
+    /// them are not disturbed.
+    pub fn keep(&self, module: &Module) {
+        let mut stored = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let hash = module.hash();
+        if stored.by_hash.contains_key(&hash) {
+            return;
+        }
+        stored.bytes += module.bytes().len();
+        stored.by_hash.insert(hash, module.clone());
+        stored.order.push_back(hash);
+        while stored.bytes > self.bytes_max && stored.order.len() > 1 {
+            let Some(oldest) = stored.order.pop_front() else {
+                break;
+            };
+            if let Some(dropped) = stored.by_hash.remove(&oldest) {
+                stored.bytes -= dropped.bytes().len();
+            }
+        }
+    }
+
+    /// Finds a module by its content.
+    pub fn find(&self, hash: &ModuleHash) -> Option<Module> {
+        let stored = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.by_hash.get(hash).cloned()
+    }
+
+    /// Every module kept here.
+    pub fn all(&self) -> Vec<Module> {
+        let stored = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        stored
+            .order
+            .iter()
+            .filter_map(|hash| stored.by_hash.get(hash).cloned())
+            .collect()
+    }
+}

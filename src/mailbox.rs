@@ -1,0 +1,337 @@
+//! What waits for one process: bounded, first in first out, selective by tag.
+//!
+//! A receive by tag moves what it passes over into an index, once. The next one finds its message
+//! there, so its cost does not grow with the backlog. Nothing is ever moved back, so a receive that
+//! times out leaves the order as it was.
+//!
+//! # Invariants
+//!
+//! * Everything in `skipped` arrived before everything in `fresh`.
+//! * `by_tag` names exactly the tagged entries of `skipped`, oldest first.
+//! * `notices` names the entries of `fresh` that the process has not settled.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::Bytes;
+use tidelock_proto::{ExitReason, NodeId, Pid};
+
+use crate::Resource;
+
+/// What every entry counts on top of its payload.
+const ENTRY_BYTES: usize = 64;
+
+/// A message, as guests send it.
+#[derive(Debug, Clone, Default)]
+pub struct Message {
+    /// What selective receives match; `None` matches no tag.
+    pub tag: Option<i64>,
+    /// The payload.
+    pub data: Bytes,
+    /// Things that only travel within one node: modules, sockets.
+    pub resources: Vec<Resource>,
+}
+
+/// What a process receives.
+#[derive(Debug, Clone)]
+pub enum Received {
+    /// A message.
+    Message(Message),
+    /// A linked process ended, and this process traps that.
+    LinkDied {
+        /// Who ended.
+        pid: Pid,
+        /// The link's tag.
+        tag: Option<i64>,
+        /// Why.
+        reason: ExitReason,
+    },
+    /// A monitored process ended.
+    Down {
+        /// Who ended.
+        pid: Pid,
+        /// The monitor, now used up.
+        reference: u64,
+        /// Why.
+        reason: ExitReason,
+    },
+    /// A monitored node cannot be reached any more.
+    NodeDown {
+        /// Which node.
+        node: NodeId,
+        /// The monitor, now used up.
+        reference: u64,
+        /// How that was noticed.
+        reason: ExitReason,
+    },
+}
+
+impl Received {
+    fn tag(&self) -> Option<i64> {
+        match self {
+            Received::Message(message) => message.tag,
+            Received::LinkDied { tag, .. } => *tag,
+            Received::Down { .. } | Received::NodeDown { .. } => None,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES
+            + match self {
+                Received::Message(message) => message.data.len(),
+                Received::LinkDied { .. } | Received::Down { .. } | Received::NodeDown { .. } => 0,
+            }
+    }
+}
+
+/// What a receive accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filter {
+    /// The oldest of any kind.
+    Any,
+    /// The oldest with one of these tags.
+    Tags(Vec<i64>),
+    /// The oldest with this tag that arrived after the mark.
+    Since(i64, Mark),
+}
+
+/// A moment in the life of a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(u64);
+
+/// A LinkDied that the process has not settled: it may still be withdrawn, or end the process.
+#[derive(Debug, Clone)]
+pub(crate) struct Notice {
+    pub(crate) number: u64,
+    pub(crate) about: Pid,
+    pub(crate) tag: Option<i64>,
+    pub(crate) reason: ExitReason,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Received(Received),
+    Notice(Notice),
+    /// A notice that was withdrawn, or that nobody sees.
+    Nothing,
+}
+
+/// The mailbox of one process.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    /// Arrived, and not passed over by a receive by tag. The number of the first is `base`.
+    fresh: VecDeque<Entry>,
+    base: u64,
+    /// Passed over.
+    skipped: BTreeMap<u64, Received>,
+    by_tag: HashMap<i64, VecDeque<u64>>,
+    notices: VecDeque<u64>,
+    bytes: usize,
+}
+
+impl Mailbox {
+    /// How many entries wait.
+    pub(crate) fn len(&self) -> usize {
+        self.fresh.len() + self.skipped.len()
+    }
+
+    /// Bytes of everything that waits, with a flat amount per entry.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn push(&mut self, received: Received) {
+        self.bytes += received.bytes();
+        self.fresh.push_back(Entry::Received(received));
+    }
+
+    pub(crate) fn push_notice(&mut self, notice: Notice) {
+        self.bytes += ENTRY_BYTES;
+        self.notices.push_back(self.base + self.fresh.len() as u64);
+        self.fresh.push_back(Entry::Notice(notice));
+    }
+
+    /// Whether there are notices to settle.
+    pub(crate) fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// Settles the oldest notice: `judge` says what the process receives instead, if anything.
+    pub(crate) fn settle(&mut self, judge: impl FnOnce(Notice) -> Option<Received>) {
+        let Some(number) = self.notices.pop_front() else {
+            return;
+        };
+        let at = usize::try_from(number - self.base).expect("a mailbox fits into memory");
+        let entry = &mut self.fresh[at];
+        if let Entry::Notice(notice) = std::mem::replace(entry, Entry::Nothing)
+            && let Some(received) = judge(notice)
+        {
+            *entry = Entry::Received(received);
+        }
+    }
+
+    /// The present moment: what arrives from now on is after the mark.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.base + self.fresh.len() as u64)
+    }
+
+    /// Takes the oldest entry that `filter` accepts. All notices have been settled.
+    pub(crate) fn pop(&mut self, filter: &Filter) -> Option<Received> {
+        debug_assert!(self.notices.is_empty(), "settle first");
+        let received = match filter {
+            Filter::Any => self.pop_any(),
+            Filter::Tags(tags) => self.pop_skipped(tags).or_else(|| {
+                self.pop_fresh(|_, received| received.tag().is_some_and(|tag| tags.contains(&tag)))
+            }),
+            Filter::Since(wanted, mark) => self
+                .pop_fresh(|number, received| number >= mark.0 && received.tag() == Some(*wanted)),
+        }?;
+        self.bytes -= received.bytes();
+        Some(received)
+    }
+
+    fn pop_any(&mut self) -> Option<Received> {
+        if let Some((number, received)) = self.skipped.pop_first() {
+            if let Some(tag) = received.tag() {
+                let front = self.pop_index(tag);
+                debug_assert_eq!(front, Some(number));
+            }
+            return Some(received);
+        }
+        loop {
+            match self.pop_front()? {
+                Entry::Received(received) => return Some(received),
+                Entry::Nothing | Entry::Notice(_) => self.bytes -= ENTRY_BYTES,
+            }
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<Entry> {
+        let entry = self.fresh.pop_front()?;
+        self.base += 1;
+        Some(entry)
+    }
+
+    fn pop_index(&mut self, tag: i64) -> Option<u64> {
+        let numbers = self.by_tag.get_mut(&tag)?;
+        let front = numbers.pop_front();
+        if numbers.is_empty() {
+            self.by_tag.remove(&tag);
+        }
+        front
+    }
+
+    fn pop_skipped(&mut self, tags: &[i64]) -> Option<Received> {
+        let oldest = |tag: &i64| self.by_tag.get(tag)?.front().map(|number| (*number, *tag));
+        let (number, tag) = tags.iter().filter_map(oldest).min()?;
+        self.pop_index(tag);
+        self.skipped.remove(&number)
+    }
+
+    /// Looks through what is fresh; what is passed over is indexed and not looked at again.
+    fn pop_fresh(&mut self, accept: impl Fn(u64, &Received) -> bool) -> Option<Received> {
+        loop {
+            let number = self.base;
+            match self.pop_front()? {
+                Entry::Received(received) if accept(number, &received) => return Some(received),
+                Entry::Received(received) => {
+                    if let Some(tag) = received.tag() {
+                        self.by_tag.entry(tag).or_default().push_back(number);
+                    }
+                    self.skipped.insert(number, received);
+                }
+                Entry::Nothing | Entry::Notice(_) => self.bytes -= ENTRY_BYTES,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tagged(tag: i64, text: &str) -> Received {
+        let data = Bytes::copy_from_slice(text.as_bytes());
+        Received::Message(Message {
+            tag: (tag != 0).then_some(tag),
+            data,
+            resources: Vec::new(),
+        })
+    }
+
+    fn text(received: Option<Received>) -> Option<String> {
+        match received? {
+            Received::Message(message) => Some(String::from_utf8(message.data.to_vec()).unwrap()),
+            other => Some(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn order_survives_receives_that_find_nothing() {
+        let mut mailbox = Mailbox::default();
+        for (tag, name) in [(1, "a"), (2, "b"), (0, "c"), (1, "d"), (2, "e")] {
+            mailbox.push(tagged(tag, name));
+        }
+        assert_eq!(text(mailbox.pop(&Filter::Tags(vec![9]))), None);
+        mailbox.push(tagged(9, "f"));
+        assert_eq!(
+            text(mailbox.pop(&Filter::Tags(vec![2]))).as_deref(),
+            Some("b")
+        );
+        assert_eq!(
+            text(mailbox.pop(&Filter::Tags(vec![9, 1]))).as_deref(),
+            Some("a")
+        );
+        let rest: Vec<_> = std::iter::from_fn(|| text(mailbox.pop(&Filter::Any))).collect();
+        assert_eq!(rest, ["c", "d", "e", "f"]);
+        assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
+        assert!(mailbox.by_tag.is_empty());
+    }
+
+    #[test]
+    fn a_mark_hides_what_came_before_it() {
+        let mut mailbox = Mailbox::default();
+        mailbox.push(tagged(5, "old"));
+        let mark = mailbox.mark();
+        assert_eq!(text(mailbox.pop(&Filter::Since(5, mark))), None);
+        mailbox.push(tagged(6, "other"));
+        mailbox.push(tagged(5, "new"));
+        assert_eq!(
+            text(mailbox.pop(&Filter::Since(5, mark))).as_deref(),
+            Some("new")
+        );
+        assert_eq!(text(mailbox.pop(&Filter::Any)).as_deref(), Some("old"));
+        assert_eq!(text(mailbox.pop(&Filter::Any)).as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn a_withdrawn_notice_leaves_no_trace() {
+        let mut mailbox = Mailbox::default();
+        let about = Pid::new(NodeId(1), 1).unwrap();
+        let notice = |number| Notice {
+            number,
+            about,
+            tag: Some(3),
+            reason: ExitReason::NoProcess,
+        };
+        mailbox.push(tagged(3, "first"));
+        mailbox.push_notice(notice(1));
+        mailbox.push_notice(notice(2));
+        mailbox.settle(|_| None);
+        mailbox.settle(|n| {
+            Some(Received::LinkDied {
+                pid: n.about,
+                tag: n.tag,
+                reason: n.reason,
+            })
+        });
+        assert_eq!(
+            text(mailbox.pop(&Filter::Tags(vec![3]))).as_deref(),
+            Some("first")
+        );
+        assert!(matches!(
+            mailbox.pop(&Filter::Tags(vec![3])),
+            Some(Received::LinkDied { .. })
+        ));
+        assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
+    }
+}

@@ -1,0 +1,570 @@
+//! The life of one process: signals first, then its own code.
+//!
+//! # Who may touch what
+//!
+//! ```text
+//!   other processes, sessions                        the process's own task
+//!   ─────────────────────────                        ──────────────────────
+//!   inbox   ── pump: under core's lock ──▶  core: block · mailbox · verdict
+//!   (signals between blocks, in order)               │
+//!   messages ───────────────────────────▶  mailbox   │ at every resumption:
+//!                                                    │   settle notices, obey the verdict,
+//!                                                    ▼   then poll the code
+//! ```
+//!
+//! * `core` is changed under its lock only, in single steps. While it is held, signals for others
+//!   are *appended* (to their inbox, or to a session's lane) and never handled, so two processes
+//!   never wait for each other's lock.
+//! * `inbox` is a leaf lock. Whoever appended to it pumps it after letting go of its own core. A
+//!   signal is handled in the order in which it was appended, by whoever comes first.
+//! * A message goes straight to the mailbox. Its sender has pumped before, so a message cannot
+//!   overtake a signal of the same sender.
+//! * The *verdict* (killed, mailbox full, a link's death) is set by anybody and obeyed by the task
+//!   before it runs any more code. Only the task ends the process, in [`Shared::finish`], once.
+//!
+//! A process that is parked (made for another node, not started) has a task like any other; its
+//! code begins with waiting for the start.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as Poller, Poll, Waker};
+use std::time::SystemTime;
+
+use futures_util::FutureExt;
+use tidelock_proto::link::{self, Block, Effect, LinkOutcome};
+use tidelock_proto::spawn::ProcessConfig;
+use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, bounded};
+use tokio::sync::oneshot;
+
+use crate::environment::Environment;
+use crate::mailbox::{Filter, Mailbox, Message, Notice, Received};
+
+/// What can be told to a process by its handle.
+#[derive(Debug, Clone)]
+pub enum Signal {
+    /// Put this into its mailbox.
+    Message(Message),
+    /// End it. Cannot be trapped.
+    Kill,
+}
+
+/// A handle on a process, here or on another node.
+pub trait Process: Send + Sync + fmt::Debug {
+    /// Which process.
+    fn pid(&self) -> Pid;
+
+    /// Puts a signal on its way. A process that is gone is silence.
+    ///
+    /// # Ordering
+    ///
+    /// Signals through one handle arrive in the order sent, or the session is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::SendError`] if the signal was not put on its way.
+    fn signal(&self, signal: Signal) -> crate::remote::Pending<'_, Result<(), crate::SendError>>;
+}
+
+/// What is kept for one process, by whoever may reach it.
+pub(crate) struct Shared {
+    pub(crate) pid: Pid,
+    pub(crate) env: Environment,
+    pub(crate) about: About,
+    core: Mutex<Core>,
+    inbox: Mutex<VecDeque<(Pid, link::Signal)>>,
+}
+
+/// What a process was made from; never changes.
+pub(crate) struct About {
+    pub(crate) environ: Environ,
+    pub(crate) name: String,
+    pub(crate) module: Option<ModuleHash>,
+    pub(crate) parent: Option<Pid>,
+    pub(crate) config: Arc<ProcessConfig>,
+    pub(crate) started_at: SystemTime,
+    /// Linked to the parent; the tag is what the parent's LinkDied carries.
+    pub(crate) link: Option<Option<i64>>,
+}
+
+/// What changes, in single steps.
+pub(crate) struct Core {
+    pub(crate) block: Block,
+    pub(crate) mailbox: Mailbox,
+    /// Set by anybody, obeyed by the task: why the process must end.
+    verdict: Option<ExitReason>,
+    pub(crate) die_when_link_dies: bool,
+    /// Wakes the task.
+    task: Option<Waker>,
+    /// Wakes a receive or a call that may have a waker of its own.
+    waiter: Option<Waker>,
+    pub(crate) linked: Option<(Pid, LinkOutcome)>,
+    pub(crate) unlinked: Option<Pid>,
+    /// Made for another node and not started: whom to tell if it ends before.
+    parked: Option<(NodeId, u64, u64)>,
+    pub(crate) received: u64,
+}
+
+impl Core {
+    /// Judges every notice: withdrawn, unseen, deadly, or received. At most one is deadly.
+    pub(crate) fn settle(&mut self) {
+        while self.mailbox.has_notices() && self.verdict.is_none() {
+            let (block, verdict) = (&mut self.block, &mut self.verdict);
+            let die = self.die_when_link_dies;
+            self.mailbox.settle(|notice: Notice| {
+                let Notice {
+                    number,
+                    about: pid,
+                    tag,
+                    reason,
+                } = notice;
+                if !block.take(pid, number) || reason.is_normal() {
+                    return None;
+                }
+                if die {
+                    let why = bounded(reason.to_string());
+                    *verdict = Some(ExitReason::LinkDied { pid, why });
+                    return None;
+                }
+                Some(Received::LinkDied { pid, tag, reason })
+            });
+        }
+    }
+
+    /// Settles, then takes what `filter` accepts. A process that must end receives nothing.
+    pub(crate) fn pop(&mut self, filter: &Filter) -> Option<Received> {
+        self.settle();
+        if self.verdict.is_some() {
+            return None;
+        }
+        let received = self.mailbox.pop(filter)?;
+        self.received += 1;
+        Some(received)
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    /// Whether the process must end before it runs any more code.
+    pub(crate) fn must_end(&self) -> bool {
+        self.verdict.is_some()
+    }
+
+    /// Decides that the process must end; the first reason counts.
+    fn condemn(&mut self, reason: ExitReason) {
+        if self.verdict.is_none() && self.block.ended().is_none() {
+            self.verdict = Some(reason);
+        }
+    }
+
+    fn wake(&mut self) -> Wakers {
+        Wakers(self.task.take(), self.waiter.take())
+    }
+
+    /// Remembers whom to wake when something changes.
+    pub(crate) fn wake_me(&mut self, poller: &Poller<'_>) {
+        register(&mut self.waiter, poller);
+    }
+}
+
+fn register(slot: &mut Option<Waker>, poller: &Poller<'_>) {
+    match slot {
+        Some(waker) if waker.will_wake(poller.waker()) => {}
+        _ => *slot = Some(poller.waker().clone()),
+    }
+}
+
+/// Wakers to call once no lock is held.
+#[must_use]
+struct Wakers(Option<Waker>, Option<Waker>);
+
+impl Wakers {
+    fn call(self) {
+        match (self.0, self.1) {
+            (Some(task), Some(waiter)) if task.will_wake(&waiter) => task.wake(),
+            (task, waiter) => {
+                if let Some(task) = task {
+                    task.wake();
+                }
+                if let Some(waiter) = waiter {
+                    waiter.wake();
+                }
+            }
+        }
+    }
+}
+
+/// What follows from a step once its core is let go: inboxes to pump.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct After(Vec<Arc<Shared>>);
+
+impl After {
+    /// Pumps every inbox that got something, and what follows from that.
+    pub(crate) fn run(mut self) {
+        while let Some(shared) = self.0.pop() {
+            shared.pump(&mut self);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(env: Environment, pid: Pid, about: About) -> Arc<Self> {
+        Arc::new(Shared {
+            pid,
+            env,
+            about,
+            core: Mutex::new(Core {
+                block: Block::new(pid),
+                mailbox: Mailbox::default(),
+                verdict: None,
+                die_when_link_dies: true,
+                task: None,
+                waiter: None,
+                linked: None,
+                unlinked: None,
+                parked: None,
+                received: 0,
+            }),
+            inbox: Mutex::new(VecDeque::new()),
+        })
+    }
+
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        // A panic under the lock is caught by the task that ends the process; the core stands.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One step: changes the block and carries out what follows while the core is held.
+    pub(crate) fn step<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Core, &mut Vec<Effect>) -> T,
+    ) -> T {
+        let mut after = After::default();
+        let mut core = self.core();
+        let mut effects = Vec::new();
+        let value = change(&mut core, &mut effects);
+        let wakers = self.carry(&mut core, effects, &mut after);
+        drop(core);
+        wakers.call();
+        after.run();
+        value
+    }
+
+    /// Handles what is in the inbox, in order.
+    fn pump(self: &Arc<Self>, after: &mut After) {
+        loop {
+            let mut core = self.core();
+            let next = self
+                .inbox
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
+            let Some((from, signal)) = next else { return };
+            let mut effects = Vec::new();
+            core.block.handle(from, signal, &mut effects);
+            let wakers = self.carry(&mut core, effects, after);
+            drop(core);
+            wakers.call();
+        }
+    }
+
+    /// Hands a signal of another process to this one.
+    pub(crate) fn deliver(self: &Arc<Self>, from: Pid, signal: link::Signal) {
+        self.append(from, signal);
+        After(vec![self.clone()]).run();
+    }
+
+    fn append(&self, from: Pid, signal: link::Signal) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.push_back((from, signal));
+    }
+
+    /// Carries out effects in order, in the same step as the change they follow from.
+    fn carry(self: &Arc<Self>, core: &mut Core, effects: Vec<Effect>, after: &mut After) -> Wakers {
+        let mut wakers = Wakers(None, None);
+        let mut queue = VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            let mut more = Vec::new();
+            let mut wakes = true;
+            match effect {
+                Effect::Send(to, signal) => {
+                    self.send_signal(core, to, signal, after, &mut more);
+                    wakes = false;
+                }
+                Effect::Tell {
+                    number,
+                    about,
+                    tag,
+                    reason,
+                } => {
+                    core.mailbox.push_notice(Notice {
+                        number,
+                        about,
+                        tag,
+                        reason,
+                    });
+                    self.check_mailbox(core);
+                }
+                Effect::LinkReturns(peer, outcome) => core.linked = Some((peer, outcome)),
+                Effect::UnlinkReturns(peer) => core.unlinked = Some(peer),
+                Effect::Down {
+                    reference,
+                    about,
+                    reason,
+                } => {
+                    core.mailbox.push(Received::Down {
+                        pid: about,
+                        reference,
+                        reason,
+                    });
+                    self.check_mailbox(core);
+                }
+                Effect::NodeDown {
+                    reference,
+                    node,
+                    reason,
+                } => {
+                    core.mailbox.push(Received::NodeDown {
+                        node,
+                        reference,
+                        reason,
+                    });
+                    self.check_mailbox(core);
+                }
+                Effect::Kill(by) => core.condemn(ExitReason::Killed(Some(by))),
+                Effect::CancelSpawn(node, reference) => {
+                    if let Some(remote) = self.env.remote() {
+                        remote.cancel(node, reference);
+                    }
+                    wakes = false;
+                }
+            }
+            // Effects of a failed send belong to the same step and come first.
+            for effect in more.into_iter().rev() {
+                queue.push_front(effect);
+            }
+            if wakes {
+                let Wakers(task, waiter) = core.wake();
+                wakers = Wakers(task.or(wakers.0), waiter.or(wakers.1));
+            }
+        }
+        wakers
+    }
+
+    fn send_signal(
+        self: &Arc<Self>,
+        core: &mut Core,
+        to: Pid,
+        signal: link::Signal,
+        after: &mut After,
+        more: &mut Vec<Effect>,
+    ) {
+        if to.node() == self.env.node() {
+            match self.env.find(self.about.environ, to) {
+                Some(target) => {
+                    target.append(self.pid, signal);
+                    after.0.push(target);
+                }
+                // Through the own inbox, behind whatever the dead one said before.
+                None => {
+                    if let Some(answer) = link::answer_for_nobody(&signal) {
+                        self.append(to, answer);
+                        after.0.push(self.clone());
+                    }
+                }
+            }
+            return;
+        }
+        let sent = match self.env.remote() {
+            Some(remote) => remote.signal(self.about.environ, self.pid, to, &signal),
+            None => Err(ExitReason::NodeDown {
+                node: to.node(),
+                how: "this node is not part of a cluster".into(),
+            }),
+        };
+        if let Err(reason) = sent {
+            core.block.unsent(to, &signal, &reason, more);
+        }
+    }
+
+    /// Puts a message into the mailbox. `false` if the process has ended.
+    pub(crate) fn receive_message(&self, message: Message) -> bool {
+        let mut core = self.core();
+        if core.block.ended().is_some() {
+            return false;
+        }
+        core.mailbox.push(Received::Message(message));
+        self.check_mailbox(&mut core);
+        let wakers = core.wake();
+        drop(core);
+        wakers.call();
+        true
+    }
+
+    /// Whether the mailbox is above half of a bound: local senders yield once per send.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let limits = self.env.limits();
+        let core = self.core();
+        core.mailbox.len() > limits.mailbox_len_max / 2
+            || core.mailbox.bytes() > limits.mailbox_bytes_max / 2
+    }
+
+    fn check_mailbox(&self, core: &mut Core) {
+        let limits = self.env.limits();
+        if core.mailbox.len() > limits.mailbox_len_max
+            || core.mailbox.bytes() > limits.mailbox_bytes_max
+        {
+            core.condemn(ExitReason::MailboxFull);
+        }
+    }
+
+    /// Ends the process at its next resumption.
+    pub(crate) fn condemn(&self, reason: ExitReason) {
+        let mut core = self.core();
+        core.condemn(reason);
+        let wakers = core.wake();
+        drop(core);
+        wakers.call();
+    }
+
+    /// The process ends: everybody who must know is told in this one step. Later calls do nothing.
+    pub(crate) fn finish(self: &Arc<Self>, reason: ExitReason) {
+        let reason = reason.bounded();
+        let ended = self.step(|core, effects| {
+            if core.block.ended().is_some() {
+                return None;
+            }
+            core.block.end(reason.clone(), effects);
+            if let (Some((node, epoch, reference)), Some(remote)) =
+                (core.parked.take(), self.env.remote())
+            {
+                remote.parked_ended(node, epoch, reference);
+            }
+            Some(std::mem::take(&mut core.mailbox))
+        });
+        if let Some(mailbox) = ended {
+            drop(mailbox);
+            self.env.ended(self, reason);
+        }
+    }
+
+    /// Runs the code of a process in a task of its own.
+    pub(crate) fn start<F>(self: &Arc<Self>, code: F)
+    where
+        F: Future<Output = ExitReason> + Send + 'static,
+    {
+        self.env.runtime().spawn(live(self.clone(), code));
+    }
+
+    /// As [`Shared::start`], when the other node says so; until then the process is parked.
+    pub(crate) fn park<F>(self: &Arc<Self>, key: (NodeId, u64, u64), code: F) -> Parked
+    where
+        F: Future<Output = ExitReason> + Send + 'static,
+    {
+        self.core().parked = Some(key);
+        let (start, started) = oneshot::channel::<()>();
+        let patience = self.env.limits().parked_max;
+        self.start(async move {
+            match tokio::time::timeout(patience, started).await {
+                Ok(Ok(())) => code.await,
+                Ok(Err(_)) => ExitReason::NotStarted("the spawn was given up".into()),
+                Err(_) => ExitReason::NotStarted("parked for too long".into()),
+            }
+        });
+        Parked {
+            shared: self.clone(),
+            start,
+        }
+    }
+}
+
+/// A process made for another node. Dropping it ends the process, unrun.
+#[must_use]
+pub struct Parked {
+    shared: Arc<Shared>,
+    start: oneshot::Sender<()>,
+}
+
+impl fmt::Debug for Parked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parked({})", self.shared.pid)
+    }
+}
+
+impl Parked {
+    /// Which process.
+    pub fn pid(&self) -> Pid {
+        self.shared.pid
+    }
+
+    /// Runs `announce` in one step with the process's block: either the process is parked and
+    /// announced, or it has ended and nobody is told of it.
+    pub fn announce(&self, announce: impl FnOnce(Pid) -> bool) -> bool {
+        let core = self.shared.core();
+        core.block.ended().is_none() && announce(self.shared.pid)
+    }
+
+    /// Lets it run.
+    pub fn run(self) {
+        self.shared.core().parked = None;
+        // It may have ended meanwhile; its links know.
+        let _: Result<(), ()> = self.start.send(());
+    }
+}
+
+/// The task of one process: signals first, then its code, then everybody is told.
+async fn live<F: Future<Output = ExitReason>>(shared: Arc<Shared>, code: F) {
+    // Also runs if the task itself is dropped: the end is told on every path.
+    let mut end = End {
+        shared: &shared,
+        reason: Some(ExitReason::Killed(None)),
+    };
+    let reason = {
+        let mut code = std::pin::pin!(AssertUnwindSafe(code).catch_unwind());
+        std::future::poll_fn(|poller| {
+            {
+                let mut core = shared.core();
+                core.settle();
+                if let Some(reason) = core.verdict.take() {
+                    return Poll::Ready(reason);
+                }
+                register(&mut core.task, poller);
+            }
+            code.as_mut().poll(poller).map(|end| match end {
+                Ok(reason) => reason,
+                Err(panic) => ExitReason::Fault(panic_text(&*panic)),
+            })
+        })
+        .await
+        // The code is dropped here, before anybody is told.
+    };
+    end.reason = Some(reason);
+}
+
+struct End<'a> {
+    shared: &'a Arc<Shared>,
+    reason: Option<ExitReason>,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        if let Some(reason) = self.reason.take() {
+            self.shared.finish(reason);
+        }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    bounded(text.to_owned())
+}
