@@ -58,9 +58,13 @@ pub(crate) fn in_workspace(command: &mut Command, workspace: &str) {
     command
         .current_dir(root().join(workspace))
         .env("CARGO_TARGET_DIR", root().join("target/guests"))
-        // The host's choices are not the guest's.
+        // The host's flags are not the guest's, and a guest names its own files alike wherever
+        // it is compiled.
         .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            format!("--remap-path-prefix={}=tidelock", root().display()),
+        );
 }
 
 /// Compiles the guests and makes the shipped one the result.
