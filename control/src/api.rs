@@ -47,6 +47,8 @@ pub mod codes {
     pub const MODULE_REFUSED: &str = "E1009";
     /// The server could not store the change; nothing was changed.
     pub const STORE: &str = "E1010";
+    /// A living node with another key has this name.
+    pub const NAME_TAKEN: &str = "E1011";
     /// No such process on this node.
     pub const NO_PROCESS: &str = "E2001";
     /// The process could not be started.
@@ -112,7 +114,22 @@ pub struct JoinRequest {
     pub version: String,
 }
 
-/// Answer to [`JoinRequest`].
+/// `POST /v1/rejoin`, nodes only: a new start of a node that has joined before.
+///
+/// The name is that of the caller's certificate; the answer is a [`JoinResponse`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RejoinRequest {
+    /// The signing request (PKCS #10, PEM), for the key of the caller's certificate.
+    pub csr_pem: String,
+    /// Where peers reach the node's data plane (UDP).
+    pub addr: SocketAddr,
+    /// Where operators reach the node's admin port (TCP).
+    pub admin_addr: SocketAddr,
+    /// The version of the node's software.
+    pub version: String,
+}
+
+/// Answer to [`JoinRequest`] and [`RejoinRequest`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinResponse {
     /// The id of this start of the node, `"n3"`. Never handed out again.
@@ -134,7 +151,7 @@ pub struct JoinResponse {
 /// `POST /v1/renew`, nodes only: a new certificate and ticket for the same node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RenewRequest {
-    /// The signing request (PKCS #10, PEM). Its key may be the old one or a new one.
+    /// The signing request (PKCS #10, PEM), for the key of the caller's certificate.
     pub csr_pem: String,
 }
 
@@ -241,6 +258,15 @@ pub struct LeaseResponse {
     pub lease_ms: u64,
     /// The membership's revision; a reader of the watch that is behind it may expect news.
     pub revision: u64,
+}
+
+/// `context.json` beside an operator's certificate: which cluster it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorContext {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Where its control plane answers, `host:port`.
+    pub control: String,
 }
 
 /// `GET /v1/cluster`, any role: what this control plane is.

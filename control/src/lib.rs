@@ -1,4 +1,6 @@
 //! The control plane of a cluster: who is in it, who may join, which modules it holds.
 
 pub mod api;
+pub mod client;
 pub mod http;
+pub mod modules;

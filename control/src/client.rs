@@ -1,0 +1,780 @@
+//! A typed client of the control plane.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! use tidelock_control::client::{Client, NodeDescription};
+//! let token = "tl1.…".parse()?;
+//! let node = NodeDescription {
+//!     name: "web-0".to_owned(),
+//!     addr: "10.0.0.7:7717".parse()?,
+//!     admin_addr: "10.0.0.7:7718".parse()?,
+//!     version: "0.1.0".to_owned(),
+//! };
+//! let joined = Client::join("control.example:7700", &token, &node).await?;
+//! println!("{} of {}", joined.node, joined.identity.name().cluster);
+//! # Ok(()) }
+//! ```
+//!
+//! # What it promises
+//!
+//! * It speaks only to the control plane of the authority it knows: that of the identity, or of the
+//!   join token. Host names play no part.
+//! * Calls that may be repeated are repeated while control cannot be reached, for up to ten seconds;
+//!   a call that was refused is not. Nothing that may have taken effect is sent twice unless sending
+//!   it twice is harmless.
+//! * Each call ends: connecting, waiting for the answer and repeating all have limits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt as _};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tidelock_certs::tls::{https_client_config, pinned_client_config};
+use tidelock_certs::{Identity, IdentityError, JoinToken, Key, Role, from_hex};
+use tidelock_proto::{ModuleHash, NodeId};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::api::{
+    ClusterInfo, CreateToken, ErrorBody, JoinRequest, JoinResponse, LeaseRequest, LeaseResponse,
+    Members, ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated,
+    WatchEvent, codes,
+};
+
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+const CALL_TIME_MAX: Duration = Duration::from_secs(10);
+const MODULE_TIME_MAX: Duration = Duration::from_secs(120);
+/// How long a call is repeated while control cannot be reached.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long joining waits for control, or for an earlier start of the same name to lapse.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A watch that is silent for longer is dead: control sends heartbeats every second or two.
+const WATCH_SILENCE_MAX: Duration = Duration::from_secs(10);
+const WATCH_LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why a call gave no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Control cannot be reached. The call had no effect, or may have had none.
+    #[error("control unreachable at {control}: {reason}")]
+    Unreachable {
+        /// Where it was looked for.
+        control: String,
+        /// What the network said.
+        reason: String,
+    },
+    /// Control was reached and did not answer in time. The call may have had its effect.
+    #[error("control at {control} did not answer within {limit:?}")]
+    TimedOut {
+        /// Where it is.
+        control: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// Whoever answers is not the control plane that was meant, or does not believe who we are.
+    #[error("no trust between us and {control}: {reason}")]
+    NotTrusted {
+        /// Where it is.
+        control: String,
+        /// Who refused what.
+        reason: String,
+    },
+    /// Control said no.
+    #[error("{} [{}]", .body.message, .body.code)]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Why, and what may help.
+        body: ErrorBody,
+    },
+    /// The answer makes no sense: another program, or another version.
+    #[error("control at {control} answered something else than expected: {reason}")]
+    Answer {
+        /// Where it is.
+        control: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// What was passed in cannot be used.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl ClientError {
+    /// The exit code a command ends with because of this error.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unreachable { .. } => 3,
+            Self::TimedOut { .. } => 6,
+            Self::Usage(_) => 2,
+            Self::NotTrusted { .. } => 5,
+            Self::Answer { .. } => 1,
+            Self::Refused { status, .. } => match status {
+                404 => 4,
+                403 | 409 | 410 | 413 | 429 => 5,
+                _ => 1,
+            },
+        }
+    }
+
+    /// The stable code, if control gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { body, .. } => Some(&body.code),
+            _ => None,
+        }
+    }
+
+    /// Whether this node's id is spent: it must join again to get another.
+    #[must_use]
+    pub fn is_node_gone(&self) -> bool {
+        self.code() == Some(codes::NODE_GONE)
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 429 | 500..=599),
+            Self::NotTrusted { .. } | Self::Answer { .. } | Self::Usage(_) => false,
+        }
+    }
+}
+
+/// What a node tells about itself when it joins.
+#[derive(Debug, Clone)]
+pub struct NodeDescription {
+    /// Its stable name.
+    pub name: String,
+    /// Where peers reach it (UDP).
+    pub addr: SocketAddr,
+    /// Where operators reach it (TCP).
+    pub admin_addr: SocketAddr,
+    /// The version of its software.
+    pub version: String,
+}
+
+/// A node that has just become part of a cluster.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// A client that speaks as the node.
+    pub client: Client,
+    /// Key, certificate and start ticket.
+    pub identity: Identity,
+    /// The id of this start.
+    pub node: NodeId,
+    /// How long the node may be silent before control declares it lost. A third of it is a good
+    /// interval for [`Client::lease`].
+    pub lease: Duration,
+    /// Everybody in the cluster, this node included.
+    pub members: Members,
+}
+
+/// Speaks to one control plane as one identity. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    control: Arc<str>,
+}
+
+/// How often a call may be sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// Again after any failure of the network: twice has the effect of once.
+    Always,
+    /// Again only if the connection could not even be made.
+    IfNotSent,
+}
+
+impl Client {
+    /// Joins a cluster with a token: makes a key, has it certified, and gets a node id.
+    ///
+    /// `control` is `host:port`. The server must show a certificate of the authority that the token
+    /// names before the token's secret is sent. While control cannot be reached, or an earlier start
+    /// with this name has not lapsed, it tries again for half a minute.
+    ///
+    /// # Cancellation
+    ///
+    /// A dropped call may have used up the token.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]. After [`ClientError::TimedOut`] the token may be spent.
+    pub async fn join(
+        control: &str,
+        token: &JoinToken,
+        node: &NodeDescription,
+    ) -> Result<Joined, ClientError> {
+        let key = Key::generate();
+        let pinned = Self::new(control, pinned_client_config(token))?;
+        let request = JoinRequest {
+            secret: token.secret().to_owned(),
+            name: node.name.clone(),
+            csr_pem: key.signing_request(),
+            addr: node.addr,
+            admin_addr: node.admin_addr,
+            version: node.version.clone(),
+        };
+        let deadline = Instant::now() + JOIN_PATIENCE;
+        let mut wait = BACKOFF_MIN;
+        let answer: JoinResponse = loop {
+            let call = |client: &Self| client.http.post(client.url("join")).json(&request);
+            match pinned.json_until(call, Repeat::IfNotSent, deadline).await {
+                Err(error) if error.code() == Some(codes::NAME_TAKEN) => {
+                    wait = pinned.pause(wait, deadline, error).await?;
+                }
+                other => break other?,
+            }
+        };
+        let joined = pinned.joined(key, answer)?;
+        if !token.is_from(joined.identity.authority()) {
+            return Err(pinned.answer("the authority it sent is not the token's"));
+        }
+        Ok(joined)
+    }
+
+    /// Joins again as the node that `identity` names, after a restart: same name and key, new node id.
+    ///
+    /// `node.name` is not looked at; the certificate decides. An earlier start of the node counts as
+    /// left from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]. If the certificate has run out, or the node was removed, a new token is
+    /// needed.
+    pub async fn rejoin(
+        control: &str,
+        identity: &Identity,
+        node: &NodeDescription,
+    ) -> Result<Joined, ClientError> {
+        let client = Self::with_identity(control, identity)?;
+        let request = RejoinRequest {
+            csr_pem: identity.key().signing_request(),
+            addr: node.addr,
+            admin_addr: node.admin_addr,
+            version: node.version.clone(),
+        };
+        let deadline = Instant::now() + JOIN_PATIENCE;
+        let call = |client: &Self| client.http.post(client.url("rejoin")).json(&request);
+        // Twice costs a node id and harms nobody: the second start replaces the first.
+        let answer = client.json_until(call, Repeat::Always, deadline).await?;
+        client.joined(identity.key().clone(), answer)
+    }
+
+    /// Speaks as `identity`, an operator's or a node's. Does not connect yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Usage`] if `control` is not an address or the identity cannot be used.
+    pub fn with_identity(control: &str, identity: &Identity) -> Result<Self, ClientError> {
+        Self::new(control, https_client_config(identity, Role::Control, None))
+    }
+
+    /// What this control plane is.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn cluster(&self) -> Result<ClusterInfo, ClientError> {
+        self.json(
+            |client| client.http.get(client.url("cluster")),
+            Repeat::Always,
+        )
+        .await
+    }
+
+    /// All nodes, the gone ones included.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn nodes(&self) -> Result<Members, ClientError> {
+        self.json(
+            |client| client.http.get(client.url("nodes")),
+            Repeat::Always,
+        )
+        .await
+    }
+
+    /// Renews the lease of `node`, which must be this identity's.
+    ///
+    /// Ends within ten seconds; a node with a shorter lease calls again anyway.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; see [`ClientError::is_node_gone`].
+    pub async fn lease(&self, node: NodeId, draining: bool) -> Result<LeaseResponse, ClientError> {
+        let request = LeaseRequest { draining };
+        let url = self.url(&format!("nodes/{node}/lease"));
+        self.json(
+            |client| client.http.put(&url).json(&request),
+            Repeat::Always,
+        )
+        .await
+    }
+
+    /// Says goodbye for `node`: for this identity's own node, or as an operator for any.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn leave(&self, node: NodeId) -> Result<NodeInfo, ClientError> {
+        let url = self.url(&format!("nodes/{node}"));
+        self.json(|client| client.http.delete(&url), Repeat::Always)
+            .await
+    }
+
+    /// Removes `node` for good, operators only: its certificate cannot be used to join or renew.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn remove(&self, node: NodeId) -> Result<NodeInfo, ClientError> {
+        let url = self.url(&format!("nodes/{node}"));
+        let call = |client: &Self| client.http.delete(&url).query(&[("remove", "true")]);
+        self.json(call, Repeat::Always).await
+    }
+
+    /// Gets a new certificate and ticket for the key of `identity`, a node's.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn renew(&self, identity: &Identity) -> Result<Identity, ClientError> {
+        let request = RenewRequest {
+            csr_pem: identity.key().signing_request(),
+        };
+        let call = |client: &Self| client.http.post(client.url("renew")).json(&request);
+        let answer: RenewResponse = self.json(call, Repeat::Always).await?;
+        let authority = tidelock_certs::identity::to_pem(identity.authority());
+        self.identity(
+            identity.key().clone(),
+            &answer.cert_pem,
+            &authority,
+            &answer.ticket,
+        )
+    }
+
+    /// Makes a join token, operators only.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]. After a timeout a token may exist that nobody knows; it expires.
+    pub async fn create_token(
+        &self,
+        ttl: Duration,
+        uses: u32,
+    ) -> Result<TokenCreated, ClientError> {
+        let request = CreateToken {
+            ttl_s: ttl.as_secs(),
+            uses,
+        };
+        let call = |client: &Self| client.http.post(client.url("tokens")).json(&request);
+        self.json(call, Repeat::IfNotSent).await
+    }
+
+    /// Stores a module, operators only, and names it if `name` is given. Storing it again is harmless.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn put_module(
+        &self,
+        name: Option<&str>,
+        bytes: impl Into<Bytes>,
+    ) -> Result<ModuleInfo, ClientError> {
+        let bytes = bytes.into();
+        let hash = hash_of(&bytes).to_string();
+        let call = |client: &Self| {
+            let put = client
+                .http
+                .put(client.url("modules"))
+                .query(&[("hash", &hash)]);
+            let put = put.timeout(MODULE_TIME_MAX).body(bytes.clone());
+            if let Some(name) = name {
+                put.query(&[("name", name)])
+            } else {
+                put
+            }
+        };
+        self.json(call, Repeat::Always).await
+    }
+
+    /// The bytes of a module, checked against `hash`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn module(&self, hash: ModuleHash) -> Result<Bytes, ClientError> {
+        let bytes = self.module_bytes(&hash.to_string()).await?;
+        if hash_of(&bytes) != hash {
+            return Err(self.answer("the module's bytes do not have its hash"));
+        }
+        Ok(bytes)
+    }
+
+    /// The module last deployed under `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn module_named(&self, name: &str) -> Result<(ModuleHash, Bytes), ClientError> {
+        // Anything but a plain name would be another path.
+        crate::modules::check_module_name(name)
+            .map_err(|error| ClientError::Usage(error.to_string()))?;
+        let bytes = self.module_bytes(name).await?;
+        Ok((hash_of(&bytes), bytes))
+    }
+
+    /// All modules the cluster holds.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; repeated while unreachable.
+    pub async fn modules(&self) -> Result<Vec<ModuleInfo>, ClientError> {
+        self.json(
+            |client| client.http.get(client.url("modules")),
+            Repeat::Always,
+        )
+        .await
+    }
+
+    /// Follows the membership for as long as the stream is polled.
+    ///
+    /// After each connection the first item is a snapshot. If the connection is lost, the error is one
+    /// item, and the stream connects again, waiting a little longer each time. It ends only after an
+    /// error that waiting does not mend ([`ClientError::is_temporary`] is false).
+    #[must_use]
+    pub fn watch(&self) -> BoxStream<'static, Result<WatchEvent, ClientError>> {
+        let state = WatchState::Connect {
+            wait: Duration::ZERO,
+        };
+        futures_util::stream::unfold((self.clone(), state), |(client, mut state)| async move {
+            loop {
+                state = match state {
+                    WatchState::Over => return None,
+                    WatchState::Connect { wait } => {
+                        sleep(wait).await;
+                        match client.open_watch().await {
+                            Ok(lines) => WatchState::Read(lines),
+                            Err(error) if error.is_temporary() => {
+                                let wait = (wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+                                return Some((Err(error), (client, WatchState::Connect { wait })));
+                            }
+                            Err(error) => {
+                                return Some((Err(error), (client, WatchState::Over)));
+                            }
+                        }
+                    }
+                    WatchState::Read(mut lines) => match lines.next(&client).await {
+                        Ok(event) => return Some((Ok(event), (client, WatchState::Read(lines)))),
+                        Err(error) => {
+                            let state = WatchState::Connect { wait: BACKOFF_MIN };
+                            return Some((Err(error), (client, state)));
+                        }
+                    },
+                };
+            }
+        })
+        .boxed()
+    }
+
+    fn new(
+        control: &str,
+        config: Result<rustls::ClientConfig, rustls::Error>,
+    ) -> Result<Self, ClientError> {
+        let control = control
+            .strip_prefix("https://")
+            .unwrap_or(control)
+            .trim_end_matches('/');
+        let usage = |reason: String| ClientError::Usage(format!("control {control:?}: {reason}"));
+        let url = reqwest::Url::parse(&format!("https://{control}/"))
+            .map_err(|error| usage(error.to_string()))?;
+        if url.host().is_none() || url.path() != "/" || !url.username().is_empty() {
+            return Err(usage("host:port is expected".to_owned()));
+        }
+        let config = config.map_err(|error| usage(error.to_string()))?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(config)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .https_only(true)
+            .connect_timeout(CONNECT_TIME_MAX)
+            .pool_idle_timeout(Duration::from_secs(20))
+            .build()
+            .map_err(|error| usage(error.to_string()))?;
+        Ok(Self {
+            http,
+            control: control.into(),
+        })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://{}/v1/{path}", self.control)
+    }
+
+    fn joined(&self, key: Key, answer: JoinResponse) -> Result<Joined, ClientError> {
+        let identity = self.identity(key, &answer.cert_pem, &answer.ca_pem, &answer.ticket)?;
+        let node: NodeId = answer
+            .node_id
+            .parse()
+            .ok()
+            .filter(|node| *node != NodeId::STANDALONE)
+            .ok_or_else(|| self.answer("its node id is none"))?;
+        Ok(Joined {
+            client: Self::with_identity(&self.control, &identity)?,
+            identity,
+            node,
+            lease: Duration::from_millis(answer.lease_ms),
+            members: answer.members,
+        })
+    }
+
+    fn identity(
+        &self,
+        key: Key,
+        certificate: &str,
+        authority: &str,
+        ticket: &str,
+    ) -> Result<Identity, ClientError> {
+        let ticket =
+            from_hex(ticket).ok_or_else(|| self.answer("the ticket is not hexadecimal"))?;
+        Identity::from_pem(key, certificate, authority, Some(ticket))
+            .map_err(|error: IdentityError| self.answer(&error.to_string()))
+    }
+
+    async fn module_bytes(&self, which: &str) -> Result<Bytes, ClientError> {
+        let url = self.url(&format!("modules/{which}"));
+        let deadline = Instant::now() + PATIENCE;
+        let call = |client: &Self| client.http.get(&url).timeout(MODULE_TIME_MAX);
+        let response = self.send_until(call, Repeat::Always, deadline).await?;
+        self.read(response, MODULE_BYTES_MAX).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        call: impl Fn(&Self) -> RequestBuilder,
+        repeat: Repeat,
+    ) -> Result<T, ClientError> {
+        self.json_until(call, repeat, Instant::now() + PATIENCE)
+            .await
+    }
+
+    async fn json_until<T: DeserializeOwned>(
+        &self,
+        call: impl Fn(&Self) -> RequestBuilder,
+        repeat: Repeat,
+        deadline: Instant,
+    ) -> Result<T, ClientError> {
+        let response = self.send_until(call, repeat, deadline).await?;
+        let bytes = self.read(response, WATCH_LINE_BYTES_MAX).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.answer(&error.to_string()))
+    }
+
+    /// Sends a call until it is answered, refused, or the deadline has passed.
+    async fn send_until(
+        &self,
+        call: impl Fn(&Self) -> RequestBuilder,
+        repeat: Repeat,
+        deadline: Instant,
+    ) -> Result<Response, ClientError> {
+        let mut wait = BACKOFF_MIN;
+        loop {
+            let request = call(self).build().map_err(|error| {
+                ClientError::Usage(format!("control {}: {error}", self.control))
+            })?;
+            let limit = request.timeout().copied().unwrap_or(CALL_TIME_MAX);
+            let error = match timeout(limit, self.http.execute(request)).await {
+                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+                Ok(Ok(response)) => return Err(self.refusal(response).await),
+                Ok(Err(error)) => {
+                    let unsent = error.is_connect();
+                    let error = self.network_error(&error, limit);
+                    let again = matches!(error, ClientError::Unreachable { .. })
+                        && (repeat == Repeat::Always || unsent);
+                    if !again {
+                        return Err(error);
+                    }
+                    error
+                }
+                Err(_) => return Err(self.timed_out(limit)),
+            };
+            wait = self.pause(wait, deadline, error).await?;
+        }
+    }
+
+    /// Waits before the next attempt; gives `error` back if there is no time for one.
+    async fn pause(
+        &self,
+        wait: Duration,
+        deadline: Instant,
+        error: ClientError,
+    ) -> Result<Duration, ClientError> {
+        if Instant::now() + wait >= deadline {
+            return Err(error);
+        }
+        tracing::debug!(control = %self.control, %error, "trying again in {wait:?}");
+        sleep(wait).await;
+        Ok((wait * 2).min(BACKOFF_MAX))
+    }
+
+    async fn read(&self, mut response: Response, bytes_max: usize) -> Result<Bytes, ClientError> {
+        let mut bytes = Vec::new();
+        let all = async {
+            while let Some(chunk) = response.chunk().await? {
+                if bytes.len() + chunk.len() > bytes_max {
+                    return Ok(false);
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(true)
+        };
+        match timeout(MODULE_TIME_MAX, all).await {
+            Ok(Ok(true)) => Ok(bytes.into()),
+            Ok(Ok(false)) => Err(self.answer(&format!("it is longer than {bytes_max} bytes"))),
+            Ok(Err(error)) => Err(self.network_error(&error, MODULE_TIME_MAX)),
+            Err(_) => Err(self.timed_out(MODULE_TIME_MAX)),
+        }
+    }
+
+    async fn refusal(&self, response: Response) -> ClientError {
+        let status = response.status();
+        let bytes = self.read(response, 1024 * 1024).await.unwrap_or_default();
+        match serde_json::from_slice::<ErrorBody>(&bytes) {
+            Ok(body) => ClientError::Refused {
+                status: status.as_u16(),
+                body,
+            },
+            Err(_) => self.answer(&format!("status {status} without an explanation")),
+        }
+    }
+
+    async fn open_watch(&self) -> Result<Lines, ClientError> {
+        let request = self.http.request(Method::GET, self.url("watch"));
+        let response = match timeout(CALL_TIME_MAX, request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(self.network_error(&error, CALL_TIME_MAX)),
+            Err(_) => return Err(self.timed_out(CALL_TIME_MAX)),
+        };
+        if response.status() != StatusCode::OK {
+            return Err(self.refusal(response).await);
+        }
+        Ok(Lines {
+            response,
+            buffer: Vec::new(),
+        })
+    }
+
+    fn network_error(&self, error: &reqwest::Error, limit: Duration) -> ClientError {
+        let control = self.control.to_string();
+        if let Some(reason) = tls_reason(error) {
+            return ClientError::NotTrusted { control, reason };
+        }
+        if error.is_timeout() && !error.is_connect() {
+            return ClientError::TimedOut { control, limit };
+        }
+        // The innermost cause is the one a person can act on.
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        ClientError::Unreachable {
+            control,
+            reason: cause.to_string(),
+        }
+    }
+
+    fn timed_out(&self, limit: Duration) -> ClientError {
+        ClientError::TimedOut {
+            control: self.control.to_string(),
+            limit,
+        }
+    }
+
+    fn answer(&self, reason: &str) -> ClientError {
+        ClientError::Answer {
+            control: self.control.to_string(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// The hash a module is known by.
+#[must_use]
+pub fn hash_of(bytes: &[u8]) -> ModuleHash {
+    ModuleHash(*blake3::hash(bytes).as_bytes())
+}
+
+/// What TLS found wrong, if the error comes from there.
+fn tls_reason(error: &reqwest::Error) -> Option<String> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls.to_string());
+        }
+        // An io::Error hides what it was made from behind `get_ref`.
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        cause = match inner {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+enum WatchState {
+    Connect { wait: Duration },
+    Read(Lines),
+    Over,
+}
+
+/// A watch's connection and the part of a line that has arrived.
+struct Lines {
+    response: Response,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    async fn next(&mut self, client: &Client) -> Result<WatchEvent, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return serde_json::from_slice(&line)
+                    .map_err(|error| client.answer(&error.to_string()));
+            }
+            if self.buffer.len() > WATCH_LINE_BYTES_MAX {
+                return Err(client.answer("a line without an end"));
+            }
+            match timeout(WATCH_SILENCE_MAX, self.response.chunk()).await {
+                Ok(Ok(Some(chunk))) => self.buffer.extend_from_slice(&chunk),
+                Ok(Ok(None)) => {
+                    return Err(ClientError::Unreachable {
+                        control: client.control.to_string(),
+                        reason: "it ended the watch".to_owned(),
+                    });
+                }
+                Ok(Err(error)) => return Err(client.network_error(&error, WATCH_SILENCE_MAX)),
+                Err(_) => return Err(client.timed_out(WATCH_SILENCE_MAX)),
+            }
+        }
+    }
+}
+
+/// Serialises one line of a stream.
+pub(crate) fn to_line(event: &impl Serialize) -> Bytes {
+    let mut line = serde_json::to_vec(event).expect("our own types are plain data");
+    line.push(b'\n');
+    line.into()
+}
