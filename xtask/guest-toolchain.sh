@@ -76,7 +76,7 @@ note "installing Debian's rustc-web, its sources and wasi-libc"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
   apt-get install -y -qq --no-install-recommends rustc-web cargo-web rust-web-src wasi-libc >&2
 
-sources=$(dpkg -L rust-web-src | grep -m1 -E '^/usr/src/rustc-[^/]+/library$') \
+sources=$(dpkg -L rust-web-src | grep -E '^/usr/src/rustc-[^/]+/library$') \
   || fail "rust-web-src holds no standard library"
 host=$(/usr/bin/rustc -vV | sed -n 's/^host: //p')
 linker=$(rustc --print sysroot)/lib/rustlib/$host/bin/rust-lld
