@@ -92,13 +92,17 @@ struct Shelf {
 
 struct Slab {
     shelves: [Mutex<Shelf>; STACKS + 1],
-    taken: AtomicUsize,
     guards: AtomicUsize,
 }
 
 static SLAB: Slab = Slab {
-    shelves: [const { Mutex::new(Shelf { free: Vec::new(), fresh: 0..0, mapped: 0 }) }; STACKS + 1],
-    taken: AtomicUsize::new(0),
+    shelves: [const {
+        Mutex::new(Shelf {
+            free: Vec::new(),
+            fresh: 0..0,
+            mapped: 0,
+        })
+    }; STACKS + 1],
     guards: AtomicUsize::new(0),
 };
 
@@ -123,7 +127,11 @@ thread_local! {
 }
 
 fn slot_bytes(class: usize) -> usize {
-    if class == STACKS { STACK_SLOT_BYTES } else { CLASSES[class].0 }
+    if class == STACKS {
+        STACK_SLOT_BYTES
+    } else {
+        CLASSES[class].0
+    }
 }
 
 fn page_bytes() -> usize {
@@ -138,19 +146,23 @@ fn page_bytes() -> usize {
 
 impl Slab {
     fn take(&self, class: usize) -> Result<Slot, SlabFull> {
-        let local = LOCAL.try_with(|local| local.borrow_mut().free[class].pop()).ok().flatten();
+        let local = LOCAL
+            .try_with(|local| local.borrow_mut().free[class].pop())
+            .ok()
+            .flatten();
         let base = match local {
             Some(base) => base,
             None => self.refill(class)?,
         };
-        self.taken.fetch_add(1, Ordering::Relaxed);
         Ok(Slot { class, base })
     }
 
     /// One slot for the caller, some more for the caller's thread.
     fn refill(&self, class: usize) -> Result<usize, SlabFull> {
         let bytes = slot_bytes(class);
-        let mut shelf = self.shelves[class].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = self.shelves[class]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if shelf.free.is_empty() {
             if shelf.fresh.is_empty() {
                 map_chunk(class, &mut shelf)?;
@@ -175,7 +187,6 @@ impl Slab {
     }
 
     fn release(&self, class: usize, base: usize) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
         let kept = LOCAL.try_with(|local| {
             let free = &mut local.borrow_mut().free[class];
             free.push(base);
@@ -195,7 +206,9 @@ impl Slab {
             return;
         }
         let warm = {
-            let shelf = self.shelves[class].lock().unwrap_or_else(PoisonError::into_inner);
+            let shelf = self.shelves[class]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             WARM_SLOTS_MAX.saturating_sub(shelf.free.len())
         };
         for &base in moved.iter().skip(warm) {
@@ -204,7 +217,9 @@ impl Slab {
             // costs memory only.
             let _ = discard(base + skip, slot_bytes(class) - skip);
         }
-        let mut shelf = self.shelves[class].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = self.shelves[class]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         shelf.free.extend(moved);
     }
 
@@ -237,7 +252,11 @@ impl Slab {
 /// Maps address space for more slots of one class.
 fn map_chunk(class: usize, shelf: &mut Shelf) -> Result<(), SlabFull> {
     let bytes = slot_bytes(class);
-    let space = if class == STACKS { STACK_SPACE } else { CLASSES[class].1 };
+    let space = if class == STACKS {
+        STACK_SPACE
+    } else {
+        CLASSES[class].1
+    };
     let many = (64 * bytes).max(256 * MIB);
     for chunk in [many, bytes] {
         if shelf.mapped + chunk > space {
@@ -366,7 +385,10 @@ fn page_map() -> Option<RawFd> {
         // Worth it because: see `scan`.
         // Sound because: a constant path; the descriptor stays open for the life of the program.
         let fd = unsafe {
-            libc::open(c"/proc/self/pagemap".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC)
+            libc::open(
+                c"/proc/self/pagemap".as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            )
         };
         (fd >= 0 && scan_works(fd)).then_some(fd)
     })
@@ -396,7 +418,9 @@ fn scan_works(fd: RawFd) -> bool {
     // Sound because: the second of three mapped pages.
     unsafe { ((start + page) as *mut u8).write_volatile(1) };
     let mut seen = Vec::new();
-    let told = scan(fd, start, len, |r| seen.push(r.start as usize..r.end as usize));
+    let told = scan(fd, start, len, |r| {
+        seen.push(r.start as usize..r.end as usize)
+    });
     // Sound because: the mapping made above, not used afterwards.
     unsafe { libc::munmap(base, len) };
     told && seen == [start + page..start + 2 * page]
@@ -450,16 +474,19 @@ impl Drop for Slot {
 
 /// Room for the memory of one process, taken before the process runs.
 #[derive(Debug)]
-pub struct MemorySlot(Slot);
+pub(super) struct MemorySlot(Slot);
 
 impl MemorySlot {
     /// Takes a slot which holds `min` bytes and, if there is address space for it, `max` bytes.
     ///
     /// When the class for `max` is used up a smaller one is given, so that one more process can
     /// start; its memory then stops growing earlier.
-    pub fn take(min: usize, max: usize) -> Result<Self, SlabFull> {
+    pub(super) fn take(min: usize, max: usize) -> Result<Self, SlabFull> {
         let largest = CLASSES.len() - 1;
-        let wanted = CLASSES.iter().position(|&(bytes, _)| bytes >= max).unwrap_or(largest);
+        let wanted = CLASSES
+            .iter()
+            .position(|&(bytes, _)| bytes >= max)
+            .unwrap_or(largest);
         for class in (0..=wanted).rev() {
             if CLASSES[class].0 < min {
                 break;
@@ -472,19 +499,14 @@ impl MemorySlot {
     }
 
     /// Bytes the memory can grow to.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.0.bytes()
     }
 
     /// Gives the slot to the next memory made by this thread, which the caller causes at once.
-    pub fn offer(self) {
+    pub(super) fn offer(self) {
         OFFER.set(Some(self.0));
     }
-}
-
-/// Slots in use in the whole program: memories and stacks.
-pub fn slots_taken() -> usize {
-    SLAB.taken.load(Ordering::Relaxed)
 }
 
 /// Makes linear memories in slots.
@@ -499,7 +521,11 @@ impl Drop for SlotMemory {
     fn drop(&mut self) {
         // A memory never shrinks, and compiled code checks every access against its size, so nothing
         // above `size` was ever written.
-        wipe(self.slot.base, self.size.next_multiple_of(page_bytes()), page_map());
+        wipe(
+            self.slot.base,
+            self.size.next_multiple_of(page_bytes()),
+            page_map(),
+        );
     }
 }
 
@@ -546,10 +572,15 @@ unsafe impl MemoryCreator for Memories {
             Some(slot) => slot,
             None => {
                 let max = maximum.unwrap_or(usize::MAX);
-                MemorySlot::take(minimum, max).map_err(|full| full.to_string())?.0
+                MemorySlot::take(minimum, max)
+                    .map_err(|full| full.to_string())?
+                    .0
             }
         };
-        Ok(Box::new(SlotMemory { slot, size: minimum }))
+        Ok(Box::new(SlotMemory {
+            slot,
+            size: minimum,
+        }))
     }
 }
 
@@ -609,7 +640,9 @@ unsafe impl StackCreator for Stacks {
         if size > STACK_SLOT_BYTES {
             return Err(wasmtime::Error::msg("a stack larger than a slot"));
         }
-        let slot = SLAB.take(STACKS).map_err(|full| wasmtime::Error::msg(full.to_string()))?;
+        let slot = SLAB
+            .take(STACKS)
+            .map_err(|full| wasmtime::Error::msg(full.to_string()))?;
         Ok(Box::new(SlotStack(slot)))
     }
 }
@@ -618,17 +651,24 @@ unsafe impl StackCreator for Stacks {
 mod tests {
     use super::*;
 
+    #[expect(clippy::mut_from_ref, reason = "each test owns its memories")]
     fn bytes(memory: &SlotMemory) -> &mut [u8] {
         unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), memory.byte_capacity()) }
     }
 
     fn memory(size: usize, max: usize) -> SlotMemory {
-        SlotMemory { slot: MemorySlot::take(size, max).unwrap().0, size }
+        SlotMemory {
+            slot: MemorySlot::take(size, max).unwrap().0,
+            size,
+        }
     }
 
     #[test]
     fn no_byte_passes_from_owner_to_owner() {
-        for (round, size) in [64 * KIB, 3 * 64 * KIB, MIB, 9 * MIB].into_iter().enumerate() {
+        for (round, size) in [64 * KIB, 3 * 64 * KIB, MIB, 9 * MIB]
+            .into_iter()
+            .enumerate()
+        {
             for touch in [1, 7, 40, size / 4096] {
                 let memory = memory(size, size);
                 let step = (size / touch).max(1);
@@ -640,7 +680,10 @@ mod tests {
                 drop(memory);
                 let next = self::memory(64 * KIB, size);
                 assert_eq!(next.slot.base, base, "last released, first taken");
-                assert!(bytes(&next).iter().all(|&b| b == 0), "a byte leaked in round {round}");
+                assert!(
+                    bytes(&next).iter().all(|&b| b == 0),
+                    "a byte leaked in round {round}"
+                );
             }
         }
     }
@@ -682,15 +725,22 @@ mod tests {
     #[test]
     fn classes_follow_the_maximum() {
         assert_eq!(MemorySlot::take(0, 1).unwrap().bytes(), 64 * KIB);
-        assert_eq!(MemorySlot::take(0, 64 * KIB + 1).unwrap().bytes(), 256 * KIB);
+        assert_eq!(
+            MemorySlot::take(0, 64 * KIB + 1).unwrap().bytes(),
+            256 * KIB
+        );
         assert_eq!(MemorySlot::take(5, usize::MAX).unwrap().bytes(), 4 * GIB);
         assert!(MemorySlot::take(5 * GIB, usize::MAX).is_err());
     }
 
     #[test]
     fn slots_released_by_a_thread_that_ended_are_used_again() {
-        let base = std::thread::spawn(|| memory(16 * MIB, 16 * MIB).slot.base).join().unwrap();
-        let found = (0..100).map(|_| memory(16 * MIB, 16 * MIB)).collect::<Vec<_>>();
+        let base = std::thread::spawn(|| memory(16 * MIB, 16 * MIB).slot.base)
+            .join()
+            .unwrap();
+        let found = (0..100)
+            .map(|_| memory(16 * MIB, 16 * MIB))
+            .collect::<Vec<_>>();
         assert!(found.iter().any(|memory| memory.slot.base == base));
     }
 

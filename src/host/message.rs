@@ -1,0 +1,297 @@
+//! `lunatic::message`: the scratch message, sending, receiving by tag.
+//!
+//! ```text
+//! create_data ─▶ ┌──────────────┐ ─send─▶ mailbox of another process
+//! write_data  ─▶ │ scratch slot │
+//! read_data   ◀─ └──────────────┘ ◀─receive── own mailbox
+//! ```
+
+use std::any::Any;
+use std::sync::Arc;
+
+use tidelock_proto::Pid;
+
+use super::state::{Body, Data, Held};
+use super::{Call, Caller, Linker, Result, State, TIMED_OUT, deadline, sync, waits};
+use crate::{Filter, Message, Module, Received, SendError};
+
+/// Bytes set aside for a message whatever the guest hints.
+const HINT_BYTES_MAX: u64 = 64 << 10;
+/// Resources of one message; a push beyond it traps.
+const RESOURCES_MAX: usize = 256;
+/// Tags one `receive` may wait for.
+const TAGS_MAX: u32 = 4096;
+
+pub(super) fn link(linker: &mut Linker) -> Result<()> {
+    sync! { linker, "lunatic::message";
+        "create_data" => create_data(tag: i64, capacity: u64);
+        "write_data" => write_data(ptr: u32, len: u32);
+        "read_data" => read_data(ptr: u32, len: u32);
+        "seek_data" => seek_data(position: u64);
+        "get_tag" => get_tag();
+        "get_process_id" => get_process_id();
+        "data_size" => data_size();
+        "push_module" => push_module(id: u64);
+        "take_module" => take_module(index: u64);
+    }
+    waits! { linker, "lunatic::message";
+        "send" => send(process: u64);
+        "send_receive_skip_search" => send_receive_skip_search(process: u64, tag: i64, timeout: u64);
+        "receive" => receive(tags_ptr: u32, tags_len: u32, timeout: u64);
+    }
+    Ok(())
+}
+
+/// On the interface, tag 0 is no tag.
+pub(super) fn tag(raw: i64) -> Option<i64> {
+    (raw != 0).then_some(raw)
+}
+
+const NO_DATA: &str = "there is no data message in the scratch slot";
+
+fn data<'a>(call: &'a mut Call<'_>) -> Result<&'a mut Data> {
+    if !matches!(call.state().held, Some(Held::Data(_))) {
+        return Err(call.trap(NO_DATA));
+    }
+    match &mut call.state().held {
+        Some(Held::Data(data)) => Ok(data),
+        _ => unreachable!("checked above"),
+    }
+}
+
+fn create_data(mut call: Call<'_>, raw: i64, capacity: u64) -> Result<()> {
+    let hint = capacity.min(HINT_BYTES_MAX) as usize;
+    call.state().held = Some(Held::Data(Data {
+        tag: tag(raw),
+        body: Body::Own(Vec::with_capacity(hint)),
+        read: 0,
+        resources: Vec::new(),
+    }));
+    Ok(())
+}
+
+fn write_data(mut call: Call<'_>, ptr: u32, len: u32) -> Result<u32> {
+    let (memory, state) = call.parts()?;
+    let Some(Held::Data(data)) = &mut state.held else {
+        return Err(call.trap(NO_DATA));
+    };
+    let Some(bytes) = memory.get(ptr as usize..ptr as usize + len as usize) else {
+        return Err(call.outside("ptr", ptr, u64::from(len)));
+    };
+    let body = data.body.as_mut();
+    let max = state.message_bytes_max;
+    if body.len() + bytes.len() > max {
+        return Err(call.trap(format_args!("a message has at most {max} bytes")));
+    }
+    body.extend_from_slice(bytes);
+    Ok(len)
+}
+
+fn read_data(mut call: Call<'_>, ptr: u32, len: u32) -> Result<u32> {
+    let (memory, state) = call.parts()?;
+    let Some(Held::Data(data)) = &mut state.held else {
+        return Err(call.trap(NO_DATA));
+    };
+    let Some(rest) = data.body.as_slice().get(data.read..) else {
+        return Err(call.trap("the read position is behind the end"));
+    };
+    let bytes = &rest[..rest.len().min(len as usize)];
+    let Some(place) = memory.get_mut(ptr as usize..ptr as usize + bytes.len()) else {
+        return Err(call.outside("ptr", ptr, u64::from(len)));
+    };
+    place.copy_from_slice(bytes);
+    data.read += bytes.len();
+    Ok(bytes.len() as u32)
+}
+
+fn seek_data(mut call: Call<'_>, position: u64) -> Result<()> {
+    data(&mut call)?.read = usize::try_from(position).unwrap_or(usize::MAX);
+    Ok(())
+}
+
+fn get_tag(mut call: Call<'_>) -> Result<i64> {
+    let tag = match &call.state().held {
+        Some(Held::Data(data)) => data.tag,
+        Some(Held::LinkDied { tag, .. }) => *tag,
+        Some(Held::Down { .. } | Held::NodeDown { .. }) => None,
+        None => return Err(call.trap("the scratch slot is empty")),
+    };
+    Ok(tag.unwrap_or(0))
+}
+
+fn get_process_id(mut call: Call<'_>) -> Result<u64> {
+    match &call.state().held {
+        Some(Held::Down { pid, .. }) => Ok(pid.raw()),
+        Some(_) => Ok(0),
+        None => Err(call.trap("the scratch slot is empty")),
+    }
+}
+
+fn data_size(mut call: Call<'_>) -> Result<u64> {
+    Ok(data(&mut call)?.body.as_slice().len() as u64)
+}
+
+// ---- resources -----------------------------------------------------------------------------------------
+
+fn push_module(mut call: Call<'_>, id: u64) -> Result<u64> {
+    let Some(module) = call.state().modules.get(id).cloned() else {
+        return Err(call.trap(format_args!("no module {id}")));
+    };
+    let resources = &mut data(&mut call)?.resources;
+    if resources.len() == RESOURCES_MAX {
+        return Err(call.trap(format_args!(
+            "a message has at most {RESOURCES_MAX} resources"
+        )));
+    }
+    resources.push(Some(Arc::new(module)));
+    Ok(resources.len() as u64 - 1)
+}
+
+fn take_module(mut call: Call<'_>, index: u64) -> Result<u64> {
+    let resources = &mut data(&mut call)?.resources;
+    let place = usize::try_from(index)
+        .ok()
+        .and_then(|index| resources.get_mut(index));
+    let module = place.and_then(|place| {
+        let found: Arc<dyn Any + Send + Sync> = place.clone()?;
+        let module = found.downcast::<Module>().ok()?;
+        *place = None;
+        Some(Module::clone(&module))
+    });
+    let Some(module) = module else {
+        return Err(call.trap(format_args!("no module at index {index} of the message")));
+    };
+    call.state()
+        .modules
+        .insert(module)
+        .map_err(|full| call.trap(full))
+}
+
+// ---- sending and receiving -----------------------------------------------------------------------------
+
+/// Takes the message out of the slot.
+pub(super) fn take(call: &mut Call<'_>) -> Result<Message> {
+    match call.state().held.take() {
+        Some(Held::Data(data)) => Ok(Message {
+            tag: data.tag,
+            data: data.body.into_bytes(),
+            resources: data.resources.into_iter().flatten().collect(),
+        }),
+        other => {
+            call.state().held = other;
+            Err(call.trap(NO_DATA))
+        }
+    }
+}
+
+/// Sends, waiting while the way to a remote receiver is congested. False: its node cannot be reached. A
+/// receiver that is gone is no error; a message that cannot leave this node at all is one.
+pub(super) async fn deliver(call: &mut Call<'_>, process: u64, message: Message) -> Result<bool> {
+    let Some(to) = Pid::from_raw(process) else {
+        return Ok(true);
+    };
+    let context = &mut call.state().context;
+    let Err(message) = context.try_send(to, message) else {
+        return Ok(true);
+    };
+    match context.send(to, message).await {
+        Ok(()) => Ok(true),
+        Err(SendError::Unreachable { .. }) => Ok(false),
+        Err(error) => Err(call.trap(error)),
+    }
+}
+
+async fn send(mut call: Call<'_>, process: u64) -> Result<u32> {
+    let message = take(&mut call)?;
+    deliver(&mut call, process, message).await?;
+    Ok(0)
+}
+
+pub(super) async fn send_receive_skip_search(
+    mut call: Call<'_>,
+    process: u64,
+    tag: i64,
+    timeout: u64,
+) -> Result<u32> {
+    let message = take(&mut call)?;
+    let deadline = deadline(timeout);
+    let mark = call.state().context.mark();
+    deliver(&mut call, process, message).await?;
+    let filter = Filter::Since(tag, mark);
+    wait(&mut call, filter, timeout, deadline).await
+}
+
+async fn receive(mut call: Call<'_>, tags_ptr: u32, tags_len: u32, timeout: u64) -> Result<u32> {
+    let filter = match tags_len {
+        0 => Filter::Any,
+        1..=TAGS_MAX => {
+            let bytes = call.bytes("tags_ptr", tags_ptr, tags_len * 8)?;
+            let (tags, _) = bytes.as_chunks::<8>();
+            Filter::Tags(tags.iter().map(|tag| i64::from_le_bytes(*tag)).collect())
+        }
+        _ => return Err(call.trap(format_args!("tags_len: more than {TAGS_MAX} tags"))),
+    };
+    wait(&mut call, filter, timeout, deadline(timeout)).await
+}
+
+/// Puts the next message that fits into the slot. On a timeout the slot stays as it is.
+async fn wait(
+    call: &mut Call<'_>,
+    filter: Filter,
+    timeout: u64,
+    deadline: Option<tokio::time::Instant>,
+) -> Result<u32> {
+    let state = call.state();
+    let mut received = state.context.try_receive(&filter);
+    if received.is_none() && timeout != 0 {
+        received = state.context.receive(filter, deadline).await;
+    }
+    Ok(received.map_or(TIMED_OUT, |received| hold(state, received)))
+}
+
+/// Puts a received message into the slot; the code of its kind.
+fn hold(state: &mut State, received: Received) -> u32 {
+    let (held, kind) = match received {
+        Received::Message(Message {
+            tag,
+            data,
+            resources,
+        }) => {
+            let resources = resources.into_iter().map(Some).collect();
+            let data = Data {
+                tag,
+                body: Body::Shared(data),
+                read: 0,
+                resources,
+            };
+            (Held::Data(data), 0)
+        }
+        Received::LinkDied { pid, tag, reason } => (Held::LinkDied { pid, tag, reason }, 1),
+        Received::Down {
+            pid,
+            reference,
+            reason,
+        } => (
+            Held::Down {
+                pid,
+                reference,
+                reason,
+            },
+            2,
+        ),
+        Received::NodeDown {
+            node,
+            reference,
+            reason,
+        } => (
+            Held::NodeDown {
+                node,
+                reference,
+                reason,
+            },
+            3,
+        ),
+    };
+    state.held = Some(held);
+    kind
+}

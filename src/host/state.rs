@@ -1,0 +1,181 @@
+//! What the host keeps for one guest: the scratch message and the tables behind its ids.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tidelock_proto::spawn::ProcessConfig;
+use tidelock_proto::{ExitReason, NodeId, Pid};
+use wasmtime::Memory;
+use wasmtime_wasi::p1::WasiP1Ctx;
+
+use crate::wasm::{Limits, Module};
+use crate::{Context, Resource};
+
+/// Entries of one table; a call that would exceed it traps.
+const TABLE_MAX: usize = 65_536;
+
+/// The data of a guest's store.
+pub(crate) struct State {
+    pub(super) context: Context,
+    pub(crate) limits: Limits,
+    pub(super) message_bytes_max: usize,
+    module: Module,
+    memory: Option<Memory>,
+    instantiated: bool,
+    /// The scratch slot: the outgoing message, or the last received one.
+    pub(super) held: Option<Held>,
+    pub(super) modules: Table<Module>,
+    pub(super) configs: Table<ProcessConfig>,
+    pub(super) errors: Table<String>,
+    /// Answers of node look-ups not yet copied.
+    pub(super) lookups: Table<Vec<u64>>,
+    pub(super) wasi: Option<Box<WasiP1Ctx>>,
+    /// How many `trap::catch` are under way inside each other.
+    pub(super) catching: u32,
+}
+
+impl State {
+    pub(crate) fn new(module: Module, context: Context, limits: Limits) -> Self {
+        Self {
+            message_bytes_max: context.environment().limits().message_bytes_max,
+            context,
+            limits,
+            module,
+            memory: None,
+            instantiated: false,
+            held: None,
+            modules: Table::new("modules"),
+            configs: Table::new("configs"),
+            errors: Table::new("errors"),
+            lookups: Table::new("look-ups"),
+            wasi: None,
+            catching: 0,
+        }
+    }
+
+    /// The module this process runs.
+    pub(crate) fn module(&self) -> &Module {
+        &self.module
+    }
+
+    /// Tells that the start section is over.
+    pub(crate) fn instantiated(&mut self, memory: Option<Memory>) {
+        self.memory = memory;
+        self.instantiated = true;
+    }
+
+    pub(super) fn is_instantiated(&self) -> bool {
+        self.instantiated
+    }
+
+    pub(super) fn memory(&self) -> Option<Memory> {
+        self.memory
+    }
+}
+
+/// What is in the scratch slot.
+pub(super) enum Held {
+    Data(Data),
+    /// A linked process ended.
+    LinkDied {
+        pid: Pid,
+        tag: Option<i64>,
+        reason: ExitReason,
+    },
+    /// A watched process ended.
+    Down {
+        pid: Pid,
+        reference: u64,
+        reason: ExitReason,
+    },
+    /// A watched node was lost.
+    NodeDown {
+        node: NodeId,
+        reference: u64,
+        reason: ExitReason,
+    },
+}
+
+/// A message of bytes and resources, being written or read.
+pub(super) struct Data {
+    pub(super) tag: Option<i64>,
+    pub(super) body: Body,
+    pub(super) read: usize,
+    /// Taken resources leave a hole, so that the index of the others stays.
+    pub(super) resources: Vec<Option<Resource>>,
+}
+
+/// Received bytes are shared with whoever sent them until somebody appends.
+pub(super) enum Body {
+    Own(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Body {
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Body::Own(bytes) => bytes,
+            Body::Shared(bytes) => bytes,
+        }
+    }
+
+    pub(super) fn as_mut(&mut self) -> &mut Vec<u8> {
+        if let Body::Shared(bytes) = self {
+            *self = Body::Own(std::mem::take(bytes).into());
+        }
+        match self {
+            Body::Own(bytes) => bytes,
+            Body::Shared(_) => unreachable!("made an own one above"),
+        }
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Body::Own(bytes) => bytes.into(),
+            Body::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// Things of one kind by id. Ids count up from 0 and are never used again.
+pub(super) struct Table<T> {
+    what: &'static str,
+    next: u64,
+    entries: BTreeMap<u64, T>,
+}
+
+impl<T> Table<T> {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            next: 0,
+            entries: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps a thing; the text of the error says that there are too many.
+    pub(super) fn insert(&mut self, entry: T) -> Result<u64, String> {
+        if self.entries.len() >= TABLE_MAX {
+            return Err(format!(
+                "more than {TABLE_MAX} {} of one process",
+                self.what
+            ));
+        }
+        let id = self.next;
+        self.next += 1;
+        self.entries.insert(id, entry);
+        Ok(id)
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&T> {
+        self.entries.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut T> {
+        self.entries.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<T> {
+        self.entries.remove(&id)
+    }
+}

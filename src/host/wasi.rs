@@ -1,0 +1,145 @@
+//! WASI preview 1 for one process, and `lunatic::wasi`, which configures that of a child.
+//!
+//! A process has the arguments, variables and directories of its configuration and nothing else of the host.
+//! Its WASI context is made at its first WASI call: most processes of a large program never make one.
+
+use tidelock_proto::spawn::ProcessConfig;
+use tidelock_proto::{Pid, bounded};
+use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+use super::output::LineStream;
+use super::{Call, Caller, Linker, Result, State, Stdio, process, sync};
+use crate::{Environment, OutputLine, Stream};
+
+/// Arguments or variables of one configuration, and bytes of each.
+const ENTRIES_MAX: usize = 1024;
+const ENTRY_BYTES_MAX: u32 = 64 << 10;
+
+pub(super) fn link(linker: &mut Linker) -> Result<()> {
+    add_to_linker_async(linker, State::wasi)?;
+    // The guest library's hash maps ask for their keys, and its programs for the time, in processes that
+    // need nothing else of WASI.
+    linker.allow_shadowing(true);
+    sync! { linker, "wasi_snapshot_preview1";
+        "sched_yield" => sched_yield();
+    }
+    linker.allow_shadowing(false);
+    sync! { linker, "lunatic::wasi";
+        "config_add_environment_variable" =>
+            add_variable(config: u64, key_ptr: u32, key_len: u32, val_ptr: u32, val_len: u32);
+        "config_add_command_line_argument" => add_argument(config: u64, ptr: u32, len: u32);
+        "config_preopen_dir" => preopen_dir(config: u64, ptr: u32, len: u32);
+    }
+    Ok(())
+}
+
+/// Processes are preempted; there is nothing to give up.
+fn sched_yield(_call: Call<'_>) -> Result<u32> {
+    Ok(0)
+}
+
+impl State {
+    fn wasi(&mut self) -> &mut WasiP1Ctx {
+        let Self { wasi, context, .. } = self;
+        wasi.get_or_insert_with(|| {
+            let stdio = context.environment().engine().stdio();
+            Box::new(build(
+                context.config(),
+                context.pid(),
+                context.environment(),
+                stdio,
+            ))
+        })
+    }
+}
+
+fn build(config: &ProcessConfig, pid: Pid, environment: &Environment, stdio: Stdio) -> WasiP1Ctx {
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.args(&config.args).envs(&config.env);
+    let lines = |stream| {
+        let environment = environment.clone();
+        LineStream(std::sync::Arc::new(move |line, ended| {
+            environment.wrote(OutputLine {
+                pid,
+                stream,
+                line,
+                ended,
+            });
+        }))
+    };
+    match stdio {
+        Stdio::Lines => {
+            wasi.stdout(lines(Stream::Stdout))
+                .stderr(lines(Stream::Stderr));
+        }
+        Stdio::Inherit => {
+            wasi.inherit_stdio();
+        }
+    }
+    for dir in &config.preopens {
+        if let Err(error) = wasi.preopened_dir(dir, dir, FsPerms::ReadWrite) {
+            // As on any system where a directory vanished: the program finds it missing.
+            tracing::warn!(%pid, %dir, %error, "directory cannot be opened for the process");
+        }
+    }
+    wasi.build_p1()
+}
+
+// ---- lunatic::wasi -------------------------------------------------------------------------------------
+
+fn entry(call: &mut Call<'_>, arg: &str, ptr: u32, len: u32) -> Result<String> {
+    if len > ENTRY_BYTES_MAX {
+        return Err(call.trap(format_args!("{arg}: more than {ENTRY_BYTES_MAX} bytes")));
+    }
+    let text = call.text(arg, ptr, len)?;
+    if text.contains('\0') {
+        return Err(call.trap(format_args!("{arg}: contains a zero byte")));
+    }
+    Ok(text)
+}
+
+fn add_variable(
+    mut call: Call<'_>,
+    config: u64,
+    key_ptr: u32,
+    key_len: u32,
+    val_ptr: u32,
+    val_len: u32,
+) -> Result<()> {
+    let key = entry(&mut call, "key_ptr", key_ptr, key_len)?;
+    let value = entry(&mut call, "val_ptr", val_ptr, val_len)?;
+    let config = process::config(&mut call, config)?;
+    if config.env.len() >= ENTRIES_MAX {
+        return Err(call.trap(format_args!("more than {ENTRIES_MAX} variables")));
+    }
+    config.env.push((key, value));
+    Ok(())
+}
+
+fn add_argument(mut call: Call<'_>, config: u64, ptr: u32, len: u32) -> Result<()> {
+    let argument = entry(&mut call, "ptr", ptr, len)?;
+    let config = process::config(&mut call, config)?;
+    if config.args.len() >= ENTRIES_MAX {
+        return Err(call.trap(format_args!("more than {ENTRIES_MAX} arguments")));
+    }
+    config.args.push(argument);
+    Ok(())
+}
+
+/// A process hands on directories it has itself, by the same name.
+fn preopen_dir(mut call: Call<'_>, config: u64, ptr: u32, len: u32) -> Result<()> {
+    let dir = entry(&mut call, "ptr", ptr, len)?;
+    process::config(&mut call, config)?;
+    if !call.state().context.config().preopens.contains(&dir) {
+        let dir = bounded(dir);
+        return Err(call.trap(format_args!(
+            "{dir:?} is no directory of this process itself"
+        )));
+    }
+    let config = process::config(&mut call, config)?;
+    if !config.preopens.contains(&dir) {
+        config.preopens.push(dir);
+    }
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! One process's guest: from a module and an entry to the reason it ended.
+
+use std::fmt::Write;
+
+use tidelock_proto::spawn::{Param, ProcessConfig};
+use tidelock_proto::{ExitReason, bounded};
+use wasmtime::{Error, ExternType, Instance, ResourceLimiter, Store, Trap, Val, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::module::{EntryError, Native};
+use super::{MemorySlot, Module, SlabFull, TABLE_ELEMENTS_MAX};
+use crate::Context;
+use crate::host::State;
+
+/// Instructions in one unit of fuel.
+const FUEL_UNIT: u64 = 100_000;
+/// Functions named in the text of a trap.
+const FRAMES_MAX: usize = 8;
+
+/// Memory taken for a process before it runs.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    slot: Option<MemorySlot>,
+    memory_bytes_max: usize,
+}
+
+/// Why memory could not be reserved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReserveError {
+    /// The module needs more to start than the process may have.
+    #[error("the module starts with {needs} bytes of memory, the process may have {max}")]
+    Limit {
+        /// Bytes the module declares.
+        needs: u64,
+        /// Bytes its configuration allows.
+        max: u64,
+    },
+    /// This node has no room.
+    #[error(transparent)]
+    Full(#[from] SlabFull),
+}
+
+impl Module {
+    /// Takes memory for one process. No code runs, and no page is touched; dropping gives it back.
+    pub(crate) fn reserve(&self, config: &ProcessConfig) -> Result<Reservation, ReserveError> {
+        let max = config.memory_bytes_max;
+        let memory_bytes_max = usize::try_from(max).unwrap_or(usize::MAX);
+        let Some((min, declared)) = self.memory_size() else {
+            return Ok(Reservation {
+                slot: None,
+                memory_bytes_max,
+            });
+        };
+        if min > max {
+            return Err(ReserveError::Limit { needs: min, max });
+        }
+        let bytes = |n| usize::try_from(n).unwrap_or(usize::MAX);
+        let slot = MemorySlot::take(bytes(min), bytes(declared.min(max)))?;
+        Ok(Reservation {
+            slot: Some(slot),
+            memory_bytes_max,
+        })
+    }
+
+    /// Least and largest size of its memory in bytes; None without a memory.
+    fn memory_size(&self) -> Option<(u64, u64)> {
+        let needs = self.wasm().resources_required();
+        let min = needs.max_initial_memory_size.unwrap_or(0) << 16;
+        let mut exported = self
+            .wasm()
+            .exports()
+            .filter_map(|export| match export.ty() {
+                ExternType::Memory(ty) => ty.maximum(),
+                _ => None,
+            });
+        (needs.num_memories > 0).then(|| (min, exported.next().unwrap_or(1 << 16) << 16))
+    }
+}
+
+/// What a process runs.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// Its code.
+    pub(crate) module: Module,
+    /// The exported function it starts in.
+    pub(crate) entry: String,
+    /// The function's arguments.
+    pub(crate) params: Vec<Param>,
+    /// The memory it got.
+    pub(crate) reservation: Reservation,
+}
+
+/// Runs a guest to its end inside the task of its process.
+///
+/// The code of a start section runs here too. A guest that computes yields every tick. Dropping the
+/// future ends the guest where it is and gives its memory back.
+pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
+    let Start {
+        module,
+        entry,
+        params,
+        reservation,
+    } = start;
+    let _ticks = module.engine().running();
+    let fuel = context.config().fuel_max;
+    let native = match fuel {
+        None => module.plain(),
+        Some(_) => match module.fuelled().await {
+            Ok(native) => native,
+            Err(error) => return ExitReason::NotStarted(bounded(error.to_string())),
+        },
+    };
+    let limits = Limits::new(reservation);
+    let state = State::new(module.clone(), context, limits);
+    let mut store = Store::new(native.pre.module().engine(), state);
+    store.limiter(|state| &mut state.limits);
+    if !module.engine().trusted() {
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+    }
+    if let Some(units) = fuel {
+        let set = store.set_fuel(units.saturating_mul(FUEL_UNIT));
+        set.expect("the engine of this artefact counts fuel");
+    }
+    match execute(native, &mut store, &entry, &params).await {
+        Ok(()) => ExitReason::Normal,
+        Err(error) => reason(&error, store.data()),
+    }
+}
+
+async fn execute(
+    native: &Native,
+    store: &mut Store<State>,
+    entry: &str,
+    params: &[Param],
+) -> wasmtime::Result<()> {
+    let instance = native.pre.instantiate_async(&mut *store).await?;
+    let memory = native.memory.and_then(|export| {
+        let found = instance.get_module_export(&mut *store, &export);
+        found.and_then(wasmtime::Extern::into_memory)
+    });
+    store.data_mut().instantiated(memory);
+    call(instance, store, entry, params).await
+}
+
+async fn call(
+    instance: Instance,
+    store: &mut Store<State>,
+    entry: &str,
+    params: &[Param],
+) -> wasmtime::Result<()> {
+    if params.is_empty()
+        && let Ok(function) = instance.get_typed_func::<(), ()>(&mut *store, entry)
+    {
+        return function.call_async(store, ()).await;
+    }
+    // Also reached with an entry that does not exist: Lunatic's spawn promises that the child starts and
+    // then fails.
+    let module = store.data().module().clone();
+    module.check_entry(entry, params)?;
+    let function = instance
+        .get_func(&mut *store, entry)
+        .expect("checked above");
+    let params: Vec<Val> = params.iter().map(value).collect();
+    function.call_async(store, &params, &mut []).await
+}
+
+fn value(param: &Param) -> Val {
+    match *param {
+        Param::I32(value) => Val::I32(value),
+        Param::I64(value) => Val::I64(value),
+        Param::V128(value) => Val::V128(value.into()),
+    }
+}
+
+// ---- why it ended --------------------------------------------------------------------------------------
+
+fn reason(error: &Error, state: &State) -> ExitReason {
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return if exit.0 == 0 {
+            ExitReason::Normal
+        } else {
+            ExitReason::Exit(exit.0)
+        };
+    }
+    if let Some(missing) = error.downcast_ref::<EntryError>() {
+        return ExitReason::NotStarted(missing.to_string());
+    }
+    if let Some(refused) = &state.limits.refused_at_start {
+        return ExitReason::Limit(refused.clone());
+    }
+    let text = trap_text(error);
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => ExitReason::Limit("out of fuel".into()),
+        // Guests answer a refused allocation by aborting.
+        Some(Trap::UnreachableCodeReached) if state.limits.memory_refused => {
+            let max = state.limits.memory_bytes_max;
+            let text = format!("out of memory (limit {max} bytes): {text}");
+            ExitReason::Limit(bounded(text))
+        }
+        _ => ExitReason::Trap(text),
+    }
+}
+
+/// The cause, and the innermost functions it happened in.
+pub(crate) fn trap_text(error: &Error) -> String {
+    let mut text = match error.downcast_ref::<Trap>() {
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        let frames = backtrace.frames();
+        for (i, frame) in frames.iter().take(FRAMES_MAX).enumerate() {
+            text.push_str(if i == 0 { "; in " } else { " < " });
+            // Writing to a String cannot fail.
+            let _ = match frame.func_name() {
+                Some(name) => write!(text, "{}", short_name(name)),
+                None => write!(text, "function {}", frame.func_index()),
+            };
+        }
+        if frames.len() > FRAMES_MAX {
+            text.push_str(" < …");
+        }
+    }
+    bounded(text)
+}
+
+/// Without the hash that Rust appends, and not endless.
+fn short_name(name: &str) -> &str {
+    let name = match name.rsplit_once("::h") {
+        Some((front, hash)) if hash.len() == 16 => front,
+        _ => name,
+    };
+    let end = name.char_indices().nth(80).map_or(name.len(), |(at, _)| at);
+    &name[..end]
+}
+
+// ---- limits --------------------------------------------------------------------------------------------
+
+/// What the store may allocate: one instance, one memory, one table, each bounded.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    slot: Option<MemorySlot>,
+    memory_bytes_max: usize,
+    /// Bytes of memory the guest has.
+    pub(crate) memory_bytes: usize,
+    memory_refused: bool,
+    refused_at_start: Option<String>,
+}
+
+impl Limits {
+    fn new(reservation: Reservation) -> Self {
+        let Reservation {
+            slot,
+            memory_bytes_max,
+        } = reservation;
+        let room = slot.as_ref().map_or(usize::MAX, MemorySlot::bytes);
+        Self {
+            slot,
+            memory_bytes_max: memory_bytes_max.min(room),
+            memory_bytes: 0,
+            memory_refused: false,
+            refused_at_start: None,
+        }
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let slot = if current == 0 { self.slot.take() } else { None };
+        if desired > self.memory_bytes_max {
+            self.memory_refused = true;
+            if slot.is_some() {
+                let max = self.memory_bytes_max;
+                let text = format!("memory of {desired} bytes is above the limit of {max}");
+                self.refused_at_start = Some(text);
+            }
+            return Ok(false);
+        }
+        // The memory is made right after this call, on this thread.
+        slot.map(MemorySlot::offer);
+        self.memory_bytes = desired;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: Error) -> wasmtime::Result<()> {
+        self.memory_refused = true;
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        1
+    }
+
+    fn tables(&self) -> usize {
+        1
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+}

@@ -1,0 +1,359 @@
+//! A module: its bytes, its native code, and what may be run in it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use tidelock_proto::spawn::Param;
+use tidelock_proto::{ModuleHash, bounded};
+use tokio::sync::OnceCell;
+use wasmtime::{ExternType, InstancePre, ModuleExport, UnknownImportError, ValType};
+
+use super::{CODE_BYTES_MAX, Engine, Flavour, MODULE_BYTES_MAX};
+use crate::host::State;
+
+/// Why bytes are not a module that can run here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ModuleError {
+    /// Does not start like a core WebAssembly module.
+    #[error("not a WebAssembly module ({0}); expected the output of a compiler for wasm32-wasip1")]
+    NotWasm(&'static str),
+    /// Above a size limit.
+    #[error("module has {bytes} bytes{of}, the limit is {max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// Which part was counted.
+        of: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// Imports a function this node does not offer.
+    #[error("unknown import {module}::{name}; see the list of imports in docs/abi.md")]
+    UnknownImport {
+        /// Namespace of the import.
+        module: String,
+        /// Its name.
+        name: String,
+    },
+    /// Not valid, or not with the proposals that are on.
+    #[error("module is not valid: {0}")]
+    Invalid(String),
+}
+
+/// Why a function cannot be the entry of a process.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// No function of that name is exported.
+    #[error("no exported function {name:?}")]
+    Missing {
+        /// The name asked for.
+        name: String,
+    },
+    /// It takes other parameters, or returns something.
+    #[error("function {name:?} is {has}, called with {given}")]
+    Signature {
+        /// The name asked for.
+        name: String,
+        /// Its type.
+        has: String,
+        /// The types of the parameters given.
+        given: String,
+    },
+}
+
+/// A compiled module; cheap to clone. Two modules of the same bytes on one engine are the same one.
+#[derive(Clone)]
+pub struct Module(Arc<Inner>);
+
+pub(super) struct Inner {
+    engine: Engine,
+    hash: ModuleHash,
+    bytes: Bytes,
+    plain: Native,
+    fuelled: OnceCell<Result<Native, ModuleError>>,
+}
+
+/// Native code, linked to the host functions.
+pub(super) struct Native {
+    pub(super) pre: InstancePre<State>,
+    pub(super) memory: Option<ModuleExport>,
+}
+
+/// The modules in use, by content; compiling one holds its lock, so that it happens once.
+#[derive(Default)]
+pub(super) struct Modules(Mutex<HashMap<ModuleHash, Slot>>);
+type Slot = Arc<tokio::sync::Mutex<Weak<Inner>>>;
+
+impl Modules {
+    fn slot(&self, hash: ModuleHash) -> Slot {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() % 64 == 63 {
+            // Whoever compiles holds a second reference to the slot.
+            slots.retain(|_, slot| {
+                Arc::strong_count(slot) > 1
+                    || slot.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
+            });
+        }
+        slots.entry(hash).or_default().clone()
+    }
+}
+
+impl Module {
+    /// Compiles a module, or finds it compiled: in use, then on disk.
+    ///
+    /// Runs on a thread for blocking work; modules compiled at once are bounded, and several
+    /// requests for the same bytes share one compilation. Dropping the future leaves the compilation to
+    /// end by itself, its result on disk only.
+    pub async fn compile(engine: &Engine, bytes: impl Into<Bytes>) -> Result<Self, ModuleError> {
+        let bytes = bytes.into();
+        check_size(&bytes)?;
+        let hash = hash_of(&bytes);
+        let slot = engine.modules().slot(hash);
+        let mut slot = slot.lock_owned().await;
+        if let Some(module) = slot.upgrade() {
+            return Ok(Self(module));
+        }
+        let permit = engine
+            .compiles()
+            .acquire_owned()
+            .await
+            .expect("never closed");
+        let engine = engine.clone();
+        let compiled = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            Self::build(&engine, hash, bytes)
+        });
+        let module = match compiled.await {
+            Ok(module) => module?,
+            Err(_) => {
+                return Err(ModuleError::Invalid(
+                    "the compiler failed on this module".into(),
+                ));
+            }
+        };
+        *slot = Arc::downgrade(&module.0);
+        Ok(module)
+    }
+
+    /// As [`Module::compile`], on the calling thread.
+    pub fn compile_blocking(engine: &Engine, bytes: impl Into<Bytes>) -> Result<Self, ModuleError> {
+        let bytes = bytes.into();
+        check_size(&bytes)?;
+        Self::build(engine, hash_of(&bytes), bytes)
+    }
+
+    fn build(engine: &Engine, hash: ModuleHash, bytes: Bytes) -> Result<Self, ModuleError> {
+        let plain = native(engine, engine.plain(), hash, &bytes)?;
+        Ok(Self(Arc::new(Inner {
+            engine: engine.clone(),
+            hash,
+            bytes,
+            plain,
+            fuelled: OnceCell::new(),
+        })))
+    }
+
+    /// Names the content.
+    pub fn hash(&self) -> ModuleHash {
+        self.0.hash
+    }
+
+    /// The bytes it was compiled from, as sent to other nodes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0.bytes
+    }
+
+    /// The engine it was compiled for.
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// Names of the exported functions.
+    pub fn functions(&self) -> impl Iterator<Item = &str> {
+        let exports = self.wasm().exports();
+        exports
+            .filter(|e| matches!(e.ty(), ExternType::Func(_)))
+            .map(|e| e.name())
+    }
+
+    /// Whether a process may start in this function with these parameters.
+    pub fn check_entry(&self, name: &str, params: &[Param]) -> Result<(), EntryError> {
+        let Some(ExternType::Func(ty)) = self.wasm().get_export(name) else {
+            return Err(EntryError::Missing {
+                name: bounded(name.to_owned()),
+            });
+        };
+        let same = ty.params().len() == params.len()
+            && ty.params().zip(params).all(|(ty, param)| fits(&ty, param));
+        if same && ty.results().len() == 0 {
+            return Ok(());
+        }
+        let given: Vec<_> = params.iter().map(param_type).collect();
+        Err(EntryError::Signature {
+            name: bounded(name.to_owned()),
+            has: bounded(ty.to_string()),
+            given: bounded(format!("({})", given.join(" "))),
+        })
+    }
+
+    pub(super) fn wasm(&self) -> &wasmtime::Module {
+        self.0.plain.pre.module()
+    }
+
+    pub(super) fn plain(&self) -> &Native {
+        &self.0.plain
+    }
+
+    /// The same module with fuel counting, compiled when first asked for.
+    pub(super) async fn fuelled(&self) -> Result<&Native, ModuleError> {
+        let make = || async {
+            let permit = self
+                .0
+                .engine
+                .compiles()
+                .acquire_owned()
+                .await
+                .expect("never closed");
+            let module = self.clone();
+            let made = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let engine = &module.0.engine;
+                let flavour = engine.fuelled().map_err(ModuleError::Invalid)?;
+                native(engine, flavour, module.0.hash, &module.0.bytes)
+            });
+            let failed = || ModuleError::Invalid("the compiler failed on this module".into());
+            made.await.unwrap_or_else(|_| Err(failed()))
+        };
+        self.0
+            .fuelled
+            .get_or_init(make)
+            .await
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+}
+
+impl PartialEq for Module {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.hash == other.0.hash
+    }
+}
+
+impl Eq for Module {}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Module({})", self.0.hash)
+    }
+}
+
+fn hash_of(bytes: &[u8]) -> ModuleHash {
+    ModuleHash(*blake3::hash(bytes).as_bytes())
+}
+
+/// Loads or compiles for one way of compiling, and links.
+fn native(
+    engine: &Engine,
+    flavour: &Flavour,
+    hash: ModuleHash,
+    bytes: &[u8],
+) -> Result<Native, ModuleError> {
+    let kept = engine
+        .cache()
+        .and_then(|c| c.load(&flavour.engine, &flavour.key, &hash));
+    let module = match kept {
+        Some(module) => module,
+        None => {
+            let module = wasmtime::Module::from_binary(&flavour.engine, bytes)
+                .map_err(|e| ModuleError::Invalid(bounded(format!("{e:#}"))))?;
+            if let Some(cache) = engine.cache() {
+                cache.store(&flavour.key, &hash, &module);
+            }
+            module
+        }
+    };
+    let pre = flavour
+        .linker
+        .instantiate_pre(&module)
+        .map_err(|error| match error.downcast_ref::<UnknownImportError>() {
+            Some(unknown) => ModuleError::UnknownImport {
+                module: bounded(unknown.module().to_owned()),
+                name: bounded(unknown.name().to_owned()),
+            },
+            None => ModuleError::Invalid(bounded(format!("{error:#}"))),
+        })?;
+    let is_memory = matches!(module.get_export("memory"), Some(ExternType::Memory(_)));
+    let memory = is_memory
+        .then(|| module.get_export_index("memory"))
+        .flatten();
+    Ok(Native { pre, memory })
+}
+
+fn fits(ty: &ValType, param: &Param) -> bool {
+    matches!(
+        (ty, param),
+        (ValType::I32, Param::I32(_))
+            | (ValType::I64, Param::I64(_))
+            | (ValType::V128, Param::V128(_))
+    )
+}
+
+fn param_type(param: &Param) -> &'static str {
+    match param {
+        Param::I32(_) => "i32",
+        Param::I64(_) => "i64",
+        Param::V128(_) => "v128",
+    }
+}
+
+/// Refuses by size before anything is parsed for good.
+fn check_size(bytes: &[u8]) -> Result<(), ModuleError> {
+    let too_large = |bytes, of, max| Err(ModuleError::TooLarge { bytes, of, max });
+    if bytes.len() > MODULE_BYTES_MAX {
+        return too_large(bytes.len(), "", MODULE_BYTES_MAX);
+    }
+    match bytes.get(..8) {
+        Some(b"\0asm\x01\0\0\0") => {}
+        Some([0, b'a', b's', b'm', _, _, 1, 0]) => {
+            return Err(ModuleError::NotWasm("it is a component"));
+        }
+        _ => return Err(ModuleError::NotWasm("its first bytes are not those of one")),
+    }
+    let code = code_bytes(&bytes[8..]);
+    if code > CODE_BYTES_MAX {
+        return too_large(code, " without custom sections", CODE_BYTES_MAX);
+    }
+    Ok(())
+}
+
+/// Bytes in sections that are not custom. Stops at the first malformed one: the compiler says where.
+fn code_bytes(mut rest: &[u8]) -> usize {
+    let mut total = 0;
+    while let Some((&id, after)) = rest.split_first() {
+        let Some((len, used)) = leb_u32(after) else {
+            break;
+        };
+        let len = len as usize;
+        let Some(next) = after.get(used..).and_then(|body| body.get(len..)) else {
+            // A section that claims more than there is: count what there is.
+            return total + after.len();
+        };
+        if id != 0 {
+            total += len;
+        }
+        rest = next;
+    }
+    total
+}
+
+fn leb_u32(bytes: &[u8]) -> Option<(u32, usize)> {
+    let mut value = 0u64;
+    for (i, &byte) in bytes.iter().take(5).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some((u32::try_from(value).ok()?, i + 1));
+        }
+    }
+    None
+}
