@@ -711,6 +711,19 @@ impl Environment {
         }
     }
 
+    /// Waits until nobody lives here.
+    pub async fn idle(&self) {
+        loop {
+            let ended = self.0.ended.notified();
+            let mut ended = std::pin::pin!(ended);
+            ended.as_mut().enable();
+            if self.0.table.len() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     // ---- looking -----------------------------------------------------------------------------
 
     /// Everybody who lives here, by pid.

@@ -59,10 +59,11 @@ pub use environment::{
     Counters, Environment, EnvironmentConfig, Event, Happening, Limits, ModuleStore, Output,
     OutputLine, ProcessInfo, Registry, SpawnOptions, Stream,
 };
+pub use host::{GuestMetrics, Stdio, guest_metrics};
 pub use mailbox::{Filter, Mark, Message, Received};
 pub use process::{Parked, Process, Signal};
-pub use remote::{Remote, SpawnAnswer};
-pub use tidelock_proto::link::{LinkForm, LinkOutcome};
+pub use remote::{Pending, Remote, SpawnAnswer};
+pub use tidelock_proto::link::{LinkForm, LinkOutcome, Signal as LinkSignal};
 pub use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 pub use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
 pub use wasm::{Engine, EngineConfig, EngineError, EntryError, Module, ModuleError};

@@ -1,1 +1,567 @@
-//! Skeleton.
+//! A node: an environment of processes, and QUIC sessions that make other nodes' processes
+//! reachable from it.
+//!
+//! [`Node::start`] joins a cluster and wires everything together: certificates, the transport, the
+//! sessions, the admin port. The `tidelock node` command is a few lines around it, and so is any
+//! Rust program that wants to host processes in a cluster.
+//!
+//! # Losing control
+//!
+//! Control is off the data path. When it cannot be reached, sessions, links and messages go on;
+//! new members are not learnt of and modules only come from peers.
+
+pub mod config;
+pub mod dist;
+mod live;
+mod modules;
+pub mod observe;
+pub mod transport;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tidelock::{Environment, EnvironmentConfig, Module, ModuleHash, NodeId};
+use tidelock_certs::{Identity, JoinToken};
+use tidelock_control::api::{self, EventKind, NodeInfo, NodeState, WatchEvent};
+use tidelock_control::client::{Client, ClientError, Joined, NodeDescription};
+use tidelock_control::http::ApiError;
+use tidelock_proto::session;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::dist::{Dist, DistConfig, Member, PeerEvent};
+use crate::modules::Fetcher;
+use crate::observe::{Journal, Observer, Subject};
+use crate::transport::{Socket, Transport, TransportError};
+
+/// How a node is started.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Its stable name, which its certificate carries.
+    pub name: String,
+    /// Where it speaks QUIC (UDP). Port 0: any free one.
+    pub listen: SocketAddr,
+    /// Where operators reach it (TCP). Port 0: any free one.
+    pub admin_listen: SocketAddr,
+    /// The host that peers and operators reach it by, if that is not where it listens.
+    pub advertise: Option<std::net::IpAddr>,
+    /// Control's `host:port`.
+    pub control: String,
+    /// A join token; without one the identity saved in `state_dir` is used.
+    pub token: Option<JoinToken>,
+    /// Where the identity and compiled modules are kept. `None`: nothing is.
+    pub state_dir: Option<PathBuf>,
+    /// How long a peer may be silent.
+    pub lease: Duration,
+    /// Bounds of every session.
+    pub session_limits: session::Limits,
+    /// Events and lines of output kept for operators who come later.
+    pub kept_max: (usize, usize),
+    /// The environment. Its node is set when the node has joined.
+    pub environment: EnvironmentConfig,
+}
+
+impl NodeConfig {
+    /// The defaults, for a node called `name` that joins the control plane at `control`.
+    pub fn new(name: impl Into<String>, control: impl Into<String>) -> Self {
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        NodeConfig {
+            name: name.into(),
+            listen: local,
+            admin_listen: local,
+            advertise: None,
+            control: control.into(),
+            token: None,
+            state_dir: None,
+            lease: Duration::from_secs(3),
+            session_limits: session::Limits::default(),
+            kept_max: (10_000, 10_000),
+            environment: EnvironmentConfig::default(),
+        }
+    }
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address cannot be listened on. An operator has to choose another.
+    #[error("cannot listen on {addr} for operators: {why}")]
+    Admin {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the system said.
+        why: String,
+    },
+    /// The socket or the identity cannot be used.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// Control did not let it in.
+    #[error(transparent)]
+    Join(#[from] ClientError),
+    /// There is neither a token nor a saved identity.
+    #[error("no join token, and no usable identity in {dir}: {why}")]
+    NoIdentity {
+        /// Where an identity was looked for.
+        dir: String,
+        /// Why there is none.
+        why: String,
+    },
+    /// This machine cannot run guests.
+    #[error(transparent)]
+    Engine(#[from] tidelock::EngineError),
+    /// Its state cannot be written.
+    #[error("state cannot be written to {dir}: {why}")]
+    State {
+        /// Where.
+        dir: String,
+        /// What the system said.
+        why: String,
+    },
+}
+
+/// A running node. Cheap to clone; it stops by [`Node::leave`] or when its runtime ends.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    id: NodeId,
+    addr: SocketAddr,
+    admin_addr: SocketAddr,
+    env: Environment,
+    dist: Arc<Dist>,
+    client: Client,
+    identity: RwLock<Identity>,
+    state_dir: Option<PathBuf>,
+    journal: Journal,
+    observer: Mutex<Option<Observer>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    sessions_changed: watch::Sender<u64>,
+    leaving: tokio::sync::Mutex<bool>,
+    stopped: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({}, {})", self.0.id, self.0.name)
+    }
+}
+
+impl Node {
+    /// Joins the cluster and returns when peers and operators can reach this node.
+    ///
+    /// # Cancellation
+    ///
+    /// A dropped start may have used up the token.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is left running.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let socket = Socket::bind(config.listen)?;
+        let admin = |error: std::io::Error| StartError::Admin {
+            addr: config.admin_listen,
+            why: error.to_string(),
+        };
+        let listener = TcpListener::bind(config.admin_listen).map_err(admin)?;
+        let advertise = |mut addr: SocketAddr| {
+            if let Some(ip) = config.advertise {
+                addr.set_ip(ip);
+            }
+            addr
+        };
+        let description = NodeDescription {
+            name: config.name.clone(),
+            addr: advertise(socket.local_addr()),
+            admin_addr: advertise(listener.local_addr().map_err(admin)?),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let Joined {
+            client,
+            identity,
+            node,
+            lease,
+            members,
+        } = join(&config, &description).await?;
+        if let Some(dir) = &config.state_dir {
+            save(dir, &identity)?;
+        }
+
+        let env = Environment::new(EnvironmentConfig {
+            node,
+            ..config.environment
+        })?;
+        let fetcher = Arc::new(Fetcher::default());
+        fetcher.set_control(client.clone());
+        let dist = Dist::new(DistConfig {
+            env: env.clone(),
+            transport: Transport::new(socket, &identity, config.lease)?,
+            identity: Arc::new(identity.clone()),
+            lease: config.lease,
+            limits: config.session_limits,
+            fetcher,
+        });
+        env.set_remote(dist.clone());
+        let (events_max, lines_max) = config.kept_max;
+        let journal = Journal::keep(&env, events_max, lines_max);
+        let inner = Arc::new(Inner {
+            name: identity.name().name.clone(),
+            id: node,
+            addr: description.addr,
+            admin_addr: description.admin_addr,
+            env,
+            dist: dist.clone(),
+            client,
+            identity: RwLock::new(identity),
+            state_dir: config.state_dir,
+            journal: journal.clone(),
+            observer: Mutex::default(),
+            tasks: Mutex::default(),
+            sessions_changed: watch::Sender::new(0),
+            leaving: tokio::sync::Mutex::new(false),
+            stopped: watch::Sender::new(false),
+        });
+        // Before the first session, so that no event is missed.
+        let events = dist.events();
+        let tasks = vec![
+            tokio::spawn(record_peers(inner.clone(), events)),
+            tokio::spawn(dist.clone().accept()),
+            tokio::spawn(follow_members(inner.clone())),
+            tokio::spawn(keep_lease(inner.clone(), lease)),
+            tokio::spawn(renew(inner.clone())),
+        ];
+        *inner.lock_tasks() = tasks;
+        inner
+            .dist
+            .set_members(members.nodes.iter().filter_map(member));
+        let node = Node(inner);
+        let subject: Arc<dyn Subject> = Arc::new(node.clone());
+        let observer = observe::serve(subject, journal, listener).map_err(admin)?;
+        *node
+            .0
+            .observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(observer);
+        Ok(node)
+    }
+
+    /// The id of this start.
+    pub fn id(&self) -> NodeId {
+        self.0.id
+    }
+
+    /// Its stable name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Its processes.
+    pub fn environment(&self) -> &Environment {
+        &self.0.env
+    }
+
+    /// Where peers reach it.
+    pub fn addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+
+    /// Where operators reach it.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.0.admin_addr
+    }
+
+    /// The way to other nodes.
+    pub fn dist(&self) -> &Arc<Dist> {
+        &self.0.dist
+    }
+
+    /// Leaves the cluster: refuses new work, kills what still runs, says goodbye to peers and to
+    /// control. Peers' processes are told at once. A second call waits for the first.
+    pub async fn leave(&self) {
+        let inner = &self.0;
+        let mut left = inner.leaving.lock().await;
+        if *left {
+            return;
+        }
+        inner.dist.drain();
+        inner.env.shutdown().await;
+        inner.dist.leave().await;
+        for task in inner.lock_tasks().drain(..) {
+            task.abort();
+        }
+        let goodbye = inner.client.leave(inner.id);
+        // Control that cannot be reached sees the lease lapse.
+        let _: Result<_, _> = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
+        let observer = inner
+            .observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(observer) = observer {
+            observer.shutdown().await;
+        }
+        *left = true;
+        inner.stopped.send_replace(true);
+    }
+
+    /// Waits until the node has left.
+    pub async fn stopped(&self) {
+        let mut stopped = self.0.stopped.subscribe();
+        // The sender lives as long as this node.
+        let _: Result<_, _> = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+async fn join(config: &NodeConfig, node: &NodeDescription) -> Result<Joined, StartError> {
+    if let Some(token) = &config.token {
+        return Ok(Client::join(&config.control, token, node).await?);
+    }
+    let missing = |dir: String, why: String| StartError::NoIdentity { dir, why };
+    let Some(dir) = &config.state_dir else {
+        return Err(missing(
+            "nowhere".into(),
+            "no state directory is set".into(),
+        ));
+    };
+    let identity = Identity::load(&dir.join("identity"))
+        .map_err(|error| missing(dir.display().to_string(), error.to_string()))?;
+    Ok(Client::rejoin(&config.control, &identity, node).await?)
+}
+
+fn save(dir: &std::path::Path, identity: &Identity) -> Result<(), StartError> {
+    identity
+        .save(&dir.join("identity"))
+        .map_err(|error| StartError::State {
+            dir: dir.display().to_string(),
+            why: error.to_string(),
+        })
+}
+
+fn member(info: &NodeInfo) -> Option<Member> {
+    Some(Member {
+        id: info.id.parse().ok()?,
+        name: info.name.clone(),
+        addr: info.addr,
+        alive: matches!(info.state, NodeState::Alive | NodeState::Draining),
+    })
+}
+
+impl Inner {
+    fn lock_tasks(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn record_peers(inner: Arc<Inner>, mut events: tokio::sync::broadcast::Receiver<PeerEvent>) {
+    use tokio::sync::broadcast::error::RecvError;
+    loop {
+        match events.recv().await {
+            Ok(PeerEvent::Up { node, .. }) => {
+                inner
+                    .journal
+                    .record(EventKind::NodeUp, Some(node.to_string()), None);
+            }
+            Ok(PeerEvent::Down { node, why, .. }) => {
+                let kind = if why == session::SessionError::Left.to_string() {
+                    EventKind::NodeLeft
+                } else {
+                    EventKind::NodeLost
+                };
+                inner
+                    .journal
+                    .record(kind, Some(node.to_string()), Some(why));
+            }
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "session events were missed by the journal");
+            }
+            Err(RecvError::Closed) => return,
+        }
+        inner.sessions_changed.send_modify(|count| *count += 1);
+    }
+}
+
+async fn follow_members(inner: Arc<Inner>) {
+    let mut watch = inner.client.watch();
+    while let Some(event) = watch.next().await {
+        match event {
+            Ok(WatchEvent::Snapshot(members)) => {
+                inner
+                    .dist
+                    .set_members(members.nodes.iter().filter_map(member));
+            }
+            Ok(WatchEvent::Change { node, .. }) => inner.dist.set_members(member(&node)),
+            Ok(WatchEvent::Heartbeat { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%error, "control cannot be watched; links are not touched")
+            }
+        }
+    }
+}
+
+async fn keep_lease(inner: Arc<Inner>, lease: Duration) {
+    let mut every = tokio::time::interval((lease / 3).max(Duration::from_millis(100)));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        match inner.client.lease(inner.id, inner.dist.is_draining()).await {
+            Ok(_) => {}
+            Err(error) if error.is_node_gone() => {
+                tracing::error!(%error, "control has given this node up; it leaves");
+                let node = Node(inner);
+                tokio::spawn(async move { node.leave().await });
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "control cannot be reached; links are not touched")
+            }
+        }
+    }
+}
+
+/// Gets a new certificate before the old one runs out.
+async fn renew(inner: Arc<Inner>) {
+    let mut patience = Duration::from_secs(60);
+    loop {
+        let identity = inner.identity();
+        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
+        let due = identity.renew_at().as_secs().saturating_sub(now);
+        tokio::time::sleep(Duration::from_secs(due.min(86_400))).await;
+        if due > 86_400 {
+            continue;
+        }
+        match inner.client.renew(&identity).await {
+            Ok(renewed) => {
+                patience = Duration::from_secs(60);
+                if let Err(error) = inner.take_identity(renewed) {
+                    tracing::error!(error, "the renewed certificate cannot be used");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the certificate could not be renewed yet");
+                tokio::time::sleep(patience).await;
+                patience = (patience * 2).min(Duration::from_secs(3_600));
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn identity(&self) -> Identity {
+        self.identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn take_identity(&self, renewed: Identity) -> Result<(), String> {
+        self.dist
+            .set_identity(Arc::new(renewed.clone()))
+            .map_err(|error| error.to_string())?;
+        if let Some(dir) = &self.state_dir {
+            save(dir, &renewed).map_err(|error| error.to_string())?;
+        }
+        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(observer) = observer.as_ref() {
+            observer
+                .renew(&renewed)
+                .map_err(|error| error.to_string())?;
+        }
+        drop(observer);
+        *self
+            .identity
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
+    }
+}
+
+impl Subject for Node {
+    fn environment(&self) -> &Environment {
+        &self.0.env
+    }
+
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn identity(&self) -> Identity {
+        self.0.identity()
+    }
+
+    fn sessions(&self) -> Vec<api::SessionInfo> {
+        let sessions = self.0.dist.sessions();
+        let info = |peer: dist::PeerInfo| api::SessionInfo {
+            peer: peer.node.to_string(),
+            name: peer.name,
+            addr: peer.addr,
+            epoch: peer.epoch,
+            opened_at: Timestamp::try_from(peer.opened_at).unwrap_or_default(),
+            rtt_ms: peer.rtt.as_secs_f64() * 1e3,
+            backlog_bytes: peer.backlog_bytes,
+            sent_bytes: peer.bytes.0,
+            received_bytes: peer.bytes.1,
+            links: peer.locals,
+            expires_at: None,
+        };
+        sessions.into_iter().map(info).collect()
+    }
+
+    fn sessions_changed(&self) -> watch::Receiver<u64> {
+        self.0.sessions_changed.subscribe()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.0.dist.is_draining()
+    }
+
+    fn drain(&self, limit: Option<Duration>) {
+        self.0.dist.drain();
+        let node = self.clone();
+        tokio::spawn(async move {
+            let idle = node.0.env.idle();
+            match limit {
+                None => idle.await,
+                Some(limit) => {
+                    // What still runs then is killed by leaving.
+                    let _: Result<_, _> = tokio::time::timeout(limit, idle).await;
+                }
+            }
+            node.leave().await;
+        });
+    }
+
+    fn module<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Module, ApiError>> {
+        Box::pin(async move {
+            let env = &self.0.env;
+            let hash = name.parse::<ModuleHash>().ok();
+            if let Some(module) = hash.and_then(|hash| env.modules().find(&hash)) {
+                return Ok(module);
+            }
+            let client = &self.0.client;
+            let bytes = match hash {
+                Some(hash) => client.module(hash).await,
+                None => client.module_named(name).await.map(|(_, bytes)| bytes),
+            };
+            let bytes = bytes.map_err(|error| match error.code() {
+                Some(_) => ApiError::not_found(error.to_string()),
+                None => ApiError::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "control_unreachable",
+                    error.to_string(),
+                ),
+            })?;
+            let module = Module::compile(env.engine(), bytes)
+                .await
+                .map_err(|error| ApiError::bad_request(error.to_string()))?;
+            env.modules().keep(&module);
+            Ok(module)
+        })
+    }
+}

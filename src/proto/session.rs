@@ -28,6 +28,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::link::{LinkAnswer, Signal};
 use crate::spawn::{Answer, Asking, AskingStep, Hosting, HostingStep, Prepare, Refusal};
+use crate::switch::off;
 use crate::wire::{self, BulkHead, Frame, Hello, Route, WireError};
 use crate::{Environ, NodeId, PROTOCOL, Pid};
 
@@ -249,6 +250,16 @@ impl Session {
         self.out.len() + self.in_flight
     }
 
+    /// Bytes that wait to be handed to the transport.
+    pub fn unsent(&self) -> usize {
+        self.out.len()
+    }
+
+    /// How many local processes may hold a half over this session.
+    pub fn locals(&self) -> usize {
+        self.locals.len()
+    }
+
     /// Whether frames that guests make should wait.
     pub fn is_congested(&self) -> bool {
         self.backlog() > self.limits.backlog_bytes_max / 2
@@ -296,7 +307,9 @@ impl Session {
         }
         match signal {
             Signal::Link { .. } | Signal::Unlink { .. } | Signal::Monitor { .. } => {
-                self.locals.insert(from);
+                if !off("who asks is noted") {
+                    self.locals.insert(from);
+                }
             }
             // Said for nobody: what was asked of it had entered it.
             Signal::LinkAck {
@@ -378,7 +391,13 @@ impl Session {
         if let Some(asking @ (Asking::Asked | Asking::Answered)) = self.asks.get_mut(&reference)
             && !self.over
         {
+            if *asking == Asking::Answered && off("an answered spawn can be given up") {
+                return;
+            }
             *asking = Asking::Cancelled;
+            if off("Cancel leaves a tombstone") {
+                self.asks.remove(&reference);
+            }
             Frame::Cancel(reference).encode(&mut self.out);
         }
     }
@@ -394,7 +413,9 @@ impl Session {
         }
         self.put(&Frame::Start(reference))?;
         self.asks.remove(&reference);
-        self.locals.insert(parent);
+        if !off("a parent is noted") {
+            self.locals.insert(parent);
+        }
         Ok(())
     }
 
@@ -406,7 +427,9 @@ impl Session {
             return false;
         };
         *hosting = Hosting::Parked;
-        self.locals.insert(child);
+        if !off("a child is noted") {
+            self.locals.insert(child);
+        }
         self.put(&Frame::Prepared(reference, child)).is_ok()
     }
 
@@ -421,8 +444,12 @@ impl Session {
 
     /// A parked child ended (killed, or parked for too long). Its block has told its links.
     pub fn parked_ended(&mut self, reference: u64) {
-        if let Some(hosting @ Hosting::Parked) = self.hosts.get_mut(&reference) {
-            *hosting = Hosting::Ended;
+        match self.hosts.get_mut(&reference) {
+            Some(hosting @ Hosting::Parked) => *hosting = Hosting::Ended,
+            Some(Hosting::Starting) => {
+                self.hosts.remove(&reference);
+            }
+            Some(Hosting::Preparing | Hosting::Ended) | None => {}
         }
     }
 
@@ -518,7 +545,9 @@ impl Session {
                 self.check(&route)?;
                 match signal {
                     Signal::Link { .. } | Signal::Monitor { .. } => {
-                        self.locals.insert(route.to);
+                        if !off("who is asked is noted") {
+                            self.locals.insert(route.to);
+                        }
                     }
                     Signal::LinkAck { .. }
                     | Signal::Unlink { .. }
@@ -565,10 +594,14 @@ impl Session {
                     .get(&reference)
                     .ok_or_else(|| rule("Start follows Prepared"))?;
                 match hosting.handle_start().map_err(rule)? {
-                    HostingStep::Run => self.actions.push_back(Action::Run(reference)),
-                    HostingStep::End | HostingStep::Drop | HostingStep::Forget => {}
+                    HostingStep::Run => {
+                        self.hosts.insert(reference, Hosting::Starting);
+                        self.actions.push_back(Action::Run(reference));
+                    }
+                    HostingStep::End | HostingStep::Drop | HostingStep::Forget => {
+                        self.hosts.remove(&reference);
+                    }
                 }
-                self.hosts.remove(&reference);
             }
             Frame::Cancel(reference) => self.handle_cancel(reference)?,
             Frame::Query(reference, pid) => {
@@ -643,8 +676,13 @@ impl Session {
             return Err(rule("Cancel follows Prepare"));
         }
         // Gone already: our Refused crossed the Cancel.
-        if let Some(hosting) = self.hosts.remove(&reference)
+        if off("Cancel reaches a child that is made")
+            && self.hosts.get(&reference) == Some(&Hosting::Preparing)
+        {
+            // The mutation: what is being made goes on.
+        } else if let Some(hosting) = self.hosts.remove(&reference)
             && hosting.handle_cancel() == HostingStep::End
+            && !off("Cancel ends a parked child")
         {
             self.actions.push_back(Action::End(reference));
         }
@@ -679,6 +717,8 @@ impl Session {
                 // An action before this one ended the parent, or the session.
                 Action::Adopt(reference, _)
                     if self.asks.get(&reference) != Some(&Asking::Answered) => {}
+                // An action before this one ended the child, or the session.
+                Action::Run(reference) if self.hosts.remove(&reference).is_none() => {}
                 action => return Some(action),
             }
         }
@@ -687,17 +727,17 @@ impl Session {
     /// Ends the session. From here on nothing is sent and nothing handled; the caller tells
     /// everybody in the list, in the order of its fields, before the next session opens.
     ///
-    /// Poll every action first: what had arrived whole comes before the end. Only an
-    /// [`Action::Adopt`] that is left over is withdrawn, and its spawn is in the list.
+    /// Poll every action first: what had arrived whole comes before the end. An
+    /// [`Action::Adopt`] or [`Action::Run`] that is left over is withdrawn: it is in the list.
     pub fn end(&mut self) -> Ending {
         self.over = true;
         self.out.clear();
         self.partial.clear();
         let hosts = std::mem::take(&mut self.hosts);
-        let of = |state| {
+        let of = |states: &'static [Hosting]| {
             hosts
                 .iter()
-                .filter(move |(_, hosting)| **hosting == state)
+                .filter(|(_, hosting)| states.contains(hosting))
                 .map(|(reference, _)| *reference)
         };
         Ending {
@@ -706,8 +746,11 @@ impl Session {
                 .filter(|(_, asking)| *asking != Asking::Cancelled)
                 .map(|(reference, _)| reference)
                 .collect(),
-            preparing: of(Hosting::Preparing).collect(),
-            parked: of(Hosting::Parked).collect(),
+            preparing: of(&[Hosting::Preparing]).collect(),
+            parked: match off("a lost session ends parked children") {
+                true => Vec::new(),
+                false => of(&[Hosting::Parked, Hosting::Starting]).collect(),
+            },
             queries: std::mem::take(&mut self.queries).into_iter().collect(),
             locals: std::mem::take(&mut self.locals).into_iter().collect(),
         }

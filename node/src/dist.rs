@@ -1,0 +1,803 @@
+//! Who the other nodes are, and the way to their processes.
+//!
+//! For every peer there is at most one open session; [`tidelock_proto::pair`] says which, this
+//! module dials, accepts and waits. [`Dist`] is the environment's [`Remote`]: it appends to lanes.
+//!
+//! Addresses come from control's membership and are advice. Who a peer *is* comes from its
+//! certificate and start ticket, checked here before anything else is read.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::BytesMut;
+use tidelock::{
+    Environ, Environment, ExitReason, LinkSignal, Message, NodeId, Pending, Pid, Prepare, Remote,
+    SendError, SpawnAnswer,
+};
+use tidelock_certs::{CertificateDer, Environments, Identity, Ticket, UnixTime};
+use tidelock_proto::PROTOCOL;
+use tidelock_proto::pair::{Pair, Verdict};
+use tidelock_proto::session::{self, Session, SessionError, check_hello};
+use tidelock_proto::wire::{self, Frame, Hello, LANE_PAYLOAD_BYTES_MAX, Route};
+use tokio::sync::{broadcast, oneshot, watch};
+
+use crate::live::{Drive, Live, Waiting};
+use crate::modules::Fetcher;
+use crate::transport::{Connection, LaneReader, LaneWriter, Opened, Transport, TransportError};
+
+/// How long a peer may take for its Hello.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
+/// Dials of one attempt: the first, and again with a higher epoch when told Stale.
+const DIALS_MAX: usize = 4;
+
+/// A node that control lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub id: NodeId,
+    /// Its stable name.
+    pub name: String,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Whether control takes it for alive. Advice, never a verdict.
+    pub alive: bool,
+}
+
+/// A session began or ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerEvent {
+    /// A session is open.
+    Up {
+        /// With whom.
+        node: NodeId,
+        /// Its number.
+        epoch: u64,
+    },
+    /// A session has ended, and everybody has been told.
+    Down {
+        /// With whom.
+        node: NodeId,
+        /// Its number.
+        epoch: u64,
+        /// Why.
+        why: String,
+    },
+}
+
+/// An open session, for people.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// With whom.
+    pub node: NodeId,
+    /// Its stable name.
+    pub name: String,
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// The session's number.
+    pub epoch: u64,
+    /// Since when.
+    pub opened_at: SystemTime,
+    /// The last round trip.
+    pub rtt: Duration,
+    /// Bytes that wait to be sent.
+    pub backlog_bytes: u64,
+    /// Bytes sent and received.
+    pub bytes: (u64, u64),
+    /// Local processes that would be told of its end.
+    pub locals: u64,
+}
+
+/// The way to other nodes.
+pub struct Dist {
+    us: NodeId,
+    env: Environment,
+    transport: Transport,
+    identity: RwLock<Arc<Identity>>,
+    lease: Duration,
+    limits: session::Limits,
+    fetcher: Arc<Fetcher>,
+    members: RwLock<HashMap<NodeId, Member>>,
+    peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
+    /// The newest start of every name that opened a session here.
+    newest: Mutex<HashMap<String, NodeId>>,
+    events: broadcast::Sender<PeerEvent>,
+    draining: watch::Sender<bool>,
+    me: std::sync::Weak<Dist>,
+}
+
+/// What is kept for one peer.
+struct Peer {
+    node: NodeId,
+    pair: Mutex<Pair>,
+    live: RwLock<Option<Arc<Live>>>,
+    /// Counts openings and endings; waiters look again.
+    changed: watch::Sender<u64>,
+    /// Held while a session opens, so that two never open at once.
+    opening: tokio::sync::Mutex<()>,
+    /// Held while this node dials, TLS included.
+    dialling: tokio::sync::Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Peer {
+    fn live(&self) -> Option<Arc<Live>> {
+        self.live
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_live(&self, live: Option<Arc<Live>>) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// What a dist is made from.
+pub(crate) struct DistConfig {
+    pub(crate) env: Environment,
+    pub(crate) transport: Transport,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) lease: Duration,
+    pub(crate) limits: session::Limits,
+    pub(crate) fetcher: Arc<Fetcher>,
+}
+
+impl Dist {
+    pub(crate) fn new(config: DistConfig) -> Arc<Self> {
+        Arc::new_cyclic(|me| Dist {
+            us: config.env.node(),
+            env: config.env,
+            transport: config.transport,
+            identity: RwLock::new(config.identity),
+            lease: config.lease,
+            limits: config.limits,
+            fetcher: config.fetcher,
+            members: RwLock::default(),
+            peers: RwLock::default(),
+            newest: Mutex::default(),
+            events: broadcast::channel(1024).0,
+            draining: watch::Sender::new(false),
+            me: me.clone(),
+        })
+    }
+
+    /// What control lists, as of now. Peers of a larger id are dialled by us, so that the whole
+    /// cluster is linked up without anybody asking.
+    pub(crate) fn set_members(&self, members: impl IntoIterator<Item = Member>) {
+        let mut eager = Vec::new();
+        {
+            let mut known = self.members.write().unwrap_or_else(PoisonError::into_inner);
+            for member in members {
+                if member.alive && member.id > self.us {
+                    eager.push(member.id);
+                }
+                known.insert(member.id, member);
+            }
+            // Bounded by what control lists; ids of long ago are of no use.
+            if known.len() > 100_000 {
+                known.retain(|_, member| member.alive);
+            }
+        }
+        for node in eager {
+            if self.peer(node).live().is_none()
+                && let Some(me) = self.me.upgrade()
+            {
+                tokio::spawn(async move {
+                    // Whoever needs the peer will try again and be told.
+                    let _: Result<(), _> = me.open(node).await;
+                });
+            }
+        }
+    }
+
+    pub(crate) fn set_identity(&self, identity: Arc<Identity>) -> Result<(), TransportError> {
+        self.transport.clone().speak_as(&identity, self.lease)?;
+        *self
+            .identity
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = identity;
+        Ok(())
+    }
+
+    /// Sessions that begin and end from now on.
+    pub fn events(&self) -> broadcast::Receiver<PeerEvent> {
+        self.events.subscribe()
+    }
+
+    /// From now on asks of other nodes are refused.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether this node takes no more spawns from others.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// The open sessions.
+    pub fn sessions(&self) -> Vec<PeerInfo> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<PeerInfo> = peers
+            .values()
+            .filter_map(|peer| peer.live())
+            .filter(|live| !live.is_over())
+            .map(|live| PeerInfo {
+                node: live.peer,
+                name: live.name.clone(),
+                addr: live.connection.addr(),
+                epoch: live.epoch,
+                opened_at: live.opened_at,
+                rtt: live.rtt(),
+                backlog_bytes: live.backlog(),
+                bytes: live.connection.bytes(),
+                locals: live.locals(),
+            })
+            .collect();
+        all.sort_by_key(|info| info.node);
+        all
+    }
+
+    /// Says goodbye to every peer, everything sent before it.
+    pub async fn leave(&self) {
+        self.drain();
+        let all: Vec<Arc<Live>> = {
+            let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+            peers.values().filter_map(|peer| peer.live()).collect()
+        };
+        let leaving = all.iter().map(|live| live.leave());
+        let patience = self.lease;
+        // A peer that does not answer within a lease is told nothing more.
+        let _: Result<_, _> =
+            tokio::time::timeout(patience, futures_util::future::join_all(leaving)).await;
+        self.transport.close().await;
+    }
+
+    fn peer(&self, node: NodeId) -> Arc<Peer> {
+        if let Some(peer) = self.find(node) {
+            return peer;
+        }
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            Arc::new(Peer {
+                node,
+                pair: Mutex::new(Pair::new(self.us, node)),
+                live: RwLock::default(),
+                changed: watch::Sender::new(0),
+                opening: tokio::sync::Mutex::default(),
+                dialling: tokio::sync::Mutex::default(),
+            })
+        };
+        peers.entry(node).or_insert_with(new).clone()
+    }
+
+    fn find(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&node)
+            .cloned()
+    }
+
+    /// The open session with a node.
+    fn live(&self, node: NodeId) -> Option<Arc<Live>> {
+        self.find(node)?.live()
+    }
+
+    fn identity(&self) -> Arc<Identity> {
+        self.identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn hello(&self, to: NodeId, epoch: u64) -> Frame {
+        let ticket = self.identity().ticket().unwrap_or_default().to_vec();
+        Frame::Hello(Hello {
+            versions: PROTOCOL,
+            from: self.us,
+            to,
+            epoch,
+            ticket,
+        })
+    }
+
+    // ---- dialling ----------------------------------------------------------------------------
+
+    /// Waits until there is a session with `node`, dialling if need be.
+    async fn open(&self, node: NodeId) -> Result<(), ExitReason> {
+        let down = |how: String| ExitReason::NodeDown { node, how };
+        if node == NodeId::STANDALONE || node == self.us {
+            return Err(down("no such node".into()));
+        }
+        let addr = {
+            let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+            members.get(&node).map(|member| member.addr)
+        };
+        let Some(addr) = addr else {
+            return match self.live(node) {
+                Some(live) if !live.is_over() => Ok(()),
+                _ => Err(down("no such node in this cluster".into())),
+            };
+        };
+        let peer = self.peer(node);
+        // One dial at a time; whoever waited here looks first whether it is open.
+        let _dialling = peer.dialling.lock().await;
+        for _ in 0..DIALS_MAX {
+            match peer.live() {
+                Some(live) if !live.is_over() => return Ok(()),
+                Some(live) => live.ended().await,
+                None => {}
+            }
+            match tokio::time::timeout(self.lease, self.dial(&peer, addr)).await {
+                Ok(Ok(true)) => return Ok(()),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => return Err(down(error)),
+                Err(_) => {
+                    let mut pair = lock(&peer.pair);
+                    if let Some(epoch) = pair.dialling() {
+                        pair.handle_dial_failed(epoch);
+                    }
+                    return Err(down(TransportError::Silent { addr }.to_string()));
+                }
+            }
+        }
+        Err(down("it dials us at the same time, again and again".into()))
+    }
+
+    /// Dials once. `false`: the peer knows a higher epoch, or its own dial was taken; look again.
+    async fn dial(&self, peer: &Arc<Peer>, addr: SocketAddr) -> Result<bool, String> {
+        let connection = self
+            .transport
+            .dial(addr)
+            .await
+            .map_err(|error| error.to_string())?;
+        // Only a dial whose TLS is complete counts.
+        let dialled = lock(&peer.pair).dial();
+        let Some(epoch) = dialled else {
+            // The peer's own dial came first.
+            connection.close("another session is open");
+            return Ok(false);
+        };
+        let outcome = self.shake_hands(peer, &connection, epoch).await;
+        match outcome {
+            Ok(opened) => Ok(opened),
+            Err(error) => {
+                lock(&peer.pair).handle_dial_failed(epoch);
+                connection.close(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        peer: &Arc<Peer>,
+        connection: &Connection,
+        epoch: u64,
+    ) -> Result<bool, String> {
+        let told = |error: TransportError| error.to_string();
+        if !connection.takes_datagrams() {
+            return Err("peer does not take datagrams".into());
+        }
+        let mut lane = connection.open_lane().await.map_err(told)?;
+        let mut bytes = Vec::new();
+        self.hello(peer.node, epoch).encode(&mut bytes);
+        lane.write(bytes.into()).await.map_err(told)?;
+
+        let (reader, frame, early) = read_hello(connection).await?;
+        let hello = match frame {
+            Frame::Stale(known) => {
+                lock(&peer.pair).handle_stale(epoch, known);
+                connection.close("stale");
+                return Ok(false);
+            }
+            Frame::Hello(hello) => hello,
+            _ => return Err("peer broke the protocol: nothing comes before Hello".into()),
+        };
+        let known = self.check_peer(connection, &hello)?;
+        if hello.from != peer.node {
+            return Err(format!("it is {} that answers there", hello.from));
+        }
+        if hello.epoch != epoch {
+            return Err("peer broke the protocol: an answer repeats the epoch".into());
+        }
+        self.replace_older(&known).await?;
+        let _opening = peer.opening.lock().await;
+        if !lock(&peer.pair).handle_answer(epoch) {
+            connection.close("another session is open");
+            return Ok(false);
+        }
+        self.begin(
+            peer,
+            connection.clone(),
+            known,
+            epoch,
+            (reader, early, lane),
+        );
+        Ok(true)
+    }
+
+    // ---- accepting ---------------------------------------------------------------------------
+
+    /// Accepts connections until the socket is closed.
+    pub(crate) async fn accept(self: Arc<Self>) {
+        while let Some(accepting) = self.transport.accept().await {
+            let me = self.clone();
+            tokio::spawn(async move {
+                let taken = async {
+                    let told = |error: TransportError| error.to_string();
+                    let connection = accepting.complete().await.map_err(told)?;
+                    let outcome =
+                        match tokio::time::timeout(HELLO_TIME_MAX, read_hello(&connection)).await {
+                            Ok(hello) => match hello {
+                                Ok(hello) => me.accepted(&connection, hello).await,
+                                Err(error) => Err(error),
+                            },
+                            Err(_) => Err("no Hello in time".to_owned()),
+                        };
+                    if let Err(why) = &outcome {
+                        connection.close(why);
+                    }
+                    outcome
+                };
+                if let Err(why) = taken.await {
+                    tracing::warn!(%why, "a connection was refused");
+                }
+            });
+        }
+    }
+
+    async fn accepted(
+        &self,
+        connection: &Connection,
+        (reader, frame, early): (LaneReader, Frame, BytesMut),
+    ) -> Result<(), String> {
+        let told = |error: TransportError| error.to_string();
+        let Frame::Hello(hello) = frame else {
+            return Err("peer broke the protocol: nothing comes before Hello".into());
+        };
+        let known = self.check_peer(connection, &hello)?;
+        if !connection.takes_datagrams() {
+            return Err("peer does not take datagrams".into());
+        }
+        self.replace_older(&known).await?;
+        let peer = self.peer(hello.from);
+        let mut lane = connection.open_lane().await.map_err(told)?;
+        let mut bytes = Vec::new();
+        let opening = peer.opening.lock().await;
+        let verdict = lock(&peer.pair).handle_hello(hello.epoch);
+        match verdict {
+            Verdict::Stale(highest) => {
+                drop(opening);
+                Frame::Stale(highest).encode(&mut bytes);
+                lane.write(bytes.into()).await.map_err(told)?;
+                // The peer closes when it has read it.
+                let _: Result<_, _> =
+                    tokio::time::timeout(HELLO_TIME_MAX, connection.closed()).await;
+            }
+            Verdict::Accept => {
+                if let Some(live) = peer.live() {
+                    live.end(SessionError::Lost("the peer opened a new session".into()));
+                    live.ended().await;
+                }
+                // A dial of our own may have opened while we waited for the end.
+                if lock(&peer.pair).handle_hello(hello.epoch) != Verdict::Accept {
+                    return Err("another session is open".into());
+                }
+                lock(&peer.pair).handle_accepted(hello.epoch);
+                self.hello(hello.from, hello.epoch).encode(&mut bytes);
+                let written = lane.write(bytes.into()).await;
+                let epoch = hello.epoch;
+                self.begin(
+                    &peer,
+                    connection.clone(),
+                    known,
+                    epoch,
+                    (reader, early, lane),
+                );
+                if let Err(error) = written
+                    && let Some(live) = peer.live()
+                {
+                    live.end(SessionError::Lost(error.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the peer is who it says, by its certificate and ticket.
+    fn check_peer(&self, connection: &Connection, hello: &Hello) -> Result<Known, String> {
+        let certificate = connection
+            .certificate()
+            .ok_or("peer shows no certificate")?;
+        let authority = self.identity().authority().clone();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(since);
+        let ticket = Ticket::verify(&hello.ticket, &authority, &certificate, now)
+            .map_err(|error| error.to_string())?;
+        check_hello(hello, self.us, ticket.node).map_err(|error| error.to_string())?;
+        let expires_in = ticket.not_after_s.saturating_sub(now.as_secs());
+        Ok(Known {
+            ticket,
+            expires_in: Duration::from_secs(expires_in),
+            _certificate: certificate,
+        })
+    }
+
+    /// A larger NodeId of the same name ends sessions with smaller ones; smaller ones are refused.
+    async fn replace_older(&self, known: &Known) -> Result<(), String> {
+        let (name, node) = (&known.ticket.name, known.ticket.node);
+        let older = {
+            let mut newest = lock(&self.newest);
+            let entry = newest.entry(name.clone()).or_insert(node);
+            if *entry > node {
+                return Err(format!(
+                    "{node} ({name}) was replaced by its restart {entry}"
+                ));
+            }
+            std::mem::replace(entry, node)
+        };
+        if older < node
+            && let Some(live) = self.live(older)
+        {
+            live.end(SessionError::Lost(format!("{name} restarted as {node}")));
+            live.ended().await;
+        }
+        Ok(())
+    }
+
+    // ---- sessions ----------------------------------------------------------------------------
+
+    /// Opens the session here: node-up comes before any of its signals.
+    fn begin(
+        &self,
+        peer: &Arc<Peer>,
+        connection: Connection,
+        known: Known,
+        epoch: u64,
+        (lane_in, early, lane_out): (LaneReader, BytesMut, LaneWriter),
+    ) {
+        let mut session = Session::new(self.us, peer.node, epoch, self.limits.clone());
+        if let Environments::Only(list) = &known.ticket.environments {
+            session.restrict(list.iter().copied());
+        }
+        let (live, bulk) = Live::new(session, known.ticket.name.clone(), connection);
+        let drive = Drive {
+            env: self.env.clone(),
+            fetcher: self.fetcher.clone(),
+            lease: self.lease,
+            lane_in,
+            early,
+            lane_out,
+            expires_in: known.expires_in,
+            draining: self.draining.subscribe(),
+        };
+        tracing::info!(peer = %peer.node, epoch, "session open");
+        // Nobody may be listening.
+        let _: Result<_, _> = self.events.send(PeerEvent::Up {
+            node: peer.node,
+            epoch,
+        });
+        peer.set_live(Some(live.clone()));
+        let (peer, events) = (peer.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let why = live.clone().drive(drive, bulk).await;
+            tracing::warn!(peer = %peer.node, epoch, %why, "session over");
+            let why = why.to_string();
+            // Nobody may be listening.
+            let _: Result<_, _> = events.send(PeerEvent::Down {
+                node: peer.node,
+                epoch,
+                why,
+            });
+            lock(&peer.pair).handle_ended(epoch);
+            peer.set_live(None);
+            live.done.send_replace(true);
+        });
+    }
+}
+
+/// A peer whose certificate and ticket were checked.
+struct Known {
+    ticket: Ticket,
+    expires_in: Duration,
+    _certificate: CertificateDer<'static>,
+}
+
+/// Reads the first frame of the peer's lane, and nothing after it.
+async fn read_hello(connection: &Connection) -> Result<(LaneReader, Frame, BytesMut), String> {
+    let told = |error: TransportError| error.to_string();
+    let stream = connection.accept_stream().await.map_err(told)?;
+    let Opened::Lane(mut lane) = stream.identify().await.map_err(told)? else {
+        return Err("peer broke the protocol: the lane is the first stream".into());
+    };
+    let mut bytes = BytesMut::new();
+    loop {
+        if let Some(frame) =
+            wire::decode(&mut bytes).map_err(|error| SessionError::from(error).to_string())?
+        {
+            return Ok((lane, frame, bytes));
+        }
+        match lane.read(4 << 10).await.map_err(told)? {
+            Some(chunk) => bytes.extend_from_slice(&chunk),
+            None => return Err("peer closed before its Hello".into()),
+        }
+    }
+}
+
+fn no_session(node: NodeId) -> ExitReason {
+    ExitReason::NodeDown {
+        node,
+        how: "no session".into(),
+    }
+}
+
+impl Remote for Dist {
+    fn nodes(&self) -> Vec<NodeId> {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let newest = lock(&self.newest);
+        // Control's word, corrected by what our own sessions show.
+        let takes_part = |id: NodeId, member: &Member| {
+            let replaced = newest.get(&member.name).is_some_and(|newest| *newest > id);
+            let open = || self.live(id).is_some_and(|live| !live.is_over());
+            !replaced && (member.alive || open())
+        };
+        let others = members
+            .iter()
+            .filter(|(id, member)| **id != self.us && takes_part(**id, member))
+            .map(|(id, _)| *id);
+        let mut nodes: Vec<NodeId> = others.chain([self.us]).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    fn ready(&self, node: NodeId) -> Pending<'_, Result<(), ExitReason>> {
+        Box::pin(async move {
+            loop {
+                match self.live(node) {
+                    Some(live) if !live.is_over() => {
+                        let mut drained = std::pin::pin!(live.drained.notified());
+                        drained.as_mut().enable();
+                        if live.is_open() {
+                            return Ok(());
+                        }
+                        if live.is_over() {
+                            continue;
+                        }
+                        drained.await;
+                    }
+                    Some(live) => live.ended().await,
+                    None => self.open(node).await?,
+                }
+            }
+        })
+    }
+
+    fn is_ready(&self, node: NodeId) -> bool {
+        self.live(node).is_some_and(|live| live.is_open())
+    }
+
+    fn signal(
+        &self,
+        environ: Environ,
+        from: Pid,
+        to: Pid,
+        signal: &LinkSignal,
+    ) -> Result<(), ExitReason> {
+        let node = to.node();
+        let live = self.live(node).ok_or_else(|| no_session(node))?;
+        live.with(|session| session.signal(environ, from, to, signal))
+            .map_err(|_| no_session(node))
+    }
+
+    fn message(
+        &self,
+        environ: Environ,
+        from: Pid,
+        to: Pid,
+        message: &Message,
+    ) -> Result<(), SendError> {
+        let node = to.node();
+        if !message.resources.is_empty() {
+            return Err(SendError::Resources);
+        }
+        let down = || SendError::Unreachable {
+            node,
+            how: "no session".into(),
+        };
+        let live = self.live(node).ok_or_else(down)?;
+        let route = Route { environ, from, to };
+        if message.data.len() <= LANE_PAYLOAD_BYTES_MAX {
+            let sent = live.with(|session| session.message(&route, message.tag, &message.data));
+            return sent.map_err(|_| down());
+        }
+        let bytes = message.data.len() as u64;
+        live.with(|session| {
+            let stream = session.bulk(route, message.tag, bytes)?;
+            live.send_bulk(stream, message.data.clone());
+            Ok(())
+        })
+        .map_err(|_: session::Over| down())
+    }
+
+    fn note(&self, node: NodeId, local: Pid) -> Result<(), ExitReason> {
+        let live = self.live(node).ok_or_else(|| no_session(node))?;
+        live.with(|session| session.note(local))
+            .map_err(|_| no_session(node))
+    }
+
+    fn ask(
+        &self,
+        node: NodeId,
+        prepare: Prepare,
+    ) -> Result<(u64, oneshot::Receiver<SpawnAnswer>), ExitReason> {
+        let live = self.live(node).ok_or_else(|| no_session(node))?;
+        let (answer, answered) = oneshot::channel();
+        let (parent, link) = (prepare.parent, prepare.link);
+        let reference = live
+            .with(|session| {
+                let reference = session.ask(prepare)?;
+                live.wait_for_spawn(
+                    reference,
+                    Waiting {
+                        answer,
+                        parent,
+                        link,
+                    },
+                );
+                Ok(reference)
+            })
+            .map_err(|_: session::Over| no_session(node))?;
+        // A request no frame can hold is refused by the session itself.
+        live.poked.notify_one();
+        Ok((reference, answered))
+    }
+
+    fn cancel(&self, node: NodeId, reference: u64) {
+        if let Some(live) = self.live(node) {
+            live.forget_spawn(reference);
+            live.with(|session| session.cancel(reference));
+        }
+    }
+
+    fn exists(&self, pid: Pid) -> Pending<'_, bool> {
+        Box::pin(async move {
+            if self.ready(pid.node()).await.is_err() {
+                return false;
+            }
+            let Some(live) = self.live(pid.node()) else {
+                return false;
+            };
+            let (answer, answered) = oneshot::channel();
+            let asked = live.with(|session| {
+                let reference = session.query(pid)?;
+                live.wait_for_answer(reference, answer);
+                Ok::<_, session::Over>(reference)
+            });
+            asked.is_ok() && answered.await.unwrap_or(false)
+        })
+    }
+
+    fn parked_ended(&self, node: NodeId, epoch: u64, reference: u64) {
+        if let Some(live) = self.live(node)
+            && live.epoch == epoch
+        {
+            live.with(|session| session.parked_ended(reference));
+        }
+    }
+
+    fn ended(&self, local: Pid) {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        for live in peers.values().filter_map(|peer| peer.live()) {
+            live.with(|session| session.forget(local));
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Content-addressed modules between nodes: ask, verify, compile, keep.
+//!
+//! A node that is asked to host a module it does not hold asks for it by content hash: first the
+//! node that wants it run, over the session's connection, then control. The bytes count only if
+//! their hash is the one asked for. Native code never travels.
+//!
+//! Several spawns of one module that is not here yet share one transfer and one compilation.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tidelock::{Environment, Module, ModuleHash, Refusal};
+use tidelock_control::client::Client;
+use tokio::sync::{OnceCell, Semaphore};
+
+use crate::transport::{Connection, Question};
+
+/// Bytes of the largest module that is taken from anybody.
+const MODULE_BYTES_MAX: usize = 64 << 20;
+/// Modules sent to one peer at the same time.
+const SERVING_MAX: usize = 8;
+
+type Fetched = Arc<OnceCell<Result<Module, Refusal>>>;
+
+/// Gets modules from elsewhere, each once.
+#[derive(Default)]
+pub(crate) struct Fetcher {
+    under_way: Mutex<HashMap<ModuleHash, Fetched>>,
+    control: Mutex<Option<Client>>,
+}
+
+impl Fetcher {
+    /// Asks control too, when a peer has nothing.
+    pub(crate) fn set_control(&self, client: Client) {
+        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
+    }
+
+    /// Gets a module from the peer or from control, and keeps it.
+    ///
+    /// # Errors
+    ///
+    /// What to tell whoever wants it run.
+    pub(crate) async fn fetch(
+        &self,
+        hash: ModuleHash,
+        peer: &Connection,
+        env: &Environment,
+    ) -> Result<Module, Refusal> {
+        let cell = {
+            let mut under_way = self
+                .under_way
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            under_way.entry(hash).or_default().clone()
+        };
+        let outcome = cell
+            .get_or_init(|| self.get(hash, Some(peer), env))
+            .await
+            .clone();
+        // A failure is not remembered: the module may be deployed in a moment.
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&hash);
+        outcome
+    }
+
+    async fn get(
+        &self,
+        hash: ModuleHash,
+        peer: Option<&Connection>,
+        env: &Environment,
+    ) -> Result<Module, Refusal> {
+        if let Some(module) = env.modules().find(&hash) {
+            return Ok(module);
+        }
+        let mut bytes = None;
+        if let Some(peer) = peer {
+            bytes = ask_peer(peer, hash).await;
+        }
+        if bytes.is_none() {
+            let control = self
+                .control
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            if let Some(control) = control {
+                bytes = control.module(hash).await.ok();
+            }
+        }
+        let bytes = bytes.ok_or_else(|| {
+            Refusal::NoModule(format!(
+                "{hash}: neither the asking node nor control has it"
+            ))
+        })?;
+        let module = Module::compile(env.engine(), bytes)
+            .await
+            .map_err(|error| Refusal::BadModule(error.to_string()))?;
+        env.modules().keep(&module);
+        Ok(module)
+    }
+
+    /// Gives a peer the modules it asks for, until the connection ends.
+    pub(crate) async fn serve(self: Arc<Self>, connection: Connection, env: Environment) {
+        let turns = Arc::new(Semaphore::new(SERVING_MAX));
+        while let Ok(question) = connection.accept_question().await {
+            let Ok(turn) = turns.clone().acquire_owned().await else {
+                return;
+            };
+            let env = env.clone();
+            tokio::spawn(async move {
+                if let Err(error) = serve_one(question, &env).await {
+                    tracing::debug!(%error, "a module was not sent");
+                }
+                drop(turn);
+            });
+        }
+    }
+}
+
+async fn serve_one(
+    mut question: Question,
+    env: &Environment,
+) -> Result<(), crate::transport::TransportError> {
+    let asked = question.read(32).await?;
+    let found = <[u8; 32]>::try_from(asked.as_slice())
+        .ok()
+        .and_then(|hash| env.modules().find(&ModuleHash(hash)));
+    // No module is empty, so an empty answer means: not here.
+    let answer = found.map_or_else(Bytes::new, |module| module.bytes().clone());
+    question.answer(answer).await
+}
+
+async fn ask_peer(peer: &Connection, hash: ModuleHash) -> Option<Bytes> {
+    let answer = peer.ask(&hash.0, MODULE_BYTES_MAX).await.ok()?;
+    let bytes = Bytes::from(answer);
+    (*blake3::hash(&bytes).as_bytes() == hash.0).then_some(bytes)
+}

@@ -1,0 +1,490 @@
+//! QUIC and mutual TLS: bytes between two nodes. The only user of quinn and of sockets.
+//!
+//! A connection carries one *lane* each way (a long-lived unidirectional stream), *bulk* streams
+//! (one per large message), *fetches* (one bidirectional stream per module asked for) and datagrams
+//! (Ping, Pong). What they mean is [`crate::dist`]'s business.
+//!
+//! # Settings, and why
+//!
+//! * MTU discovery may climb to 6 500 bytes: ten such segments stay below the 64 KiB of one
+//!   segmented send, above which the kernel refuses the batch and the connection stalls.
+//! * Socket buffers of 2 MiB: the usual 208 KiB lose packets under bulk, 4 MiB are a standing queue.
+//! * QUIC's own idle timeout is only a backstop behind the lease, see [`tidelock_proto::lease`].
+//! * A connection is validated by Retry when many handshakes are open (address spoofing).
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::pki_types::CertificateDer;
+use tidelock_certs::{Identity, peer_config};
+
+/// The largest datagram payload QUIC may try, in bytes.
+const MTU_MAX: u16 = 6_500;
+/// Bytes of each socket buffer.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+/// Bytes a peer may send on one stream ahead of us reading it.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes unacknowledged on one connection. Above every stream's window, or one stream starves the rest.
+const SEND_WINDOW_BYTES: u64 = 8 << 20;
+/// Streams a peer may have open at once, of each kind.
+const STREAMS_MAX: u32 = 256;
+/// Handshakes under way above which an address must prove itself first.
+const HANDSHAKES_UNPROVEN_MAX: usize = 64;
+/// Handshakes under way above which more are ignored.
+const HANDSHAKES_MAX: usize = 1_024;
+
+/// What the first byte of a unidirectional stream says it is.
+const LANE: u8 = b'L';
+const BULK: u8 = b'B';
+
+/// Why bytes do not get through.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The socket could not be opened. An operator has to choose another address.
+    #[error("cannot listen on UDP {addr}: {why}")]
+    Bind {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the system said.
+        why: String,
+    },
+    /// This node's own certificate or key cannot be used.
+    #[error("this node's identity cannot be used: {0}")]
+    Identity(String),
+    /// Nothing came back.
+    #[error(
+        "no answer from {addr} over UDP; is the node running, and does a firewall let UDP through?"
+    )]
+    Silent {
+        /// Who was dialled.
+        addr: SocketAddr,
+    },
+    /// The other side, or its TLS, said no.
+    #[error("{0}")]
+    Closed(String),
+}
+
+/// The socket of one node.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    endpoint: quinn::Endpoint,
+}
+
+fn transport_config(lease: Duration) -> quinn::TransportConfig {
+    let mut config = quinn::TransportConfig::default();
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_MAX);
+    let idle = quinn::IdleTimeout::try_from(lease * 3).expect("a lease is far below 2^62 ms");
+    config
+        .mtu_discovery_config(Some(discovery))
+        .max_idle_timeout(Some(idle))
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window((STREAM_WINDOW_BYTES * 8).into())
+        .send_window(SEND_WINDOW_BYTES)
+        .max_concurrent_uni_streams(STREAMS_MAX.into())
+        .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        .datagram_receive_buffer_size(Some(64 << 10));
+    config
+}
+
+/// A UDP socket nobody speaks on yet.
+#[derive(Debug)]
+pub struct Socket {
+    socket: UdpSocket,
+    addr: SocketAddr,
+}
+
+impl Socket {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Bind`].
+    pub fn bind(addr: SocketAddr) -> Result<Self, TransportError> {
+        let bind = |error: std::io::Error| TransportError::Bind {
+            addr,
+            why: error.to_string(),
+        };
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(addr),
+            socket2::Type::DGRAM,
+            Some(socket2::Protocol::UDP),
+        )
+        .map_err(bind)?;
+        // As much as the system gives.
+        let _: std::io::Result<()> = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+        let _: std::io::Result<()> = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        socket.bind(&addr.into()).map_err(bind)?;
+        let socket = UdpSocket::from(socket);
+        let addr = socket.local_addr().map_err(bind)?;
+        Ok(Socket { socket, addr })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Transport {
+    /// Speaks on `socket` as `identity`.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Bind`] or [`TransportError::Identity`].
+    pub fn new(
+        socket: Socket,
+        identity: &Identity,
+        lease: Duration,
+    ) -> Result<Self, TransportError> {
+        let Socket { socket, addr } = socket;
+        let config = quinn::EndpointConfig::default();
+        let endpoint = quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime))
+            .map_err(|error| TransportError::Bind {
+                addr,
+                why: error.to_string(),
+            })?;
+        let mut transport = Transport { endpoint };
+        transport.speak_as(identity, lease)?;
+        Ok(transport)
+    }
+
+    /// From now on dials and accepts as `identity`; open connections are not touched.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Identity`]; nothing changes.
+    pub fn speak_as(&mut self, identity: &Identity, lease: Duration) -> Result<(), TransportError> {
+        let refused = |error: &dyn std::fmt::Display| TransportError::Identity(error.to_string());
+        let (server, client) = peer_config(identity).map_err(|error| refused(&error))?;
+        let config = Arc::new(transport_config(lease));
+        let server = QuicServerConfig::try_from(server).map_err(|error| refused(&error))?;
+        let client = QuicClientConfig::try_from(client).map_err(|error| refused(&error))?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
+        server
+            .transport_config(config.clone())
+            .max_incoming(HANDSHAKES_MAX);
+        let mut client = quinn::ClientConfig::new(Arc::new(client));
+        client.transport_config(config);
+        self.endpoint.set_server_config(Some(server));
+        self.endpoint.set_default_client_config(client);
+        Ok(())
+    }
+
+    /// Dials a node; TLS is complete when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError`].
+    pub async fn dial(&self, addr: SocketAddr) -> Result<Connection, TransportError> {
+        let connecting = self
+            .endpoint
+            .connect(addr, tidelock_certs::SERVER_NAME)
+            .map_err(|error| TransportError::Closed(error.to_string()))?;
+        connecting
+            .await
+            .map(Connection)
+            .map_err(|error| match error {
+                quinn::ConnectionError::TimedOut => TransportError::Silent { addr },
+                other => TransportError::Closed(reason(&other)),
+            })
+    }
+
+    /// Waits for a connection whose TLS is complete. `None` once the socket is closed.
+    ///
+    /// Handshakes run side by side in tasks of their own; failed ones are not reported.
+    pub async fn accept(&self) -> Option<Accepting> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            let crowded = self.endpoint.open_connections() > HANDSHAKES_UNPROVEN_MAX;
+            if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
+                // It may have given up meanwhile.
+                let _: Result<(), _> = incoming.retry();
+                continue;
+            }
+            match incoming.accept() {
+                Ok(connecting) => return Some(Accepting(connecting)),
+                Err(error) => tracing::debug!(%error, "a connection was not accepted"),
+            }
+        }
+    }
+
+    /// Closes the socket; what was not sent is lost.
+    pub async fn close(&self) {
+        self.endpoint.close(0u32.into(), b"node stopped");
+        self.endpoint.wait_idle().await;
+    }
+}
+
+/// A connection whose TLS is not complete yet.
+#[derive(Debug)]
+pub struct Accepting(quinn::Connecting);
+
+impl Accepting {
+    /// Waits for TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn complete(self) -> Result<Connection, TransportError> {
+        self.0
+            .await
+            .map(Connection)
+            .map_err(|error| TransportError::Closed(reason(&error)))
+    }
+}
+
+fn reason(error: &quinn::ConnectionError) -> String {
+    match error {
+        quinn::ConnectionError::ApplicationClosed(close) if !close.reason.is_empty() => {
+            format!("closed by peer: {}", String::from_utf8_lossy(&close.reason))
+        }
+        quinn::ConnectionError::TimedOut => "nothing heard for three leases".into(),
+        other => other.to_string(),
+    }
+}
+
+/// One QUIC connection to a peer.
+#[derive(Debug, Clone)]
+pub struct Connection(quinn::Connection);
+
+/// What a peer opened.
+#[derive(Debug)]
+pub enum Opened {
+    /// Its lane.
+    Lane(LaneReader),
+    /// A bulk message: the number of its stream, and the stream.
+    Bulk(u64, LaneReader),
+}
+
+/// A stream that has not said what it is.
+#[derive(Debug)]
+pub struct Unknown(quinn::RecvStream);
+
+impl Unknown {
+    /// Reads what it is. Dropping the future loses the stream.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`], also for a stream that does not say.
+    pub async fn identify(mut self) -> Result<Opened, TransportError> {
+        let short = |_| TransportError::Closed("a stream ended before it said what it is".into());
+        let mut kind = [0];
+        self.0.read_exact(&mut kind).await.map_err(short)?;
+        match kind[0] {
+            LANE => Ok(Opened::Lane(LaneReader(self.0))),
+            BULK => {
+                let mut number = [0; 8];
+                self.0.read_exact(&mut number).await.map_err(short)?;
+                Ok(Opened::Bulk(u64::from_le_bytes(number), LaneReader(self.0)))
+            }
+            other => Err(TransportError::Closed(format!(
+                "a stream of unknown kind {other}"
+            ))),
+        }
+    }
+}
+
+impl Connection {
+    /// The certificate the peer showed; TLS has accepted it.
+    pub fn certificate(&self) -> Option<CertificateDer<'static>> {
+        let chain = self
+            .0
+            .peer_identity()?
+            .downcast::<Vec<CertificateDer<'static>>>()
+            .ok()?;
+        chain.into_iter().next()
+    }
+
+    /// Where the peer is.
+    pub fn addr(&self) -> SocketAddr {
+        self.0.remote_address()
+    }
+
+    /// Whether the peer can take datagrams.
+    pub fn takes_datagrams(&self) -> bool {
+        self.0.max_datagram_size().is_some_and(|size| size >= 9)
+    }
+
+    /// Opens our lane.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn open_lane(&self) -> Result<LaneWriter, TransportError> {
+        let mut lane = LaneWriter(self.0.open_uni().await.map_err(closed)?);
+        // Above bulk and fetches.
+        let _: Result<(), _> = lane.0.set_priority(10);
+        lane.write(Bytes::from_static(&[LANE])).await?;
+        Ok(lane)
+    }
+
+    /// Opens a stream for one bulk message.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn open_bulk(&self, stream: u64) -> Result<LaneWriter, TransportError> {
+        let mut lane = LaneWriter(self.0.open_uni().await.map_err(closed)?);
+        let mut head = vec![BULK];
+        head.extend_from_slice(&stream.to_le_bytes());
+        lane.write(head.into()).await?;
+        Ok(lane)
+    }
+
+    /// Waits for a stream the peer opens. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn accept_stream(&self) -> Result<Unknown, TransportError> {
+        self.0.accept_uni().await.map(Unknown).map_err(closed)
+    }
+
+    /// Asks the peer something on a stream of its own: writes `question`, reads at most `max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`], also for a longer answer.
+    pub async fn ask(&self, question: &[u8], max: usize) -> Result<Vec<u8>, TransportError> {
+        let (mut send, mut receive) = self.0.open_bi().await.map_err(closed)?;
+        let told = |error: &dyn std::fmt::Display| TransportError::Closed(error.to_string());
+        send.write_all(question)
+            .await
+            .map_err(|error| told(&error))?;
+        send.finish().map_err(|error| told(&error))?;
+        receive.read_to_end(max).await.map_err(|error| told(&error))
+    }
+
+    /// Waits for a question of the peer of at most `max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn accept_question(&self) -> Result<Question, TransportError> {
+        let (send, receive) = self.0.accept_bi().await.map_err(closed)?;
+        Ok(Question { send, receive })
+    }
+
+    /// Sends a datagram; it may be lost.
+    pub fn send_datagram(&self, bytes: &[u8]) {
+        // A datagram that cannot be sent is one that is lost.
+        let _: Result<(), _> = self.0.send_datagram(Bytes::copy_from_slice(bytes));
+    }
+
+    /// Waits for a datagram.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn read_datagram(&self) -> Result<Bytes, TransportError> {
+        self.0.read_datagram().await.map_err(closed)
+    }
+
+    /// Closes the connection and says why. What was not sent is lost.
+    pub fn close(&self, why: &str) {
+        let why: String = why.chars().take(200).collect();
+        self.0.close(1u32.into(), why.as_bytes());
+    }
+
+    /// Waits until the connection is closed, by either side, and says why.
+    pub async fn closed(&self) -> String {
+        reason(&self.0.closed().await)
+    }
+
+    /// Bytes sent and received in UDP payloads.
+    pub fn bytes(&self) -> (u64, u64) {
+        let stats = self.0.stats();
+        (stats.udp_tx.bytes, stats.udp_rx.bytes)
+    }
+}
+
+fn closed(error: quinn::ConnectionError) -> TransportError {
+    TransportError::Closed(reason(&error))
+}
+
+/// A question a peer asked on a stream of its own.
+#[derive(Debug)]
+pub struct Question {
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+}
+
+impl Question {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`], also if it is longer than `max`.
+    pub async fn read(&mut self, max: usize) -> Result<Vec<u8>, TransportError> {
+        let question = self.receive.read_to_end(max).await;
+        question.map_err(|error| TransportError::Closed(error.to_string()))
+    }
+
+    /// Answers it.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn answer(mut self, answer: Bytes) -> Result<(), TransportError> {
+        let told = |error: &dyn std::fmt::Display| TransportError::Closed(error.to_string());
+        self.send
+            .write_chunk(answer)
+            .await
+            .map_err(|error| told(&error))?;
+        self.send.finish().map_err(|error| told(&error))?;
+        // The peer has it, or is gone.
+        let _: Result<_, _> = self.send.stopped().await;
+        Ok(())
+    }
+}
+
+/// The writing end of a lane or a bulk stream.
+#[derive(Debug)]
+pub struct LaneWriter(quinn::SendStream);
+
+impl LaneWriter {
+    /// Writes all bytes, waiting for the peer's window.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), TransportError> {
+        let written = self.0.write_chunk(bytes).await;
+        written.map_err(|error| TransportError::Closed(error.to_string()))
+    }
+
+    /// Ends the stream and waits until the peer has acknowledged all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn finish(&mut self) -> Result<(), TransportError> {
+        let told = |error: &dyn std::fmt::Display| TransportError::Closed(error.to_string());
+        self.0.finish().map_err(|error| told(&error))?;
+        self.0.stopped().await.map_err(|error| told(&error))?;
+        Ok(())
+    }
+}
+
+/// The reading end of a lane or a bulk stream.
+#[derive(Debug)]
+pub struct LaneReader(quinn::RecvStream);
+
+impl LaneReader {
+    /// The next bytes, in order; `None` at the end. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn read(&mut self, max: usize) -> Result<Option<Bytes>, TransportError> {
+        let chunk = self.0.read_chunk(max, true).await;
+        chunk
+            .map(|chunk| chunk.map(|chunk| chunk.bytes))
+            .map_err(|error| TransportError::Closed(error.to_string()))
+    }
+}
