@@ -6,15 +6,19 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The mode of files that hold a secret.
-pub(crate) const SECRET: u32 = 0o600;
+pub const SECRET: u32 = 0o600;
 /// The mode of files that anybody may read.
-pub(crate) const PUBLIC: u32 = 0o644;
+pub const PUBLIC: u32 = 0o644;
 
 /// Puts `bytes` at `path` in one step: a reader, or a crash, sees the old content or the new.
 ///
 /// The temporary file is created with its final mode, so a secret is at no moment readable by
 /// others.
-pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+///
+/// # Errors
+///
+/// The file system's; `path` is as it was, and the temporary file is gone.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let dir = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -41,7 +45,11 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// Creates `dir` and its parents; a new `dir` is its owner's alone.
-pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+///
+/// The file system's. That `dir` exists already is none.
+pub fn create_private_dir(dir: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -23,6 +23,7 @@
 //! control has removed gets no new certificate.
 
 pub mod authority;
+pub mod files;
 pub mod identity;
 pub mod names;
 pub mod testing;
@@ -32,11 +33,11 @@ pub mod ticket;
 pub mod tls;
 pub mod token;
 
-mod files;
-
 pub use authority::{Authority, AuthorityError, RequestError};
 pub use identity::{Identity, IdentityError, Key};
-pub use names::{NameError, PeerError, PeerName, Role, check_name, key_fingerprint, peer_name};
+pub use names::{
+    NameError, PeerError, PeerName, Role, check_name, key_fingerprint, peer_name, validity,
+};
 pub use rustls;
 pub use rustls::pki_types::{CertificateDer, UnixTime};
 pub use ticket::{Environments, Ticket, TicketError};

@@ -233,7 +233,11 @@ pub(crate) fn parse<'a>(
 }
 
 /// When a certificate starts and stops to be valid, in seconds since 1970.
-pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Result<(u64, u64), PeerError> {
+///
+/// # Errors
+///
+/// [`PeerError::Malformed`] if the bytes are no certificate.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<(u64, u64), PeerError> {
     let parsed = parse(certificate)?;
     let seconds = |time: x509_parser::time::ASN1Time| time.timestamp().max(0).unsigned_abs();
     Ok((

@@ -43,6 +43,7 @@ use crate::api::{
     Members, ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated,
     WatchEvent, codes,
 };
+use crate::modules::{MODULE_BYTES_MAX, check_module_name, hash_of};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -56,7 +57,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A watch that is silent for longer is dead: control sends heartbeats every second or two.
 const WATCH_SILENCE_MAX: Duration = Duration::from_secs(10);
 const WATCH_LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
-const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why a call gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -430,8 +430,7 @@ impl Client {
     /// [`ClientError`]; repeated while unreachable.
     pub async fn module_named(&self, name: &str) -> Result<(ModuleHash, Bytes), ClientError> {
         // Anything but a plain name would be another path.
-        crate::modules::check_module_name(name)
-            .map_err(|error| ClientError::Usage(error.to_string()))?;
+        check_module_name(name).map_err(|error| ClientError::Usage(error.to_string()))?;
         let bytes = self.module_bytes(name).await?;
         Ok((hash_of(&bytes), bytes))
     }
@@ -707,12 +706,6 @@ impl Client {
             reason: reason.to_owned(),
         }
     }
-}
-
-/// The hash a module is known by.
-#[must_use]
-pub fn hash_of(bytes: &[u8]) -> ModuleHash {
-    ModuleHash(*blake3::hash(bytes).as_bytes())
 }
 
 /// What TLS found wrong, if the error comes from there.

@@ -24,7 +24,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tidelock_certs::{CertificateDer, PeerName, Role};
+use tidelock_certs::{CertificateDer, PeerName, Role, UnixTime};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
@@ -155,9 +155,14 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let shown = parts.extensions.get::<Arc<TlsInfo>>();
         let certificate = shown.and_then(|shown| shown.peer_certificates.first());
-        // What cannot be read would not have passed the handshake.
+        // What cannot be read would not have passed the handshake. But a connection may live longer
+        // than the certificate it was opened with.
         let known = certificate.and_then(|certificate| {
             let certificate = CertificateDer::from(certificate.as_slice());
+            let (_, not_after_s) = tidelock_certs::validity(&certificate).ok()?;
+            if UnixTime::now().as_secs() > not_after_s {
+                return None;
+            }
             let peer = tidelock_certs::peer_name(&certificate).ok()?;
             let key = tidelock_certs::key_fingerprint(&certificate).ok()?;
             Some(Self::Known { peer, key })

@@ -1,4 +1,28 @@
-//! Module files: kept by hash, given out only with the right bytes.
+//! The modules of a cluster: files named by the hash of their content.
+//!
+//! A file's name is made of the hash's digits alone, so no request can name another file. Bytes are
+//! hashed when they come in and again when they go out: a damaged disk is noticed, not deployed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tidelock_certs::files;
+use tidelock_proto::ModuleHash;
+
+use crate::api::ModuleInfo;
+use crate::store::{PutModule, Store, StoreError};
+
+/// No module is larger.
+pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// All modules together are not larger.
+pub const MODULES_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+const NAME_BYTES_MAX: usize = 128;
+/// What every core module begins with: the magic number and version 1.
+const WASM_HEAD: &[u8] = b"\0asm\x01\0\0\0";
 
 /// A module's name cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,7 +39,7 @@ pub struct ModuleNameError(String);
 /// [`ModuleNameError`] with the name, shortened.
 pub fn check_module_name(name: &str) -> Result<(), ModuleNameError> {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let good = name.len() <= 128
+    let good = name.len() <= NAME_BYTES_MAX
         && name
             .as_bytes()
             .first()
@@ -25,5 +49,134 @@ pub fn check_module_name(name: &str) -> Result<(), ModuleNameError> {
         Ok(())
     } else {
         Err(ModuleNameError(name.chars().take(80).collect()))
+    }
+}
+
+/// The hash a module is known by.
+#[must_use]
+pub fn hash_of(bytes: &[u8]) -> ModuleHash {
+    ModuleHash(*blake3::hash(bytes).as_bytes())
+}
+
+/// A module was not stored or not found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ModuleError {
+    #[error(transparent)]
+    Name(#[from] ModuleNameError),
+    #[error("this is not a WebAssembly core module")]
+    NotWasm,
+    #[error("the bytes have the hash {actual}, they were announced as {announced}")]
+    OtherHash {
+        actual: ModuleHash,
+        announced: ModuleHash,
+    },
+    #[error("module {0} has the same id; guests could not tell the two apart")]
+    Clash(String),
+    #[error("the cluster holds {MODULES_BYTES_MAX} bytes of modules already")]
+    Full,
+    #[error("the file of module {0} is damaged")]
+    Damaged(ModuleHash),
+    #[error("the module's file cannot be used: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The directory of modules, and the store's list of them.
+pub(crate) struct Shelf {
+    dir: PathBuf,
+    store: Arc<Store>,
+}
+
+impl Shelf {
+    pub(crate) fn open(dir: &Path, store: Arc<Store>) -> io::Result<Self> {
+        files::create_private_dir(dir)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            store,
+        })
+    }
+
+    /// Keeps `bytes`, under `name` if there is one. Again is as good as once.
+    pub(crate) fn put(
+        &self,
+        bytes: &[u8],
+        announced: Option<ModuleHash>,
+        name: Option<String>,
+        now: Timestamp,
+    ) -> Result<ModuleInfo, ModuleError> {
+        if let Some(name) = &name {
+            check_module_name(name)?;
+        }
+        if !bytes.starts_with(WASM_HEAD) {
+            return Err(ModuleError::NotWasm);
+        }
+        let hash = hash_of(bytes);
+        if let Some(announced) = announced.filter(|announced| *announced != hash) {
+            return Err(ModuleError::OtherHash {
+                actual: hash,
+                announced,
+            });
+        }
+        if self.store.module(hash)?.is_none() {
+            let held: u64 = self
+                .store
+                .modules()?
+                .iter()
+                .map(|info| info.size_bytes)
+                .sum();
+            if held.saturating_add(bytes.len() as u64) > MODULES_BYTES_MAX {
+                return Err(ModuleError::Full);
+            }
+        }
+        // The file first: what the list names must be there. A crash in between leaves a file that
+        // the next attempt replaces.
+        files::replace(&self.path(hash), bytes, files::PUBLIC)?;
+        let info = ModuleInfo {
+            hash: hash.to_string(),
+            name,
+            size_bytes: bytes.len() as u64,
+            added_at: now,
+        };
+        match self.store.put_module(hash, info)? {
+            PutModule::Stored(info) => Ok(info),
+            PutModule::Clash(other) => {
+                // Not listed under this hash, so nobody can be reading it.
+                let _ = fs::remove_file(self.path(hash));
+                Err(ModuleError::Clash(other))
+            }
+        }
+    }
+
+    /// The module that `which` names, by hash or by name; `None` if there is none.
+    pub(crate) fn read(&self, which: &str) -> Result<Option<Bytes>, ModuleError> {
+        let hash = match which.parse::<ModuleHash>() {
+            Ok(hash) => hash,
+            Err(_) => {
+                check_module_name(which)?;
+                match self.store.module_named(which)? {
+                    Some(hash) => hash,
+                    None => return Ok(None),
+                }
+            }
+        };
+        if self.store.module(hash)?.is_none() {
+            return Ok(None);
+        }
+        let bytes = fs::read(self.path(hash))?;
+        if hash_of(&bytes) != hash {
+            return Err(ModuleError::Damaged(hash));
+        }
+        Ok(Some(bytes.into()))
+    }
+
+    /// All of them.
+    pub(crate) fn list(&self) -> Result<Vec<ModuleInfo>, ModuleError> {
+        Ok(self.store.modules()?)
+    }
+
+    fn path(&self, hash: ModuleHash) -> PathBuf {
+        self.dir
+            .join(format!("{}.wasm", tidelock_certs::to_hex(&hash.0)))
     }
 }

@@ -1,0 +1,419 @@
+//! Who is in the cluster: admission, leases, and the stream of changes.
+//!
+//! ```text
+//!             join / rejoin             lease {draining}
+//!   (nobody) ───────────────▶ Alive ─────────────────────▶ Draining
+//!                               │  leave, removed, a later start     │
+//!                               ├────────────────────────────▶ Left ◀┤
+//!                               │  lease ran out                     │
+//!                               └────────────────────────────▶ Lost ◀┘
+//! ```
+//!
+//! # Guarantees
+//!
+//! * Lost and Left are for good: whoever is there must join again, under a new id.
+//! * Each change has its own revision, larger by one than the one before, across restarts.
+//! * Whoever watches gets a snapshot and then every change after it, in order, or another snapshot.
+//! * At most one start of a name is present.
+//! * What a watcher is told is on disk.
+//!
+//! Leases live in memory only, by the monotonic clock. After a restart, or if this process itself was
+//! stopped for a while, every node gets a fresh lease: nobody is declared lost because *we* slept.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tidelock_proto::NodeId;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use crate::api::{Members, NodeInfo, NodeState, WatchEvent};
+use crate::store::{Admission, NodeRecord, Refused, Store, StoreError};
+
+/// Changes that a watcher may be behind before it is given a snapshot instead.
+const CHANGES_KEPT: usize = 256;
+/// Gone nodes that are remembered for people to look at, if they joined more than an hour ago.
+const GONE_MAX: usize = 1000;
+
+const HOUR_S: i64 = 3600;
+
+/// Both clocks, read once per request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) wall: Timestamp,
+    pub(crate) steady: Instant,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self {
+            wall: Timestamp::now(),
+            steady: Instant::now(),
+        }
+    }
+}
+
+/// Why a node was not let in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdmitError {
+    #[error("the join token is wrong, used up or expired")]
+    Token,
+    #[error("{id} is called {name:?} and is there")]
+    NameTaken { id: String, name: String },
+    #[error("{name:?} was given {max} node ids within an hour; ids are not unlimited")]
+    TooManyIds { name: String, max: usize },
+    #[error("an operator has removed this node")]
+    Removed,
+    #[error("all node ids of this cluster are used up")]
+    Exhausted,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a node's state was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    #[error("there is no node {0}")]
+    Unknown(NodeId),
+    #[error("{0} belongs to another key than the caller's")]
+    NotYours(NodeId),
+    #[error("{id} is {how}; a node that wants to be there joins again and gets a new id")]
+    Gone { id: NodeId, how: &'static str },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A node that wants in, checked except for what the books know.
+pub(crate) struct Candidate {
+    pub(crate) name: String,
+    pub(crate) key: [u8; 32],
+    pub(crate) addr: std::net::SocketAddr,
+    pub(crate) admin_addr: std::net::SocketAddr,
+    pub(crate) version: String,
+    /// What it shows: a token's hash, or nothing but the certificate it has already shown.
+    pub(crate) token: Option<blake3::Hash>,
+}
+
+/// The books of the cluster. All functions block for as long as a disk takes.
+pub(crate) struct Books {
+    store: Arc<Store>,
+    state: Mutex<State>,
+    /// Sent to under the lock of `state`, so that order and snapshots agree.
+    changes: broadcast::Sender<WatchEvent>,
+    lease: Duration,
+    ids_per_name_hour_max: usize,
+}
+
+struct State {
+    revision: u64,
+    nodes: BTreeMap<NodeId, Entry>,
+    swept_at: Instant,
+}
+
+struct Entry {
+    record: NodeRecord,
+    /// When the lease runs out. Without meaning for nodes that are gone.
+    until: Instant,
+}
+
+impl Books {
+    pub(crate) fn open(
+        store: Arc<Store>,
+        lease: Duration,
+        ids_per_name_hour_max: usize,
+        now: Instant,
+    ) -> Result<Self, StoreError> {
+        let (revision, records) = store.nodes()?;
+        let nodes = records
+            .into_iter()
+            .map(|record| {
+                (
+                    id_of(&record),
+                    Entry {
+                        record,
+                        until: now + lease,
+                    },
+                )
+            })
+            .collect();
+        let state = Mutex::new(State {
+            revision,
+            nodes,
+            swept_at: now,
+        });
+        let (changes, _) = broadcast::channel(CHANGES_KEPT);
+        Ok(Self {
+            store,
+            state,
+            changes,
+            lease,
+            ids_per_name_hour_max,
+        })
+    }
+
+    /// Makes `candidate` a node under a fresh id, and ends earlier starts of its name.
+    ///
+    /// With a token, a name that is present under another key is refused: a token lets somebody in,
+    /// it does not let anybody be somebody else.
+    pub(crate) fn admit(
+        &self,
+        candidate: Candidate,
+        now: Moment,
+    ) -> Result<(NodeInfo, Members), AdmitError> {
+        let mut state = self.lock();
+        let Candidate {
+            name,
+            key,
+            addr,
+            admin_addr,
+            version,
+            token,
+        } = candidate;
+        let now_s = now.wall.as_second();
+        if token.is_some_and(|token| !self.store.is_token_good(token, now_s).unwrap_or(true)) {
+            return Err(AdmitError::Token);
+        }
+        if self.store.is_key_removed(&key)? {
+            return Err(AdmitError::Removed);
+        }
+
+        let same_name = || {
+            state
+                .nodes
+                .values()
+                .filter(|entry| entry.record.info.name == name)
+        };
+        let present = || same_name().filter(|entry| entry.record.info.state.is_present());
+        if let Some(other) = present().find(|entry| entry.record.key != key) {
+            let id = other.record.info.id.clone();
+            return Err(AdmitError::NameTaken { id, name });
+        }
+        let recent = same_name()
+            .filter(|entry| entry.record.info.joined_at.as_second() > now_s - HOUR_S)
+            .count();
+        if recent >= self.ids_per_name_hour_max {
+            return Err(AdmitError::TooManyIds { name, max: recent });
+        }
+        let replaced: Vec<NodeRecord> = present()
+            .map(|entry| with_state(&entry.record, NodeState::Left))
+            .collect();
+
+        let info = NodeInfo {
+            id: String::new(),
+            name,
+            addr,
+            admin_addr,
+            state: NodeState::Alive,
+            joined_at: now.wall,
+            last_seen: now.wall,
+            version,
+        };
+        let node = NodeRecord { info, key };
+        let admission = Admission {
+            token,
+            now_s,
+            replaced: &replaced,
+            node,
+        };
+        let (node, revision) = match self.store.admit(admission)? {
+            Ok(admitted) => admitted,
+            Err(Refused::Token) => return Err(AdmitError::Token),
+            Err(Refused::Exhausted) => return Err(AdmitError::Exhausted),
+        };
+        let info = node.info.clone();
+        let changed: Vec<NodeRecord> = replaced.into_iter().chain([node]).collect();
+        self.publish(&mut state, changed, revision, now.steady);
+        Ok((info, members(&state)))
+    }
+
+    /// Renews the lease of `id`, which must belong to `key`.
+    pub(crate) fn lease(
+        &self,
+        id: NodeId,
+        key: &[u8; 32],
+        draining: bool,
+        now: Moment,
+    ) -> Result<u64, ChangeError> {
+        let mut state = self.lock();
+        let entry = state.nodes.get_mut(&id).ok_or(ChangeError::Unknown(id))?;
+        if entry.record.key != *key {
+            return Err(ChangeError::NotYours(id));
+        }
+        check_present(id, entry)?;
+        entry.until = now.steady + self.lease;
+        entry.record.info.last_seen = now.wall;
+        if draining && entry.record.info.state == NodeState::Alive {
+            let changed = with_state(&entry.record, NodeState::Draining);
+            let revision = self.store.update(std::slice::from_ref(&changed))?;
+            self.publish(&mut state, vec![changed], revision, now.steady);
+        }
+        Ok(state.revision)
+    }
+
+    /// Ends `id`'s presence. If `key` is given, `id` must belong to it. Twice is as good as once.
+    pub(crate) fn leave(
+        &self,
+        id: NodeId,
+        key: Option<&[u8; 32]>,
+        now: Moment,
+    ) -> Result<NodeInfo, ChangeError> {
+        let mut state = self.lock();
+        let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
+        if key.is_some_and(|key| entry.record.key != *key) {
+            return Err(ChangeError::NotYours(id));
+        }
+        if !entry.record.info.state.is_present() {
+            return Ok(entry.record.info.clone());
+        }
+        let changed = with_state(&entry.record, NodeState::Left);
+        let info = changed.info.clone();
+        let revision = self.store.update(std::slice::from_ref(&changed))?;
+        self.publish(&mut state, vec![changed], revision, now.steady);
+        Ok(info)
+    }
+
+    /// Ends `id`'s presence and keeps its key from ever joining or renewing again.
+    pub(crate) fn remove(&self, id: NodeId, now: Moment) -> Result<NodeInfo, ChangeError> {
+        let mut state = self.lock();
+        let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
+        let changed = match entry.record.info.state {
+            NodeState::Alive | NodeState::Draining => with_state(&entry.record, NodeState::Left),
+            NodeState::Lost | NodeState::Left => entry.record.clone(),
+        };
+        let info = changed.info.clone();
+        let revision = self.store.remove_key(&changed, now.wall.as_second())?;
+        self.publish(&mut state, vec![changed], revision, now.steady);
+        Ok(info)
+    }
+
+    /// The id under which the holder of `key` is present as `name`.
+    pub(crate) fn present_as(&self, name: &str, key: &[u8; 32]) -> Result<NodeId, ChangeError> {
+        let state = self.lock();
+        let mut same = state
+            .nodes
+            .iter()
+            .rev()
+            .filter(|(_, entry)| entry.record.info.name == name && entry.record.key == *key);
+        match same.next() {
+            Some((id, entry)) => check_present(*id, entry).map(|()| *id),
+            None => Err(ChangeError::Unknown(NodeId::STANDALONE)),
+        }
+    }
+
+    /// Everybody.
+    pub(crate) fn members(&self) -> Members {
+        members(&self.lock())
+    }
+
+    /// Everybody, and all changes from there on.
+    pub(crate) fn watch(&self) -> (Members, broadcast::Receiver<WatchEvent>) {
+        let state = self.lock();
+        (members(&state), self.changes.subscribe())
+    }
+
+    /// Declares lost whose lease has run out. Called several times per lease.
+    pub(crate) fn sweep(&self, now: Moment) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        let slept = now.steady.saturating_duration_since(state.swept_at);
+        state.swept_at = now.steady;
+        if slept > self.lease {
+            // This process was stopped: nobody could renew, so nobody is to blame.
+            let until = now.steady + self.lease;
+            state
+                .nodes
+                .values_mut()
+                .for_each(|entry| entry.until = entry.until.max(until));
+            return Ok(());
+        }
+        let lost: Vec<NodeRecord> = state
+            .nodes
+            .values()
+            .filter(|entry| entry.record.info.state.is_present() && entry.until <= now.steady)
+            .map(|entry| with_state(&entry.record, NodeState::Lost))
+            .collect();
+        if !lost.is_empty() {
+            let revision = self.store.update(&lost)?;
+            self.publish(&mut state, lost, revision, now.steady);
+        }
+        self.forget_old(&mut state, now)
+    }
+
+    fn forget_old(&self, state: &mut State, now: Moment) -> Result<(), StoreError> {
+        let hour_ago = now.wall.as_second() - HOUR_S;
+        let gone: Vec<NodeId> = state
+            .nodes
+            .iter()
+            .filter(|(_, entry)| !entry.record.info.state.is_present())
+            .filter(|(_, entry)| entry.record.info.joined_at.as_second() < hour_ago)
+            .map(|(id, _)| *id)
+            .collect();
+        let excess = gone.len().saturating_sub(GONE_MAX);
+        if excess > 0 {
+            self.store.forget(&gone[..excess])?;
+            state.nodes.retain(|id, _| !gone[..excess].contains(id));
+        }
+        Ok(())
+    }
+
+    /// Puts what the store holds already into memory, and tells the watchers.
+    fn publish(&self, state: &mut State, changed: Vec<NodeRecord>, revision: u64, now: Instant) {
+        let first = revision + 1 - changed.len() as u64;
+        for (revision, record) in (first..).zip(changed) {
+            let node = record.info.clone();
+            tracing::info!(node = %node.id, name = %node.name, state = ?node.state, "membership");
+            let id = id_of(&record);
+            let until = state
+                .nodes
+                .get(&id)
+                .map_or(now + self.lease, |entry| entry.until);
+            state.nodes.insert(id, Entry { record, until });
+            state.revision = revision;
+            // Nobody listening is fine.
+            let _ = self.changes.send(WatchEvent::Change { revision, node });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Memory follows the store, so a panic in between leaves nothing half-done.
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn members(state: &State) -> Members {
+    let nodes = state
+        .nodes
+        .values()
+        .map(|entry| entry.record.info.clone())
+        .collect();
+    Members {
+        revision: state.revision,
+        nodes,
+    }
+}
+
+fn check_present(id: NodeId, entry: &Entry) -> Result<(), ChangeError> {
+    match entry.record.info.state {
+        NodeState::Alive | NodeState::Draining => Ok(()),
+        NodeState::Lost => Err(ChangeError::Gone { id, how: "lost" }),
+        NodeState::Left => Err(ChangeError::Gone { id, how: "left" }),
+    }
+}
+
+fn with_state(record: &NodeRecord, state: NodeState) -> NodeRecord {
+    let info = NodeInfo {
+        state,
+        ..record.info.clone()
+    };
+    NodeRecord {
+        info,
+        key: record.key,
+    }
+}
+
+fn id_of(record: &NodeRecord) -> NodeId {
+    record.info.id.parse().expect("ids are ours")
+}

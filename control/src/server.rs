@@ -1,0 +1,620 @@
+//! The control plane's paths: who may call each, and what it answers.
+//!
+//! | path | who | what |
+//! | --- | --- | --- |
+//! | `POST /v1/join` | anybody with a token | become a node |
+//! | `POST /v1/rejoin` | nodes | become a node again, under a new id |
+//! | `POST /v1/renew` | nodes | new certificate and ticket for the same key and id |
+//! | `PUT /v1/nodes/{id}/lease` | that node | stay a node |
+//! | `DELETE /v1/nodes/{id}` | that node, operators | stop being one; `?remove=true` (operators): for good |
+//! | `GET /v1/nodes`, `/v1/watch`, `/v1/cluster` | nodes, operators | look |
+//! | `GET /v1/modules`, `/v1/modules/{hash or name}` | nodes, operators | look, fetch |
+//! | `PUT /v1/modules` | operators | deploy |
+//! | `POST /v1/tokens` | operators | let somebody join |
+//! | `GET /livez` | anybody | whether the server turns |
+//!
+//! # What this module does not do
+//!
+//! It never connects to anything: the addresses that nodes give are data. It never tells a stranger
+//! which part of a token was wrong.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, FromRequest as _, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use tidelock_certs::authority::RequestError;
+use tidelock_certs::{
+    Authority, CertificateDer, Environments, JoinToken, Role, UnixTime, check_name,
+    key_fingerprint, to_hex,
+};
+use tidelock_proto::{ModuleHash, NodeId};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::api::{
+    ClusterInfo, CreateToken, JoinRequest, JoinResponse, LeaseRequest, LeaseResponse, Members,
+    ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated, WatchEvent,
+    codes,
+};
+use crate::client::to_line;
+use crate::http::{ApiError, Caller, Json, read_body};
+use crate::limit::JoinGate;
+use crate::members::{AdmitError, Books, Candidate, ChangeError, Moment};
+use crate::modules::{MODULE_BYTES_MAX, ModuleError, Shelf};
+use crate::store::{Store, StoreError};
+
+const MODULE_TIME_MAX: Duration = Duration::from_secs(120);
+const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const TOKEN_USES_MAX: u32 = 10_000;
+const VERSION_BYTES_MAX: usize = 64;
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// What all handlers share.
+pub(crate) struct App {
+    pub(crate) books: Books,
+    pub(crate) shelf: Shelf,
+    pub(crate) store: Arc<Store>,
+    pub(crate) authority: Authority,
+    pub(crate) gate: Mutex<JoinGate>,
+    pub(crate) lease: Duration,
+    pub(crate) certificate_lifetime: Duration,
+    pub(crate) started_at: Timestamp,
+    /// Becomes true, or closed, when the server ends; streams must end then.
+    pub(crate) stop: watch::Receiver<bool>,
+    /// Dropped last: whoever waits for its other end knows that the store is closed.
+    pub(crate) _open: mpsc::Sender<()>,
+}
+
+type Shared = State<Arc<App>>;
+type Answer<T> = Result<Json<T>, ApiError>;
+
+const ANY_ROLE: &[Role] = &[Role::Node, Role::Operator];
+
+/// All paths of the control plane.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/tokens", post(create_token))
+        .route("/v1/join", post(join))
+        .route("/v1/rejoin", post(rejoin))
+        .route("/v1/renew", post(renew))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{id}", delete(leave))
+        .route("/v1/nodes/{id}/lease", put(lease))
+        .route("/v1/watch", get(watch_members))
+        .route("/v1/modules", get(modules).put(put_module))
+        .route("/v1/modules/{which}", get(module))
+        .with_state(app)
+}
+
+async fn cluster(State(app): Shared, caller: Caller) -> Answer<ClusterInfo> {
+    caller.require(ANY_ROLE)?;
+    blocking(app, |app| {
+        Ok(Json(ClusterInfo {
+            cluster: app.authority.cluster().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: app.books.members().revision,
+            authority_fingerprint: to_hex(
+                &JoinToken::generate(app.authority.certificate()).authority(),
+            ),
+            started_at: app.started_at,
+        }))
+    })
+    .await
+}
+
+async fn create_token(
+    State(app): Shared,
+    caller: Caller,
+    Json(request): Json<CreateToken>,
+) -> Answer<TokenCreated> {
+    let operator = caller.require(&[Role::Operator])?.name.clone();
+    let ttl = Duration::from_secs(request.ttl_s);
+    if ttl.is_zero() || ttl > TOKEN_TTL_MAX {
+        let days = TOKEN_TTL_MAX.as_secs() / 86_400;
+        return Err(ApiError::bad_request(format!(
+            "ttl_s must be 1 second to {days} days"
+        )));
+    }
+    if request.uses == 0 || request.uses > TOKEN_USES_MAX {
+        return Err(ApiError::bad_request(format!(
+            "uses must be 1 to {TOKEN_USES_MAX}"
+        )));
+    }
+    blocking(app, move |app| {
+        let now = Timestamp::now();
+        let ttl = SignedDuration::try_from(ttl).expect("bounded above");
+        let expires_at = now.saturating_add(ttl).expect("a duration can be added");
+        let token = JoinToken::generate(app.authority.certificate());
+        let hash = blake3::hash(token.secret().as_bytes());
+        let (expires_s, now_s) = (expires_at.as_second(), now.as_second());
+        if !app.store.add_token(hash, request.uses, expires_s, now_s)? {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Err(ApiError::new(
+                status,
+                codes::TOO_MANY,
+                "there are too many open tokens",
+            ));
+        }
+        tracing::info!(operator, uses = request.uses, %expires_at, "made a join token");
+        Ok(Json(TokenCreated {
+            token: token.to_string(),
+            expires_at,
+            uses: request.uses,
+        }))
+    })
+    .await
+}
+
+async fn join(
+    State(app): Shared,
+    ConnectInfo(source): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Answer<JoinResponse> {
+    // Before anything is read: a stranger costs a look at a counter.
+    if !app.gate().admit(source.ip(), Moment::now().steady) {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        return Err(ApiError::new(
+            status,
+            codes::TOO_MANY,
+            "too many attempts to join",
+        ));
+    }
+    let Json(request) = Json::<JoinRequest>::from_request(request, &()).await?;
+    blocking(app, move |app| {
+        let now = Moment::now();
+        let token = blake3::hash(request.secret.as_bytes());
+        if !app.store.is_token_good(token, now.wall.as_second())? {
+            return Err(app.token_refused(source.ip(), now));
+        }
+        check_name(&request.name).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        check_description(request.addr, request.admin_addr, &request.version)?;
+        let certificate = app.issue(&request.csr_pem, &request.name)?;
+        let candidate = Candidate {
+            name: request.name,
+            key: fingerprint(&certificate),
+            addr: request.addr,
+            admin_addr: request.admin_addr,
+            version: request.version,
+            token: Some(token),
+        };
+        match app.books.admit(candidate, now) {
+            Ok((node, members)) => Ok(Json(app.welcome(&certificate, &node, members))),
+            Err(AdmitError::Token) => Err(app.token_refused(source.ip(), now)),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await
+}
+
+async fn rejoin(
+    State(app): Shared,
+    caller: Caller,
+    Json(request): Json<RejoinRequest>,
+) -> Answer<JoinResponse> {
+    let (name, key) = node_caller(&caller)?;
+    check_description(request.addr, request.admin_addr, &request.version)?;
+    blocking(app, move |app| {
+        let certificate = app.issue_for_key(&request.csr_pem, &name, key)?;
+        let candidate = Candidate {
+            name,
+            key,
+            addr: request.addr,
+            admin_addr: request.admin_addr,
+            version: request.version,
+            token: None,
+        };
+        let (node, members) = app.books.admit(candidate, Moment::now())?;
+        Ok(Json(app.welcome(&certificate, &node, members)))
+    })
+    .await
+}
+
+async fn renew(
+    State(app): Shared,
+    caller: Caller,
+    Json(request): Json<RenewRequest>,
+) -> Answer<RenewResponse> {
+    let (name, key) = node_caller(&caller)?;
+    blocking(app, move |app| {
+        let node = app.books.present_as(&name, &key).map_err(for_own_node)?;
+        let certificate = app.issue_for_key(&request.csr_pem, &name, key)?;
+        Ok(Json(RenewResponse {
+            cert_pem: tidelock_certs::identity::to_pem(&certificate),
+            ticket: app.ticket(&certificate, node),
+        }))
+    })
+    .await
+}
+
+async fn lease(
+    State(app): Shared,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(request): Json<LeaseRequest>,
+) -> Answer<LeaseResponse> {
+    let (_, key) = node_caller(&caller)?;
+    let id = parse_node(&id)?;
+    blocking(app, move |app| {
+        let revision = app
+            .books
+            .lease(id, &key, request.draining, Moment::now())
+            .map_err(for_own_node)?;
+        Ok(Json(LeaseResponse {
+            lease_ms: app.lease_ms(),
+            revision,
+        }))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct LeaveQuery {
+    #[serde(default)]
+    remove: bool,
+}
+
+async fn leave(
+    State(app): Shared,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Result<Query<LeaveQuery>, axum::extract::rejection::QueryRejection>,
+) -> Answer<NodeInfo> {
+    let remove = query
+        .map_err(|error| ApiError::bad_request(error.to_string()))?
+        .remove;
+    let peer = caller.require(if remove { &[Role::Operator] } else { ANY_ROLE })?;
+    let by_operator = peer.role == Role::Operator;
+    let key = if by_operator {
+        None
+    } else {
+        Some(node_caller(&caller)?.1)
+    };
+    let id = parse_node(&id)?;
+    blocking(app, move |app| {
+        let now = Moment::now();
+        let node = if remove {
+            app.books.remove(id, now)
+        } else {
+            app.books.leave(id, key.as_ref(), now)
+        };
+        Ok(Json(node?))
+    })
+    .await
+}
+
+async fn nodes(State(app): Shared, caller: Caller) -> Answer<Members> {
+    caller.require(ANY_ROLE)?;
+    blocking(app, |app| Ok(Json(app.books.members()))).await
+}
+
+async fn watch_members(State(app): Shared, caller: Caller) -> Result<Response, ApiError> {
+    caller.require(ANY_ROLE)?;
+    let stop = app.stop.clone();
+    let watcher = Watcher::open(app, stop).await?;
+    let lines = futures_util::stream::unfold(watcher, |mut watcher| async move {
+        let event = watcher.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(to_line(&event)), watcher))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, Body::from_stream(lines)).into_response())
+}
+
+async fn modules(State(app): Shared, caller: Caller) -> Answer<Vec<ModuleInfo>> {
+    caller.require(ANY_ROLE)?;
+    blocking(app, |app| Ok(Json(app.shelf.list()?))).await
+}
+
+async fn module(
+    State(app): Shared,
+    caller: Caller,
+    Path(which): Path<String>,
+) -> Result<Response, ApiError> {
+    caller.require(ANY_ROLE)?;
+    blocking(app, move |app| match app.shelf.read(&which)? {
+        Some(bytes) => Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes).into_response()),
+        None => {
+            Err(ApiError::not_found(format!("there is no module {which:?}"))
+                .next("tidelock modules"))
+        }
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct PutModuleQuery {
+    name: Option<String>,
+    hash: Option<String>,
+}
+
+async fn put_module(
+    State(app): Shared,
+    caller: Caller,
+    query: Result<Query<PutModuleQuery>, axum::extract::rejection::QueryRejection>,
+    request: Request,
+) -> Answer<ModuleInfo> {
+    caller.require(&[Role::Operator])?;
+    let Query(PutModuleQuery { name, hash }) =
+        query.map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let announced = match hash {
+        Some(hash) => Some(
+            hash.parse::<ModuleHash>()
+                .map_err(|error| ApiError::bad_request(error.to_string()))?,
+        ),
+        None => None,
+    };
+    let bytes = read_body(request.into_body(), MODULE_BYTES_MAX, MODULE_TIME_MAX).await?;
+    blocking(app, move |app| {
+        Ok(Json(app.shelf.put(
+            &bytes,
+            announced,
+            name,
+            Timestamp::now(),
+        )?))
+    })
+    .await
+}
+
+impl App {
+    fn gate(&self) -> std::sync::MutexGuard<'_, JoinGate> {
+        self.gate
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The one answer to all tokens that do not work.
+    fn token_refused(&self, source: IpAddr, now: Moment) -> ApiError {
+        self.gate().failed(source, now.steady);
+        tracing::warn!(%source, "a join token was refused");
+        AdmitError::Token.into()
+    }
+
+    fn lease_ms(&self) -> u64 {
+        u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn issue(&self, request: &str, name: &str) -> Result<CertificateDer<'static>, ApiError> {
+        let lifetime = self.certificate_lifetime;
+        let certificate = self
+            .authority
+            .issue_node(request, name, lifetime, UnixTime::now());
+        certificate.map_err(|error: RequestError| {
+            let status = StatusCode::BAD_REQUEST;
+            ApiError::new(status, codes::BAD_SIGNING_REQUEST, error.to_string())
+        })
+    }
+
+    fn issue_for_key(
+        &self,
+        request: &str,
+        name: &str,
+        key: [u8; 32],
+    ) -> Result<CertificateDer<'static>, ApiError> {
+        let certificate = self.issue(request, name)?;
+        if fingerprint(&certificate) == key {
+            return Ok(certificate);
+        }
+        let message = "the signing request is for another key than the caller's";
+        Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            codes::BAD_SIGNING_REQUEST,
+            message,
+        ))
+    }
+
+    fn ticket(&self, certificate: &CertificateDer<'_>, node: NodeId) -> String {
+        let ticket = self
+            .authority
+            .issue_ticket(certificate, node, Environments::Any);
+        to_hex(&ticket.expect("the certificate was just issued to a node"))
+    }
+
+    fn welcome(
+        &self,
+        certificate: &CertificateDer<'_>,
+        node: &NodeInfo,
+        members: Members,
+    ) -> JoinResponse {
+        let id = node.id.parse().expect("ids are ours");
+        JoinResponse {
+            node_id: node.id.clone(),
+            cluster: self.authority.cluster().to_owned(),
+            cert_pem: tidelock_certs::identity::to_pem(certificate),
+            ca_pem: self.authority.certificate_pem(),
+            ticket: self.ticket(certificate, id),
+            lease_ms: self.lease_ms(),
+            members,
+        }
+    }
+}
+
+/// One reader of the membership.
+struct Watcher {
+    app: Arc<App>,
+    /// To be told before anything else.
+    snapshot: Option<Members>,
+    changes: broadcast::Receiver<WatchEvent>,
+    revision: u64,
+    stop: watch::Receiver<bool>,
+}
+
+impl Watcher {
+    async fn open(app: Arc<App>, stop: watch::Receiver<bool>) -> Result<Self, ApiError> {
+        let (members, changes) = blocking(Arc::clone(&app), |app| Ok(app.books.watch())).await?;
+        let revision = members.revision;
+        Ok(Self {
+            app,
+            snapshot: Some(members),
+            changes,
+            revision,
+            stop,
+        })
+    }
+
+    /// `None` when the server ends.
+    async fn next(&mut self) -> Option<WatchEvent> {
+        loop {
+            if let Some(members) = self.snapshot.take() {
+                return Some(WatchEvent::Snapshot(members));
+            }
+            let change = tokio::select! {
+                change = self.changes.recv() => change,
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    return Some(WatchEvent::Heartbeat { revision: self.revision });
+                }
+                _ = self.stop.wait_for(|stop| *stop) => return None,
+            };
+            match change {
+                Ok(event) => {
+                    if let WatchEvent::Change { revision, .. } = &event {
+                        self.revision = *revision;
+                    }
+                    return Some(event);
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let (app, stop) = (Arc::clone(&self.app), self.stop.clone());
+                    *self = Self::open(app, stop).await.ok()?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// Runs what waits for locks and disks away from the threads that serve connections.
+///
+/// It runs to its end even if the caller hangs up.
+async fn blocking<T: Send + 'static>(
+    app: Arc<App>,
+    f: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(move || f(&app)).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, "a request could not be handled");
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Err(ApiError::new(
+                status,
+                codes::STORE,
+                "the control plane has a bug; see its log",
+            ))
+        }
+    }
+}
+
+/// Name and key of the calling node.
+fn node_caller(caller: &Caller) -> Result<(String, [u8; 32]), ApiError> {
+    let name = caller.require(&[Role::Node])?.name.clone();
+    match caller {
+        Caller::Known { key, .. } => Ok((name, *key)),
+        Caller::Nobody => unreachable!("has the role of a node"),
+    }
+}
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    key_fingerprint(certificate).expect("the certificate was just issued")
+}
+
+fn parse_node(text: &str) -> Result<NodeId, ApiError> {
+    text.parse()
+        .map_err(|_| ApiError::not_found(format!("there is no node {text:?}")))
+}
+
+/// Addresses are passed on to peers; nothing is ever sent to them from here.
+fn check_description(
+    addr: SocketAddr,
+    admin_addr: SocketAddr,
+    version: &str,
+) -> Result<(), ApiError> {
+    for addr in [addr, admin_addr] {
+        if addr.ip().is_unspecified() || addr.ip().is_multicast() || addr.port() == 0 {
+            return Err(ApiError::bad_request(format!(
+                "{addr} is no address to reach a node at"
+            )));
+        }
+    }
+    if version.len() > VERSION_BYTES_MAX || !version.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(ApiError::bad_request(
+            "version must be at most 64 printable characters",
+        ));
+    }
+    Ok(())
+}
+
+/// A node that asks for itself and is not in the books has the same move as one that was lost.
+fn for_own_node(error: ChangeError) -> ApiError {
+    match error {
+        ChangeError::Unknown(_) => {
+            let message = "this node is not in the cluster's books; it must join again";
+            ApiError::new(StatusCode::GONE, codes::NODE_GONE, message)
+        }
+        error => error.into(),
+    }
+}
+
+impl From<AdmitError> for ApiError {
+    fn from(error: AdmitError) -> Self {
+        let (status, code) = match &error {
+            AdmitError::Token => (StatusCode::FORBIDDEN, codes::TOKEN_REFUSED),
+            AdmitError::NameTaken { .. } => (StatusCode::CONFLICT, codes::NAME_TAKEN),
+            AdmitError::TooManyIds { .. } => (StatusCode::TOO_MANY_REQUESTS, codes::TOO_MANY),
+            AdmitError::Removed => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
+            AdmitError::Exhausted | AdmitError::Store(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
+            }
+        };
+        let answer = Self::new(status, code, error.to_string());
+        match error {
+            AdmitError::Token => answer.next("tidelock token create"),
+            AdmitError::NameTaken { .. } => answer.next("tidelock nodes"),
+            _ => answer,
+        }
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        let (status, code) = match &error {
+            ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, codes::NOT_FOUND),
+            ChangeError::NotYours(_) => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
+            ChangeError::Gone { .. } => (StatusCode::GONE, codes::NODE_GONE),
+            ChangeError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, codes::STORE),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<ModuleError> for ApiError {
+    fn from(error: ModuleError) -> Self {
+        let (status, code) = match &error {
+            ModuleError::Name(_) => (StatusCode::BAD_REQUEST, codes::BAD_REQUEST),
+            ModuleError::NotWasm | ModuleError::OtherHash { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, codes::MODULE_REFUSED)
+            }
+            ModuleError::Clash(_) => (StatusCode::CONFLICT, codes::MODULE_REFUSED),
+            ModuleError::Full => (StatusCode::INSUFFICIENT_STORAGE, codes::MODULE_REFUSED),
+            ModuleError::Damaged(_) | ModuleError::Io(_) | ModuleError::Store(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
+            }
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            codes::STORE,
+            error.to_string(),
+        )
+    }
+}

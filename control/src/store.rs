@@ -1,0 +1,445 @@
+//! What the control plane must not forget, in one redb file.
+//!
+//! # Guarantees
+//!
+//! * Each function is one transaction: its effect is on disk when it returns `Ok`, and absent
+//!   when it returns anything else.
+//! * A node id is on disk as used before it is handed out, and none is handed out twice.
+//! * A use of a token is taken in the same transaction that adds the node.
+//! * One process at a time: the file is locked while it is open.
+//!
+//! # What this module does not do
+//!
+//! It reads no clock and makes no decisions about names and leases: that is `members.rs`.
+
+use std::path::Path;
+
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+    WriteTransaction,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tidelock_proto::{ModuleHash, NodeId};
+
+use crate::api::{ModuleInfo, NodeInfo};
+
+const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+const TEXTS: TableDefinition<&str, &str> = TableDefinition::new("texts");
+const NODES: TableDefinition<u64, &[u8]> = TableDefinition::new("nodes");
+/// By the first eight bytes of the secret's hash; the entry holds all of it.
+const TOKENS: TableDefinition<u64, &[u8]> = TableDefinition::new("tokens");
+const REMOVED_KEYS: TableDefinition<&[u8], u64> = TableDefinition::new("removed keys");
+/// By module id, which is what guests know a module as: two modules may not share one.
+const MODULES: TableDefinition<u64, &[u8]> = TableDefinition::new("modules");
+const MODULE_NAMES: TableDefinition<&str, &[u8]> = TableDefinition::new("module names");
+
+const FORMAT: &str = "format";
+const FORMAT_VERSION: u64 = 1;
+const CLUSTER: &str = "cluster";
+const LAST_NODE: &str = "last node id";
+const REVISION: &str = "revision";
+
+/// No more tokens are kept than this; the limit is far above any honest use.
+const TOKENS_MAX: u64 = 10_000;
+
+/// The store cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process has it open.
+    #[error(
+        "another control plane is using {0}; end that one first, or give this one its own \
+             state directory"
+    )]
+    InUse(String),
+    /// It belongs to another cluster.
+    #[error("{path} belongs to cluster {theirs:?}, not to {ours:?}")]
+    OtherCluster {
+        /// The file.
+        path: String,
+        /// Whose it is.
+        theirs: String,
+        /// Who we are.
+        ours: String,
+    },
+    /// A newer version of this software wrote it.
+    #[error("{path} has format {theirs}, this version reads {FORMAT_VERSION}")]
+    OtherFormat {
+        /// The file.
+        path: String,
+        /// Its format.
+        theirs: u64,
+    },
+    /// The file or its disk is at fault. Nothing was changed.
+    #[error("the store cannot be used: {0}")]
+    Database(String),
+}
+
+impl From<redb::Error> for StoreError {
+    fn from(error: redb::Error) -> Self {
+        Self::Database(error.to_string())
+    }
+}
+
+/// A node as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeRecord {
+    /// What everybody may see.
+    pub(crate) info: NodeInfo,
+    /// The fingerprint of its key.
+    pub(crate) key: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize)]
+struct TokenRecord {
+    hash: [u8; 32],
+    expires_s: i64,
+    uses: u32,
+}
+
+/// Why nobody was admitted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// No such token, or not any more.
+    Token,
+    /// All 2^23 ids have been handed out.
+    Exhausted,
+}
+
+/// Who is let in, and on the strength of what.
+pub(crate) struct Admission<'a> {
+    /// Hash of the token's secret; `None` if a certificate did.
+    pub(crate) token: Option<blake3::Hash>,
+    /// The wall clock, for the token.
+    pub(crate) now_s: i64,
+    /// Earlier starts of the same name, as they are from now on.
+    pub(crate) replaced: &'a [NodeRecord],
+    /// The new start; its id is filled in here.
+    pub(crate) node: NodeRecord,
+}
+
+/// A module as it is kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PutModule {
+    /// It is there now.
+    Stored(ModuleInfo),
+    /// Another module has the same id.
+    Clash(String),
+}
+
+pub(crate) struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens or makes the store of `cluster`.
+    pub(crate) fn open(path: &Path, cluster: &str) -> Result<Self, StoreError> {
+        let shown = path.display().to_string();
+        let database = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(shown.clone()),
+            error => StoreError::Database(format!("{shown}: {error}")),
+        })?;
+        let store = Self { database };
+        store.write(|transaction| {
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            let mut texts = transaction.open_table(TEXTS)?;
+            let format = numbers.get(FORMAT)?.map(|value| value.value());
+            let theirs = texts.get(CLUSTER)?.map(|value| value.value().to_owned());
+            match (format, theirs) {
+                (None, None) => {
+                    numbers.insert(FORMAT, FORMAT_VERSION)?;
+                    texts.insert(CLUSTER, cluster)?;
+                    transaction.open_table(NODES)?;
+                    transaction.open_table(TOKENS)?;
+                    transaction.open_table(REMOVED_KEYS)?;
+                    transaction.open_table(MODULES)?;
+                    transaction.open_table(MODULE_NAMES)?;
+                    Ok(Ok(()))
+                }
+                (Some(FORMAT_VERSION), Some(theirs)) if theirs == cluster => Ok(Ok(())),
+                (Some(FORMAT_VERSION), theirs) => Ok(Err(StoreError::OtherCluster {
+                    path: shown,
+                    theirs: theirs.unwrap_or_default(),
+                    ours: cluster.to_owned(),
+                })),
+                (theirs, _) => Ok(Err(StoreError::OtherFormat {
+                    path: shown,
+                    theirs: theirs.unwrap_or_default(),
+                })),
+            }
+        })??;
+        Ok(store)
+    }
+
+    /// All nodes, and the revision they are of.
+    pub(crate) fn nodes(&self) -> Result<(u64, Vec<NodeRecord>), StoreError> {
+        self.read(|transaction| {
+            let revision = transaction.open_table(NUMBERS)?.get(REVISION)?;
+            let revision = revision.map_or(0, |value| value.value());
+            let nodes = transaction.open_table(NODES)?;
+            let nodes = nodes
+                .iter()?
+                .map(|entry| decode(entry?.1.value()))
+                .collect::<Result<Vec<NodeRecord>, redb::Error>>()?;
+            Ok((revision, nodes))
+        })
+    }
+
+    /// Keeps a token's hash, and forgets expired ones. False if there are too many.
+    pub(crate) fn add_token(
+        &self,
+        hash: blake3::Hash,
+        uses: u32,
+        expires_s: i64,
+        now_s: i64,
+    ) -> Result<bool, StoreError> {
+        let added = self.write(|transaction| {
+            let mut tokens = transaction.open_table(TOKENS)?;
+            tokens.retain(|_, bytes| {
+                decode::<TokenRecord>(bytes).is_ok_and(|token| token.expires_s > now_s)
+            })?;
+            if redb::ReadableTableMetadata::len(&tokens)? >= TOKENS_MAX {
+                return Ok(Err(()));
+            }
+            let record = TokenRecord {
+                hash: *hash.as_bytes(),
+                expires_s,
+                uses,
+            };
+            tokens.insert(token_key(&hash), encode(&record).as_slice())?;
+            Ok(Ok(()))
+        })?;
+        Ok(added.is_ok())
+    }
+
+    /// Whether the token would let somebody in. Takes no use.
+    pub(crate) fn is_token_good(&self, hash: blake3::Hash, now_s: i64) -> Result<bool, StoreError> {
+        self.read(|transaction| {
+            let tokens = transaction.open_table(TOKENS)?;
+            let token = tokens.get(token_key(&hash))?;
+            let token: Option<TokenRecord> =
+                token.map(|bytes| decode(bytes.value())).transpose()?;
+            Ok(token.is_some_and(|token| matches_token(&token, &hash, now_s)))
+        })
+    }
+
+    /// Takes a use of the token, gives out the next node id, and keeps the node: all or nothing.
+    ///
+    /// Returns the node and the revision it made; the replaced ones made those just before it.
+    pub(crate) fn admit(
+        &self,
+        mut admission: Admission<'_>,
+    ) -> Result<Result<(NodeRecord, u64), Refused>, StoreError> {
+        self.write(|transaction| {
+            if let Some(hash) = admission.token
+                && !take_token_use(transaction, hash, admission.now_s)?
+            {
+                return Ok(Err(Refused::Token));
+            }
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            let last = numbers.get(LAST_NODE)?.map_or(0, |value| value.value());
+            let id = NodeId(last + 1);
+            if id > NodeId::MAX {
+                return Ok(Err(Refused::Exhausted));
+            }
+            numbers.insert(LAST_NODE, id.0)?;
+            let before = numbers.get(REVISION)?.map_or(0, |value| value.value());
+            let revision = before + admission.replaced.len() as u64 + 1;
+            numbers.insert(REVISION, revision)?;
+
+            let mut nodes = transaction.open_table(NODES)?;
+            for record in admission.replaced {
+                nodes.insert(number(record), encode(record).as_slice())?;
+            }
+            admission.node.info.id = id.to_string();
+            nodes.insert(id.0, encode(&admission.node).as_slice())?;
+            Ok(Ok((admission.node.clone(), revision)))
+        })
+    }
+
+    /// Keeps changed nodes; each makes one revision. Returns the last of them.
+    pub(crate) fn update(&self, records: &[NodeRecord]) -> Result<u64, StoreError> {
+        let revision = self.write(|transaction| {
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            let before = numbers.get(REVISION)?.map_or(0, |value| value.value());
+            let revision = before + records.len() as u64;
+            numbers.insert(REVISION, revision)?;
+            let mut nodes = transaction.open_table(NODES)?;
+            for record in records {
+                nodes.insert(number(record), encode(record).as_slice())?;
+            }
+            Ok(Ok::<_, std::convert::Infallible>(revision))
+        })?;
+        Ok(revision.unwrap_or_else(|never| match never {}))
+    }
+
+    /// Forgets nodes that are long gone. Their ids stay used.
+    pub(crate) fn forget(&self, ids: &[NodeId]) -> Result<(), StoreError> {
+        let done = self.write(|transaction| {
+            let mut nodes = transaction.open_table(NODES)?;
+            for id in ids {
+                nodes.remove(id.0)?;
+            }
+            Ok(Ok::<_, std::convert::Infallible>(()))
+        })?;
+        done.unwrap_or_else(|never| match never {});
+        Ok(())
+    }
+
+    /// Keeps a changed node and the verdict that its key is never to be let in again.
+    pub(crate) fn remove_key(&self, record: &NodeRecord, now_s: i64) -> Result<u64, StoreError> {
+        let revision = self.write(|transaction| {
+            let since = now_s.max(0).unsigned_abs();
+            transaction
+                .open_table(REMOVED_KEYS)?
+                .insert(record.key.as_slice(), since)?;
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            let revision = numbers.get(REVISION)?.map_or(0, |value| value.value()) + 1;
+            numbers.insert(REVISION, revision)?;
+            let mut nodes = transaction.open_table(NODES)?;
+            nodes.insert(number(record), encode(record).as_slice())?;
+            Ok(Ok::<_, std::convert::Infallible>(revision))
+        })?;
+        Ok(revision.unwrap_or_else(|never| match never {}))
+    }
+
+    /// Whether an operator has removed the node with this key.
+    pub(crate) fn is_key_removed(&self, key: &[u8; 32]) -> Result<bool, StoreError> {
+        self.read(|transaction| {
+            Ok(transaction
+                .open_table(REMOVED_KEYS)?
+                .get(key.as_slice())?
+                .is_some())
+        })
+    }
+
+    /// Keeps what is known of a module whose bytes are on disk already, and its name.
+    pub(crate) fn put_module(
+        &self,
+        hash: ModuleHash,
+        mut info: ModuleInfo,
+    ) -> Result<PutModule, StoreError> {
+        let put = self.write(|transaction| {
+            let mut modules = transaction.open_table(MODULES)?;
+            let known = modules.get(hash.module_id())?;
+            let known: Option<ModuleInfo> = known.map(|bytes| decode(bytes.value())).transpose()?;
+            if let Some(known) = known {
+                if known.hash != info.hash {
+                    return Ok(Err(known.hash));
+                }
+                info.added_at = known.added_at;
+                info.name = info.name.or(known.name);
+            }
+            modules.insert(hash.module_id(), encode(&info).as_slice())?;
+            if let Some(name) = &info.name {
+                let mut names = transaction.open_table(MODULE_NAMES)?;
+                names.insert(name.as_str(), hash.0.as_slice())?;
+            }
+            Ok(Ok(info))
+        })?;
+        Ok(match put {
+            Ok(info) => PutModule::Stored(info),
+            Err(other) => PutModule::Clash(other),
+        })
+    }
+
+    /// What is known of the module with this hash.
+    pub(crate) fn module(&self, hash: ModuleHash) -> Result<Option<ModuleInfo>, StoreError> {
+        self.read(|transaction| {
+            let modules = transaction.open_table(MODULES)?;
+            let info = modules.get(hash.module_id())?;
+            let info: Option<ModuleInfo> = info.map(|bytes| decode(bytes.value())).transpose()?;
+            Ok(info.filter(|info| info.hash == hash.to_string()))
+        })
+    }
+
+    /// The hash of the module last deployed under `name`.
+    pub(crate) fn module_named(&self, name: &str) -> Result<Option<ModuleHash>, StoreError> {
+        self.read(|transaction| {
+            let names = transaction.open_table(MODULE_NAMES)?;
+            let hash = names.get(name)?;
+            Ok(hash
+                .and_then(|bytes| bytes.value().try_into().ok())
+                .map(ModuleHash))
+        })
+    }
+
+    /// All modules.
+    pub(crate) fn modules(&self) -> Result<Vec<ModuleInfo>, StoreError> {
+        self.read(|transaction| {
+            let modules = transaction.open_table(MODULES)?;
+            modules
+                .iter()?
+                .map(|entry| decode(entry?.1.value()))
+                .collect()
+        })
+    }
+
+    fn read<T>(
+        &self,
+        f: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
+        Ok(f(&transaction)?)
+    }
+
+    /// Runs one transaction: committed if `f` gives `Ok(Ok(…))`, undone otherwise.
+    fn write<T, E>(
+        &self,
+        f: impl FnOnce(&WriteTransaction) -> Result<Result<T, E>, redb::Error>,
+    ) -> Result<Result<T, E>, StoreError> {
+        let transaction = self.database.begin_write().map_err(redb::Error::from)?;
+        let result = f(&transaction)?;
+        if result.is_ok() {
+            transaction.commit().map_err(redb::Error::from)?;
+        } else {
+            transaction.abort().map_err(redb::Error::from)?;
+        }
+        Ok(result)
+    }
+}
+
+fn take_token_use(
+    transaction: &WriteTransaction,
+    hash: blake3::Hash,
+    now_s: i64,
+) -> Result<bool, redb::Error> {
+    let mut tokens = transaction.open_table(TOKENS)?;
+    let token = tokens.get(token_key(&hash))?;
+    let token: Option<TokenRecord> = token.map(|bytes| decode(bytes.value())).transpose()?;
+    let Some(mut token) = token.filter(|token| matches_token(token, &hash, now_s)) else {
+        return Ok(false);
+    };
+    token.uses -= 1;
+    if token.uses == 0 {
+        tokens.remove(token_key(&hash))?;
+    } else {
+        tokens.insert(token_key(&hash), encode(&token).as_slice())?;
+    }
+    Ok(true)
+}
+
+/// Found by eight bytes of the hash, which tell nothing about the secret; believed only if all bytes
+/// agree, compared in constant time (`blake3::Hash` does).
+fn matches_token(token: &TokenRecord, hash: &blake3::Hash, now_s: i64) -> bool {
+    let same = blake3::Hash::from_bytes(token.hash) == *hash;
+    same & (token.expires_s > now_s) & (token.uses > 0)
+}
+
+fn token_key(hash: &blake3::Hash) -> u64 {
+    let first = hash.as_bytes().first_chunk().expect("a hash has 32 bytes");
+    u64::from_le_bytes(*first)
+}
+
+fn number(record: &NodeRecord) -> u64 {
+    record.info.id.parse::<NodeId>().expect("ids are ours").0
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our own types are plain data")
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
+    serde_json::from_slice(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
