@@ -149,7 +149,7 @@ async fn spawn(
 ) -> Result<u32> {
     may_spawn(&mut call)?;
     call.room("id_ptr", id_ptr, 8)?;
-    // The module is named by its cluster id here, not by one of the caller's.
+    // The module is named by its cluster id here (0: the caller's own), not by one of the caller's.
     let described = Described {
         config,
         module: u64::MAX,
@@ -158,7 +158,7 @@ async fn spawn(
     };
     let wanted = wanted(&mut call, &described)?;
     let mine = call.state().module().clone();
-    let found = if module == mine.hash().module_id() {
+    let found = if module == 0 || module == mine.hash().module_id() {
         Some(mine)
     } else {
         let kept = call.state().context.environment().modules().all();

@@ -80,7 +80,7 @@ const MPROTECT_GUARDS_MAX: usize = 4096;
 /// No slot could be had: the class has no room left, or the kernel gave no address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no address space left for another process")]
-pub struct SlabFull;
+pub(super) struct SlabFull;
 
 /// A free list, and the part of the newest chunk that was never handed out.
 #[derive(Default)]

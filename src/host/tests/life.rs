@@ -1,0 +1,170 @@
+//! How processes start and end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidelock_proto::spawn::{Param, ProcessConfig};
+
+use super::*;
+
+#[tokio::test]
+async fn a_guest_says_hello_and_ends() {
+    let env = environment();
+    let mut output = env.output();
+    let body = r#"(data (i32.const 100) "hello\nworld")
+        (data (i32.const 0) "\64\00\00\00\0b\00\00\00")
+        (func (export "_start")
+            (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20))
+            i32.const 0 call $check32)"#;
+    let module = guest(&env, FD_WRITE, body).await;
+    let pid = start(&env, &module);
+    assert_eq!(end(&env, pid).await, ExitReason::Normal);
+    let line = output.recv().await.unwrap();
+    assert_eq!(
+        (line.pid, &line.line[..], line.ended),
+        (pid, &b"hello"[..], true)
+    );
+    let line = output.recv().await.unwrap();
+    assert_eq!((&line.line[..], line.ended), (&b"world"[..], false));
+}
+
+#[tokio::test]
+async fn exit_codes_and_traps_are_reasons() {
+    assert_eq!(
+        run(PROC_EXIT, "", "i32.const 0 call $exit").await,
+        ExitReason::Normal
+    );
+    assert_eq!(
+        run(PROC_EXIT, "", "i32.const 7 call $exit").await,
+        ExitReason::Exit(7)
+    );
+    let reason = run("", "", "unreachable").await;
+    assert!(trap(&reason).contains("unreachable"), "{reason:?}");
+    let reason = run("", "(func $deep call $deep)", "call $deep").await;
+    assert!(
+        trap(&reason).contains("stack") && trap(&reason).contains("deep"),
+        "{reason:?}"
+    );
+}
+
+#[tokio::test]
+async fn every_access_outside_of_the_memory_traps() {
+    for at in ["65536", "65533", "1048576", "-1"] {
+        let code = format!("(i32.store (i32.const {at}) (i32.const 1))");
+        assert!(
+            trap(&run("", "", &code).await).contains("out of bounds"),
+            "{at}"
+        );
+        let code = format!("(drop (i32.load (i32.const {at})))");
+        assert!(
+            trap(&run("", "", &code).await).contains("out of bounds"),
+            "{at}"
+        );
+    }
+    // Grown memory is there, zero, and one byte beyond it is not.
+    let code = r#"(call $check32 (memory.grow (i32.const 2)) (i32.const 1))
+        (call $check32 (i32.load (i32.const 196604)) (i32.const 0))
+        (i32.store8 (i32.const 196608) (i32.const 1))"#;
+    assert!(trap(&run("", "", code).await).contains("out of bounds"));
+}
+
+#[tokio::test]
+async fn growing_beyond_the_limit_fails_in_the_guest() {
+    let code = "(call $check32 (memory.grow (i32.const 16)) (i32.const -1)) unreachable";
+    let reason = run("", "", code).await;
+    assert!(
+        matches!(&reason, ExitReason::Limit(text) if text.contains("memory")),
+        "{reason:?}"
+    );
+
+    let env = environment();
+    let module = guest(&env, "", r#"(func (export "_start"))"#).await;
+    let config = Arc::new(ProcessConfig {
+        memory_bytes_max: 1000,
+        ..ProcessConfig::default()
+    });
+    let options = SpawnOptions {
+        config,
+        ..SpawnOptions::default()
+    };
+    let refused = env
+        .spawn_wasm(&module, "_start", vec![], options)
+        .unwrap_err();
+    assert!(refused.to_string().contains("65536"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_endless_loop_yields_and_can_be_killed() {
+    let env = environment();
+    let module = guest(&env, "", r#"(func (export "_start") (loop br 0))"#).await;
+    let pid = start(&env, &module);
+    // One thread: without yielding this test would never get here.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    env.kill(pid, None);
+    assert_eq!(end(&env, pid).await, ExitReason::Killed(None));
+}
+
+#[tokio::test]
+async fn fuel_ends_a_process_with_a_limit() {
+    let env = environment();
+    let module = guest(&env, "", r#"(func (export "_start") (loop br 0))"#).await;
+    let config = Arc::new(ProcessConfig {
+        fuel_max: Some(3),
+        ..ProcessConfig::default()
+    });
+    let options = SpawnOptions {
+        config,
+        ..SpawnOptions::default()
+    };
+    let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
+    let reason = end(&env, pid).await;
+    assert!(
+        matches!(&reason, ExitReason::Limit(text) if text.contains("fuel")),
+        "{reason:?}"
+    );
+}
+
+#[tokio::test]
+async fn entries_are_checked() {
+    let env = environment();
+    let body = r#"(func (export "f") (param i32 i64)
+            (call $check32 (local.get 0) (i32.const -5))
+            (call $check (local.get 1) (i64.const 9)))
+        (func (export "r") (result i32) i32.const 1)"#;
+    let module = guest(&env, "", body).await;
+    let params = vec![Param::I32(-5), Param::I64(9)];
+    assert!(module.check_entry("f", &params).is_ok());
+    assert!(module.check_entry("f", &[]).is_err());
+    assert!(module.check_entry("r", &[]).is_err());
+    assert!(module.check_entry("memory", &[]).is_err());
+    assert_eq!(module.functions().collect::<Vec<_>>(), ["f", "r"]);
+    let pid = env
+        .spawn_wasm(&module, "f", params, SpawnOptions::default())
+        .unwrap();
+    assert_eq!(end(&env, pid).await, ExitReason::Normal);
+    let pid = env
+        .spawn_wasm(&module, "nowhere", vec![], SpawnOptions::default())
+        .unwrap();
+    let reason = end(&env, pid).await;
+    assert!(
+        matches!(&reason, ExitReason::NotStarted(why) if why.contains("nowhere")),
+        "{reason:?}"
+    );
+}
+
+#[tokio::test]
+async fn start_sections_run_in_the_process_and_cannot_spawn() {
+    let env = environment();
+    let module = guest(
+        &env,
+        "",
+        r#"(func $s unreachable) (start $s) (func (export "_start"))"#,
+    )
+    .await;
+    let pid = start(&env, &module);
+    assert!(trap(&end(&env, pid).await).contains("unreachable"));
+    let body = format!("(func $s {SPAWN_CALL} drop) (start $s) (func (export \"_start\"))");
+    let module = guest(&env, SPAWN, &body).await;
+    let pid = start(&env, &module);
+    assert!(trap(&end(&env, pid).await).contains("start function"));
+}

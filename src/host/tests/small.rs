@@ -1,0 +1,138 @@
+//! Timers, names, catching, versions, metrics.
+
+use super::*;
+
+#[tokio::test]
+async fn timers_fire_and_can_be_cancelled() {
+    let imports = [
+        MESSAGES,
+        RECEIVE,
+        GET_TAG,
+        PROCESS_ID,
+        r#"
+        (import "lunatic::timer" "send_after" (func $after (param i64 i64) (result i64)))
+        (import "lunatic::timer" "cancel_timer" (func $cancel (param i64) (result i32)))
+        (import "lunatic::process" "sleep_ms" (func $sleep (param i64)))"#,
+    ]
+    .concat();
+    let code = r#"(local $timer i64)
+        (call $create_data (i64.const 1) (i64.const 0))
+        (local.set $timer (call $after (call $process_id) (i64.const 5)))
+        (call $check32 (call $cancel (local.get $timer)) (i32.const 1))
+        (call $check32 (call $cancel (local.get $timer)) (i32.const 0))
+        (call $create_data (i64.const 2) (i64.const 0))
+        (local.set $timer (call $after (call $process_id) (i64.const 10)))
+        (call $check32 (call $receive (i32.const 0) (i32.const 0) (i64.const -1)) (i32.const 0))
+        (call $check (call $get_tag) (i64.const 2))
+        (call $sleep (i64.const 1))
+        (call $check32 (call $cancel (local.get $timer)) (i32.const 0))
+        (call $check32 (call $cancel (i64.const 99)) (i32.const 0))
+        (drop (call $after (i64.const 0) (i64.const 1)))
+        (drop (call $after (i64.const 0) (i64.const 1)))"#;
+    let reason = run(&imports, "", code).await;
+    assert!(trap(&reason).contains("send_after"), "{reason:?}");
+}
+
+#[tokio::test]
+async fn names_are_put_found_and_removed() {
+    let imports = [
+        PROCESS_ID,
+        r#"
+        (import "lunatic::registry" "put" (func $put (param i32 i32 i64 i64)))
+        (import "lunatic::registry" "get" (func $get (param i32 i32 i32 i32) (result i32)))
+        (import "lunatic::registry" "remove" (func $remove (param i32 i32)))
+        (import "lunatic::process" "get_or_spawn" (func $get_or_spawn
+            (param i32 i32 i64 i64 i64 i32 i32 i32 i32 i32 i32) (result i32)))"#,
+    ]
+    .concat();
+    let data = r#"(data (i32.const 100) "name") (data (i32.const 110) "child")
+        (func (export "child"))
+        (func $found (result i32)
+            (call $get (i32.const 100) (i32.const 4) (i32.const 0) (i32.const 8)))
+        (func $found_or_spawned (result i32)
+            (call $get_or_spawn (i32.const 100) (i32.const 4) (i64.const 0) (i64.const -1)
+                (i64.const -1) (i32.const 110) (i32.const 5) (i32.const 0) (i32.const 0)
+                (i32.const 0) (i32.const 16)))"#;
+    let code = r#"
+        (call $check32 (call $found) (i32.const 1))
+        (call $put (i32.const 100) (i32.const 4) (i64.const 12) (call $process_id))
+        (call $check32 (call $found) (i32.const 0))
+        (call $check (i64.load (i32.const 0)) (i64.const 12))
+        (call $check (i64.load (i32.const 8)) (call $process_id))
+        (call $check32 (call $found_or_spawned) (i32.const 2))
+        (call $check (i64.load (i32.const 16)) (call $process_id))
+        (call $remove (i32.const 100) (i32.const 4))
+        (call $remove (i32.const 100) (i32.const 4))
+        (call $check32 (call $found) (i32.const 1))
+        (call $check32 (call $found_or_spawned) (i32.const 0))
+        (call $check32 (call $found_or_spawned) (i32.const 2))
+        (call $check32 (call $found) (i32.const 0))
+        (call $check (i64.load (i32.const 8)) (i64.load (i32.const 16)))
+        (call $put (i32.const 65535) (i32.const 4) (i64.const 0) (i64.const 1))"#;
+    let reason = run(&imports, data, code).await;
+    assert!(
+        trap(&reason).contains("registry::put: name_ptr"),
+        "{reason:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_trap_can_be_caught() {
+    let imports = [
+        PROC_EXIT,
+        r#"
+        (import "lunatic::trap" "catch" (func $catch (param i32 i32) (result i32)))"#,
+    ]
+    .concat();
+    let data = r#"(func $inner (export "_lunatic_catch_trap") (param i32 i32) (result i32)
+        (if (i32.eq (local.get 0) (i32.const 1)) (then unreachable))
+        (if (i32.eq (local.get 0) (i32.const 2)) (then (call $exit (local.get 1))))
+        (if (i32.eq (local.get 0) (i32.const 3))
+            (then (return (call $catch (i32.const 3) (i32.const 0)))))
+        (i32.add (local.get 0) (local.get 1)))"#;
+    let code = r#"
+        (call $check32 (call $catch (i32.const 40) (i32.const 2)) (i32.const 42))
+        (call $check32 (call $catch (i32.const 1) (i32.const 2)) (i32.const 0))
+        (call $check32 (call $catch (i32.const 3) (i32.const 0)) (i32.const 0))
+        (drop (call $catch (i32.const 2) (i32.const 9)))"#;
+    assert_eq!(run(&imports, data, code).await, ExitReason::Exit(9));
+    traps(
+        &imports,
+        "(drop (call $catch (i32.const 0) (i32.const 0)))",
+        "_lunatic_catch_trap",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn version_metrics_and_the_missing_answer() {
+    let imports = r#"
+        (import "lunatic::version" "major" (func $major (result i32)))
+        (import "lunatic::version" "minor" (func $minor (result i32)))
+        (import "lunatic::version" "patch" (func $patch (result i32)))
+        (import "lunatic::metrics" "counter" (func $counter (param i32 i32 i64)))
+        (import "lunatic::metrics" "increment_counter" (func $increment (param i32 i32)))
+        (import "lunatic::metrics" "gauge" (func $gauge (param i32 i32 f64)))
+        (import "lunatic::metrics" "histogram" (func $histogram (param i32 i32 f64)))
+        (import "lunatic::networking" "tcp_flush" (func $flush (param i64 i32) (result i32)))"#;
+    let data = r#"(data (i32.const 0) "test.metric.abc")"#;
+    let code = r#"
+        (call $check32 (call $major) (i32.const 0))
+        (call $check32 (call $minor) (i32.const 13))
+        (call $check32 (call $patch) (i32.const 2))
+        (call $counter (i32.const 0) (i32.const 13) (i64.const 7))
+        (call $increment (i32.const 0) (i32.const 13))
+        (call $gauge (i32.const 0) (i32.const 14) (f64.const 2.5))
+        (call $histogram (i32.const 0) (i32.const 15) (f64.const 1.5))
+        (call $histogram (i32.const 0) (i32.const 15) (f64.const 2))
+        (drop (call $flush (i64.const 0) (i32.const 0)))"#;
+    let reason = run(imports, data, code).await;
+    assert!(
+        trap(&reason).contains("tcp_flush: not available in this build"),
+        "{reason:?}"
+    );
+    let metrics = crate::guest_metrics();
+    assert_eq!(metrics.values["test.metric.a"], 8.0);
+    assert_eq!(metrics.values["test.metric.ab"], 2.5);
+    assert_eq!(metrics.histograms["test.metric.abc"], (2, 3.5));
+}
