@@ -57,11 +57,12 @@ table! {
     NodeTable ["node"] {
         /// The stable name, part of the certificate. Empty: the machine's host name.
         name: String = String::new(),
-        /// UDP address for other nodes. It is also what they are told, so it must be one they can
-        /// reach; port 0 takes a free one.
+        /// UDP address for other nodes; port 0 takes a free one.
         listen: SocketAddr = loopback(7717),
         /// TCP address for operators: processes, logs, metrics, health.
         admin_listen: SocketAddr = loopback(7718),
+        /// The address (without a port) that others reach it by, if that is not where it listens.
+        advertise: String = String::new(),
         /// Address of the control plane, host and port.
         control: String = "127.0.0.1:7700".to_owned(),
         /// Where key, certificate and modules are kept between starts. Empty: a folder of the user's.
@@ -77,6 +78,8 @@ table! {
     ControlTable ["control"] {
         /// TCP address for nodes and operators.
         listen: SocketAddr = loopback(7700),
+        /// Host and port that others reach it at, if that is not `listen`.
+        advertise: String = String::new(),
         /// Where the authority's key and the books are kept. Empty: a folder of the user's.
         state_dir: String = String::new(),
         /// The cluster's name, part of every certificate. Fixed when the authority is made.
@@ -91,15 +94,13 @@ table! {
     /// Bounds. Each says what happens when it is reached.
     LimitsTable ["limits"] {
         /// Processes at the same time; one more is refused with `full`.
-        processes_max: u64 = 100_000,
+        processes_max: u64 = 2_000_000,
         /// Messages in one mailbox; one more ends its owner.
         mailbox_len_max: u64 = 1_000_000,
-        /// Bytes in one mailbox; one more ends its owner.
+        /// Bytes in one mailbox, with 64 for each message; one more ends its owner.
         mailbox_bytes_max: u64 = 64 << 20,
         /// Bytes of one message; a longer one is an error for its sender.
         message_bytes_max: u64 = 64 << 20,
-        /// Linear memory of one process; growing beyond it fails inside the guest.
-        memory_bytes_max: u64 = 4 << 30,
     }
 }
 
@@ -235,11 +236,19 @@ impl Loaded {
             let text = match fs::read_to_string(path) {
                 Ok(text) => text,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !required => continue,
-                Err(source) => return Err(ConfigError::Read { path: path.clone(), source }),
+                Err(source) => {
+                    return Err(ConfigError::Read {
+                        path: path.clone(),
+                        source,
+                    });
+                }
             };
             let parsed: Table = text.parse().map_err(|error: toml::de::Error| {
                 let message = error.to_string().trim().replace('\n', "\n  ");
-                ConfigError::Syntax { path: path.clone(), message }
+                ConfigError::Syntax {
+                    path: path.clone(),
+                    message,
+                }
             })?;
             for (table, key, value) in entries(&parsed) {
                 loaded.set(table, key, value, Origin::File(path.clone()))?;
@@ -262,7 +271,9 @@ impl Loaded {
     /// Where a value came from.
     #[must_use]
     pub fn origin(&self, table: &str, key: &str) -> &Origin {
-        self.origins.get(&(table.to_owned(), key.to_owned())).unwrap_or(&Origin::Default)
+        self.origins
+            .get(&(table.to_owned(), key.to_owned()))
+            .unwrap_or(&Origin::Default)
     }
 
     /// Every value: table, key, value, origin; in the template's order.
@@ -272,7 +283,11 @@ impl Loaded {
         for (table, _, fields) in tables() {
             for (key, _) in fields {
                 let place = (table.to_owned(), (*key).to_owned());
-                let value = self.values.get(&place).cloned().unwrap_or(Value::Boolean(false));
+                let value = self
+                    .values
+                    .get(&place)
+                    .cloned()
+                    .unwrap_or(Value::Boolean(false));
                 rows.push((table, *key, value, self.origin(table, key).clone()));
             }
         }
@@ -324,13 +339,15 @@ impl Loaded {
         self.origins.insert(place, origin);
         let mut all = Table::new();
         for ((table, key), value) in &self.values {
-            let inner = all.entry(table).or_insert_with(|| Value::Table(Table::new()));
+            let inner = all
+                .entry(table)
+                .or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(inner) = inner {
                 inner.insert(key.clone(), value.clone());
             }
         }
-        self.settings = Settings::deserialize(Value::Table(all))
-            .expect("each value was accepted on its own");
+        self.settings =
+            Settings::deserialize(Value::Table(all)).expect("each value was accepted on its own");
         Ok(())
     }
 }
@@ -368,7 +385,11 @@ fn user_file() -> Option<PathBuf> {
 }
 
 fn home_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     set(variable)
         .filter(|path| path.is_absolute())
         .or_else(|| set("HOME").map(|home| home.join(Path::new(below_home))))
@@ -437,10 +458,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let weak = folder.path().join("weak.toml");
         let strong = folder.path().join("strong.toml");
-        fs::write(&weak, "[node]\nname = \"a\"\nlease_ms = 1\ncontrol = \"x:1\"\n").unwrap();
+        fs::write(
+            &weak,
+            "[node]\nname = \"a\"\nlease_ms = 1\ncontrol = \"x:1\"\n",
+        )
+        .unwrap();
         fs::write(&strong, "[node]\nname = \"b\"\n").unwrap();
-        let environment =
-            |name: &str| (name == "TIDELOCK_NODE_NAME").then(|| "c".to_owned());
+        let environment = |name: &str| (name == "TIDELOCK_NODE_NAME").then(|| "c".to_owned());
         let files = [(weak.clone(), true), (strong.clone(), false)];
 
         let loaded = Loaded::load(&files, &nothing, &[]).unwrap();
@@ -452,7 +476,10 @@ mod tests {
         let loaded = Loaded::load(&files, &environment, &[]).unwrap();
         assert_eq!(loaded.settings.node.name, "c");
 
-        let flags = [("node", "name", "d".to_owned()), ("node", "lease_ms", "7".to_owned())];
+        let flags = [
+            ("node", "name", "d".to_owned()),
+            ("node", "lease_ms", "7".to_owned()),
+        ];
         let loaded = Loaded::load(&files, &environment, &flags).unwrap();
         assert_eq!(loaded.settings.node.name, "d");
         assert_eq!(loaded.settings.node.lease_ms, 7);
@@ -464,7 +491,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("t.toml");
         fs::write(&file, "[node]\nnmae = \"a\"\n").unwrap();
-        let error = Loaded::load(&[(file, true)], &nothing, &[]).unwrap_err().to_string();
+        let error = Loaded::load(&[(file, true)], &nothing, &[])
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("node.nmae ("), "{error}");
         assert!(error.contains("unknown field"), "{error}");
 

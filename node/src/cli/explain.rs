@@ -41,7 +41,13 @@ impl Explain {
                 &rows,
                 |row| row.code.to_owned(),
                 &["CODE", "EXIT", "MEANS"],
-                |row| vec![row.code.to_owned(), row.exit_code.to_string(), row.title.to_owned()],
+                |row| {
+                    vec![
+                        row.code.to_owned(),
+                        row.exit_code.to_string(),
+                        row.title.to_owned(),
+                    ]
+                },
             );
         };
         let page = page(&code.to_uppercase()).ok_or_else(|| {
@@ -112,6 +118,10 @@ a firewall stands between. Nodes talk to each other over another port, so they m
 "The certificate is of another cluster, has expired, or has not the role that was needed. Operators'
 credentials are written by the control plane into the folder `operator` of its state directory."
 
+"E0014" Usage "a node has neither a token nor an identity"
+"The first start needs a join token, in TIDELOCK_TOKEN or --token. It gets a certificate for it, which is
+saved in the state directory and used by later starts."
+
 "E0020" Missing "there is no such process"
 "A pid is `n3.42`: node, then a number that is never used again. A process that ended is kept for a
 while for those who ask why; after that only the events know of it. A pid of a node that was lost
@@ -143,6 +153,11 @@ and nothing of it is ever repaired: a machine that comes back is a new node with
 "The node is full, is draining, or the module has no such entry function. The message says which. In
 Tidelock a spawn that fails has not executed one instruction."
 
+"E0033" Failed "the guest did not end by itself"
+"It trapped, was killed, reached a limit, or ended because a process it was linked to did. The exit code
+is 101 for a trap and 137 for a kill. A Rust guest that panicked has said why on stderr before.
+`die_when_link_dies(false)` turns the ends of linked processes into messages."
+
 "E0040" TimedOut "it took too long"
 "Nothing is known about the outcome. `tidelock ps` and `tidelock events` show the state of affairs."
 
@@ -153,6 +168,10 @@ message."
 "E0042" Failed "a daemon ended unexpectedly"
 "A control plane or node started by this command has ended before its work was done. Its last words
 are in the message."
+
+"E0043" Failed "a daemon cannot start"
+"Its address may be in use, its state directory may belong to another cluster or user, or the control
+plane did not let it join. The message says which."
 
 "E0050" Failed "there is too little text for the demonstration"
 "The demonstration kills a node in the middle of the work. With too little text the work would be over
@@ -202,6 +221,9 @@ its saved identity and joining with a new token makes a new key."
 "E1010" Failed "the control plane could not store the change"
 "Nothing was changed. Its disk may be full or read-only; its log says more."
 
+"E1011" Refused "a living node has this name"
+"Names are for one node at a time. Either the other one leaves, or this one gets another name."
+
 "E2001" Missing "the node knows no such process"
 "See E0020."
 
@@ -220,7 +242,11 @@ mod tests {
     fn codes_are_unique_and_in_order() {
         assert!(PAGES.is_sorted_by(|a, b| a.code < b.code));
         for page in PAGES {
-            assert!(page.code.len() == 5 && page.code.starts_with('E'), "{}", page.code);
+            assert!(
+                page.code.len() == 5 && page.code.starts_with('E'),
+                "{}",
+                page.code
+            );
             assert!(!page.title.ends_with('.'), "{}", page.code);
         }
     }

@@ -96,15 +96,18 @@ impl Failure {
     /// Adds a command to try.
     pub(crate) fn next(mut self, command: impl fmt::Display, why: &str) -> Self {
         if let Self::Letter(letter) = &mut self {
-            letter.next.push(Next { command: command.to_string(), why: why.to_owned() });
+            letter.next.push(Next {
+                command: command.to_string(),
+                why: why.to_owned(),
+            });
         }
         self
     }
 
     /// Leaves with another exit code than the page's.
-    pub(crate) fn exit(mut self, exit: Exit) -> Self {
+    pub(crate) fn exit(mut self, exit: u8) -> Self {
         if let Self::Letter(letter) = &mut self {
-            letter.exit = exit as u8;
+            letter.exit = exit;
         }
         self
     }
@@ -113,7 +116,9 @@ impl Failure {
     pub(crate) fn file(path: &std::path::Path, error: &io::Error) -> Self {
         let shown = path.display();
         match error.kind() {
-            io::ErrorKind::NotFound => Self::new("E0023", format!("{shown}: there is no such file")),
+            io::ErrorKind::NotFound => {
+                Self::new("E0023", format!("{shown}: there is no such file"))
+            }
             io::ErrorKind::PermissionDenied => {
                 Self::new("E0024", format!("{shown}: permission denied"))
             }

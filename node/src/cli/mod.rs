@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod connect;
 mod control;
+mod daemon;
 mod demo;
 mod deploy;
 mod dev;
@@ -64,19 +65,39 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 struct Common {
     /// Form of the data on stdout
-    #[arg(short, long, global = true, value_enum, default_value = "text", hide_default_value = true,
-          env = "TIDELOCK_OUTPUT", hide_env = true, help_heading = "Everywhere")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        hide_default_value = true,
+        env = "TIDELOCK_OUTPUT",
+        hide_env = true,
+        help_heading = "Everywhere"
+    )]
     output: Format,
     /// Only ids, one per line; no talk on stderr
     #[arg(short, long, global = true, help_heading = "Everywhere")]
     quiet: bool,
     /// When to colour
-    #[arg(long, global = true, value_enum, default_value = "auto", hide_default_value = true,
-          help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        hide_default_value = true,
+        help_heading = "Everywhere"
+    )]
     color: Color,
     /// Directory with the credentials of the cluster to talk to
-    #[arg(long, global = true, value_name = "DIR", env = "TIDELOCK_CONTEXT",
-          help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "TIDELOCK_CONTEXT",
+        help_heading = "Everywhere"
+    )]
     context: Option<PathBuf>,
 }
 
@@ -144,13 +165,15 @@ impl Cli {
             Command::Explain(command) => command.run(out).map(done),
             Command::Completions(command) => command.run(out).map(done),
             Command::Config(command) => command.run(out).map(done),
-            Command::Run(command) => runtime()?.block_on(command.run(out)),
-            Command::Dev(command) => runtime()?.block_on(command.run(out)),
-            Command::Demo(command) => runtime()?.block_on(command.run(out)),
-            Command::Node(command) => runtime()?.block_on(command.run(out)),
-            Command::Control(command) => runtime()?.block_on(command.run(out)).map(done),
+            Command::Run(command) => on_all_cores(command.run(out)),
+            Command::Dev(command) => on_all_cores(command.run(out)),
+            Command::Demo(command) => on_all_cores(command.run(out)),
+            Command::Node(command) => on_all_cores(command.run(out)),
+            Command::Control(command) => on_all_cores(command.run(out)).map(done),
             command => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
                 runtime.block_on(async {
                     let work = command.over_the_wire(out, context);
                     tokio::select! {
@@ -183,7 +206,13 @@ impl Command {
     }
 }
 
-/// For daemons and guests: all cores.
-fn runtime() -> Outcome<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+/// For daemons and guests. Does not wait for threads that are stuck in a system call, such as a guest's
+/// read of a terminal.
+fn on_all_cores<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
 }

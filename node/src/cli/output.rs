@@ -88,7 +88,9 @@ impl Output {
         }
         match self.format {
             Format::Json => self.print(&json(rows, true)),
-            Format::Ndjson => rows.iter().try_for_each(|row| self.print(&json(row, false))),
+            Format::Ndjson => rows
+                .iter()
+                .try_for_each(|row| self.print(&json(row, false))),
             Format::Text if rows.is_empty() => Ok(()),
             Format::Text => self.print(&self.table(header, rows.iter().map(columns))),
         }
@@ -180,12 +182,19 @@ impl Output {
         }
         let explain = format!("tidelock explain {}", letter.code);
         let known = letter.next.iter().any(|next| next.command == explain);
-        let mut rows: Vec<(&str, &str)> =
-            letter.next.iter().map(|next| (next.command.as_str(), next.why.as_str())).collect();
+        let mut rows: Vec<(&str, &str)> = letter
+            .next
+            .iter()
+            .map(|next| (next.command.as_str(), next.why.as_str()))
+            .collect();
         if !known && rows.len() < 2 {
             rows.push((&explain, "what this means"));
         }
-        let wide = rows.iter().map(|(command, _)| command.chars().count()).max().unwrap_or(0);
+        let wide = rows
+            .iter()
+            .map(|(command, _)| command.chars().count())
+            .max()
+            .unwrap_or(0);
         for (at, (command, why)) in rows.iter().enumerate() {
             let lead = if at == 0 { "next: " } else { "      " };
             let line = format!("  {lead}{command:wide$}  {why}");
@@ -197,7 +206,11 @@ impl Output {
 
     /// A word in its tone, for [`Output::tell`] and tables.
     pub(crate) fn tone(&self, tone: Tone, text: &str) -> String {
-        let on = if self.machine() { self.color_err } else { self.color_out };
+        let on = if self.machine() {
+            self.color_err
+        } else {
+            self.color_out
+        };
         paint(on, tone, text)
     }
 
@@ -208,17 +221,23 @@ impl Output {
 
     fn table(&self, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
+        table.load_style(presets::NOTHING);
         if io::stdout().is_terminal() {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
-        table.set_header(header.iter().map(|name| self.tone(Tone::Dim, name)));
+        table.set_header(header.iter().copied());
         for row in rows {
             table.add_row(row);
         }
         let mut text = String::new();
-        for line in table.to_string().lines() {
-            text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
+        for (at, line) in table.to_string().lines().enumerate() {
+            let line = line.strip_prefix(' ').unwrap_or(line).trim_end();
+            let line = if at == 0 {
+                self.tone(Tone::Dim, line)
+            } else {
+                line.to_owned()
+            };
+            text.push_str(&line);
             text.push('\n');
         }
         text.trim_end().to_owned()
@@ -227,8 +246,11 @@ impl Output {
 
 /// A JSON document of something whose serialisation cannot fail.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T, pretty: bool) -> String {
-    let text =
-        if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    let text = if pretty {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
     text.expect("plain data with string keys serialises")
 }
 
@@ -243,15 +265,13 @@ pub(crate) fn ago(time: Timestamp) -> String {
     }
 }
 
-/// The same, for a time as the API writes it.
-pub(crate) fn ago_text(time: &str) -> String {
-    time.parse().map_or_else(|_| time.to_owned(), ago)
-}
-
 /// Clock time of an API time in the local zone, for streams of lines.
 pub(crate) fn clock(time: &str) -> String {
     match time.parse::<Timestamp>() {
-        Ok(time) => time.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string(),
+        Ok(time) => time
+            .to_zoned(jiff::tz::TimeZone::system())
+            .strftime("%H:%M:%S%.3f")
+            .to_string(),
         Err(_) => time.to_owned(),
     }
 }
@@ -265,7 +285,11 @@ pub(crate) fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 /// A count with thin gaps between thousands.

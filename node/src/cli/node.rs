@@ -1,0 +1,181 @@
+//! `tidelock node`: the daemon that runs guests.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Args;
+use tidelock::{EngineConfig, Stdio};
+use tidelock_certs::JoinToken;
+use tidelock_control::client::ClientError;
+use tidelock_node::{NodeConfig, StartError, config::Settings};
+
+use super::{
+    Output, cluster,
+    cluster::Ready,
+    config,
+    control::state_dir,
+    daemon::{self, Service},
+    failure::{Exit, Failure, Outcome, plain},
+    run::cache_dir,
+};
+
+/// Run guests as part of a cluster
+///
+/// The first start needs a token, made with `tidelock token`, in TIDELOCK_TOKEN or --token; later ones
+/// use the identity saved in the state directory. Ctrl-C leaves the cluster in good order, twice ends
+/// at once.
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    /// Host and port of the control plane
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// A token that lets it join; better given in the environment, where `ps` does not show it
+    #[arg(long, env = "TIDELOCK_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The stable name; the machine's host name if left out
+    #[arg(long)]
+    name: Option<String>,
+    /// UDP address for other nodes
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// TCP address for operators
+    #[arg(long = "admin", value_name = "ADDR")]
+    admin_listen: Option<SocketAddr>,
+    /// The address that others reach it by, if that is not where it listens
+    #[arg(long, value_name = "IP")]
+    advertise: Option<IpAddr>,
+    /// Where key, certificate and modules are kept
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// How long a peer may be silent, in milliseconds
+    #[arg(long, value_name = "MS")]
+    lease_ms: Option<u64>,
+    /// Whether guests write to the daemon's own stdout and stderr
+    #[arg(long, hide = true)]
+    guest_output: bool,
+    #[command(flatten)]
+    service: Service,
+}
+
+impl Node {
+    pub(crate) async fn run(self, out: &Output) -> Outcome<u8> {
+        if self.service.parent_watch {
+            cluster::end_with_parent(None);
+        }
+        let settings = config::load(&self.flags())?.settings;
+        daemon::log(&settings.log)?;
+        let config = self.node_config(&settings)?;
+        let (name, control) = (config.name.clone(), config.control.clone());
+        let started = tokio::select! {
+            started = tidelock_node::Node::start(config) => started,
+            () = daemon::asked_to_stop() => return Ok(Exit::Interrupted as u8),
+        };
+        let node = started.map_err(|error| cannot_start(&name, &control, &error))?;
+        let ready = Ready {
+            ready: node.id().to_string(),
+            addr: node.addr(),
+            admin_addr: node.admin_addr(),
+            operator: None,
+        };
+        self.service.ready(out, &ready)?;
+        out.say(format_args!(
+            "{} ({name}) joined by way of {control}; nodes at {}, operators at {}",
+            ready.ready, ready.addr, ready.admin_addr
+        ));
+        tokio::select! {
+            () = daemon::asked_to_stop() => {}
+            // Drained by an operator, or given up by control.
+            () = node.stopped() => return Ok(0),
+        }
+        out.say("leaving; once more ends at once");
+        tokio::select! {
+            () = node.leave() => Ok(0),
+            () = daemon::asked_to_stop() => Ok(Exit::Interrupted as u8),
+        }
+    }
+
+    fn flags(&self) -> Vec<(&'static str, &'static str, String)> {
+        let mut flags = Vec::new();
+        let mut flag = |key, value: Option<String>| {
+            flags.extend(value.map(|value| ("node", key, value)));
+        };
+        flag("control", self.join.clone());
+        flag("name", self.name.clone());
+        flag("listen", self.listen.map(|addr| addr.to_string()));
+        flag("admin_listen", self.admin_listen.map(|addr| addr.to_string()));
+        flag("advertise", self.advertise.map(|addr| addr.to_string()));
+        flag("state_dir", self.state_dir.as_ref().map(|dir| dir.display().to_string()));
+        flag("lease_ms", self.lease_ms.map(|ms| ms.to_string()));
+        flags
+    }
+
+    fn node_config(&self, settings: &Settings) -> Outcome<NodeConfig> {
+        let table = &settings.node;
+        let name = match table.name.as_str() {
+            "" => host_name()?,
+            name => name.to_owned(),
+        };
+        let wrong = |key: &str, error: &dyn std::fmt::Display| {
+            Failure::new("E0003", format!("node.{key}: {error}"))
+        };
+        let token = self.token.as_deref().filter(|token| !token.is_empty());
+        let token: Option<JoinToken> = token
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| Failure::new("E0002", format!("--token: {error}")))?;
+        let advertise = Some(table.advertise.as_str()).filter(|address| !address.is_empty());
+        let mut config = NodeConfig::new(name, table.control.clone());
+        config.listen = table.listen;
+        config.admin_listen = table.admin_listen;
+        config.advertise = advertise
+            .map(str::parse)
+            .transpose()
+            .map_err(|error: std::net::AddrParseError| wrong("advertise", &error))?;
+        config.token = token;
+        config.state_dir = Some(state_dir(&table.state_dir, "node")?);
+        config.lease = Duration::from_millis(table.lease_ms);
+        let kept = |lines: u64| usize::try_from(lines).unwrap_or(usize::MAX);
+        config.kept_max = (kept(settings.log.events_max), kept(settings.log.output_lines_max));
+        config.environment.engine = EngineConfig {
+            cache_dir: cache_dir(),
+            stdio: if self.guest_output { Stdio::Inherit } else { Stdio::Lines },
+            ..EngineConfig::default()
+        };
+        let limits = &mut config.environment.limits;
+        let set = |limit: &mut usize, value: u64| *limit = kept(value);
+        set(&mut limits.processes_max, settings.limits.processes_max);
+        set(&mut limits.mailbox_len_max, settings.limits.mailbox_len_max);
+        set(&mut limits.mailbox_bytes_max, settings.limits.mailbox_bytes_max);
+        set(&mut limits.message_bytes_max, settings.limits.message_bytes_max);
+        Ok(config)
+    }
+}
+
+fn host_name() -> Outcome<String> {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.ok_or_else(|| {
+        Failure::new("E0003", "this machine has no usable host name").next("--name NAME", "names it")
+    })
+}
+
+fn cannot_start(name: &str, control: &str, error: &StartError) -> Failure {
+    let told = match error {
+        StartError::Join(ClientError::Refused { body, .. }) => {
+            Failure::new(&body.code, &body.message)
+        }
+        StartError::Join(client @ ClientError::Unreachable { .. }) => {
+            Failure::new("E0011", format!("{control}: the control plane cannot be reached"))
+                .detail(client)
+        }
+        StartError::NoIdentity { .. } => {
+            return Failure::new("E0014", format!("{name} has never joined, and has no token"))
+                .detail(plain(error))
+                .next("tidelock token", "makes one, where an operator's credentials are");
+        }
+        other => Failure::new("E0043", format!("{name} cannot start")).detail(plain(other)),
+    };
+    told.next("tidelock token", "makes a new token, if the old one is spent")
+}

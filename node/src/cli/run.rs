@@ -1,0 +1,156 @@
+//! `tidelock run FILE`: one guest on this machine alone, as if it were a program.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use tidelock::{
+    EngineConfig, Environment, EnvironmentConfig, ExitReason, Module, ModuleError, ProcessConfig,
+    SpawnOptions, Stdio,
+};
+use tokio::signal::ctrl_c;
+
+use super::{
+    Output,
+    failure::{Exit, Failure, Outcome},
+};
+
+/// Run one guest on one node; its exit code is ours
+///
+/// The guest gets its arguments, the environment and the current folder, and reads and writes the
+/// terminal like any program. A guest that traps ends with 101.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A .wasm or .wat file
+    file: PathBuf,
+    /// The guest's arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+impl Run {
+    pub(crate) async fn run(self, _out: &Output) -> Outcome<u8> {
+        let bytes = read_module(&self.file)?;
+        let environment = Environment::new(EnvironmentConfig {
+            engine: EngineConfig {
+                cache_dir: cache_dir(),
+                stdio: Stdio::Inherit,
+                ..EngineConfig::default()
+            },
+            ..EnvironmentConfig::default()
+        })
+        .map_err(|error| Failure::new("E0001", error))?;
+        let module = Module::compile(environment.engine(), bytes)
+            .await
+            .map_err(|error| not_runnable(&self.file, &error))?;
+        let mut args = vec![program_name(&self.file)];
+        args.extend(self.args);
+        let config = ProcessConfig {
+            args,
+            env: variables(),
+            preopens: vec![".".to_owned()],
+            ..ProcessConfig::default()
+        };
+        let mut options = SpawnOptions::default();
+        options.config = config.into();
+        let pid = environment
+            .spawn_wasm(&module, "_start", Vec::new(), options)
+            .map_err(|error| Failure::new("E0032", format!("{}: {error}", self.file.display())))?;
+        tokio::select! {
+            reason = environment.wait(pid) => end(&self.file, &reason),
+            _ = ctrl_c() => Err(Failure::Code(Exit::Interrupted as u8)),
+        }
+    }
+}
+
+/// The exit code of a first process; an end that is not the guest's own doing gets a letter, too.
+fn end(file: &Path, reason: &ExitReason) -> Outcome<u8> {
+    match reason {
+        ExitReason::Normal | ExitReason::Exit(_) => Ok(exit_code(reason.exit_code())),
+        other => Err(ended_badly(file, &other.to_string(), other.exit_code())),
+    }
+}
+
+/// The letter of a guest that trapped, was killed, or reached a limit.
+pub(super) fn ended_badly(file: &Path, reason: &str, code: i32) -> Failure {
+    let mut lines = reason.lines();
+    let first = lines.next().unwrap_or(reason);
+    let rest: Vec<&str> = lines.collect();
+    Failure::new("E0033", format!("{}: {first}", file.display()))
+        .detail(rest.join("\n"))
+        .exit(exit_code(code))
+}
+
+/// What the shell sees: the low byte, as with any program; never 0 for a failure.
+pub(super) fn exit_code(code: i32) -> u8 {
+    match code.to_le_bytes()[0] {
+        0 if code != 0 => Exit::Failed as u8,
+        byte => byte,
+    }
+}
+
+/// All variables of this process that are text.
+pub(super) fn variables() -> Vec<(String, String)> {
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// A module's bytes; text form is translated.
+pub(super) fn read_module(file: &Path) -> Outcome<Vec<u8>> {
+    let bytes = std::fs::read(file).map_err(|error| Failure::file(file, &error))?;
+    if bytes.starts_with(b"\0asm") {
+        return Ok(bytes);
+    }
+    let is_text = file.extension().is_some_and(|extension| extension == "wat")
+        || bytes.trim_ascii_start().starts_with(b"(module")
+        || bytes.trim_ascii_start().starts_with(b";;");
+    if !is_text {
+        return Err(
+            Failure::new("E0030", format!("{}: this is not a module", file.display()))
+                .detail("A module begins with \"\\0asm\", its text form with \"(module\"."),
+        );
+    }
+    wat::parse_bytes(&bytes)
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|mut error| {
+            error.set_path(file);
+            Failure::new("E0030", format!("{}: this is not a module", file.display())).detail(error)
+        })
+}
+
+/// A module that the compiler refuses.
+fn not_runnable(file: &Path, error: &ModuleError) -> Failure {
+    Failure::new("E0030", format!("{}: {error}", file.display()))
+}
+
+/// The name a module is deployed under.
+pub(super) fn module_name(file: &Path) -> String {
+    file.file_stem()
+        .unwrap_or(file.as_os_str())
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Argument number 0.
+pub(super) fn program_name(file: &Path) -> String {
+    file.file_name()
+        .unwrap_or(file.as_os_str())
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Where compiled modules are kept between runs; the engine checks that it is ours alone.
+pub(super) fn cache_dir() -> Option<PathBuf> {
+    let set = |name: &str| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    set("XDG_CACHE_HOME")
+        .filter(|path| path.is_absolute())
+        .or_else(|| set("HOME").map(|home| home.join(".cache")))
+        .map(|dir| dir.join("tidelock"))
+}

@@ -1,0 +1,80 @@
+//! `tidelock show PID`.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use tidelock_control::api::ProcessDetail;
+
+use super::{
+    Output,
+    connect::{Cluster, parse_pid},
+    failure::Outcome,
+    output::{Tone, ago, grouped, shaped, size},
+    ps,
+};
+
+/// Show everything about one process
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// Such as n3.42
+    pid: String,
+}
+
+impl Show {
+    pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
+        let pid = parse_pid(&self.pid)?;
+        let admin = cluster.node_of(pid).await?;
+        let detail: ProcessDetail = cluster
+            .get(admin, &format!("/v1/processes/{pid}"))
+            .await
+            .map_err(|failure| cluster.missing_process(&self.pid, failure))?;
+        out.one(&detail, &detail.info.pid, &text(out, &detail))
+    }
+}
+
+fn text(out: &Output, detail: &ProcessDetail) -> String {
+    let info = &detail.info;
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        if !value.is_empty() {
+            let name = out.tone(Tone::Dim, &format!("{name:<14}"));
+            let _ = writeln!(text, "{name}{value}");
+        }
+    };
+    row("pid", info.pid.clone());
+    row("name", info.name.clone().unwrap_or_default());
+    row("state", shaped(ps::state(info.state)));
+    row("reason", detail.reason.clone().unwrap_or_default());
+    row("module", info.module.clone().unwrap_or_default());
+    row("entry", info.entry.clone());
+    row("parent", info.parent.clone().unwrap_or_default());
+    row("started", ago(info.started_at));
+    row("memory", size(info.memory_bytes));
+    row("queued", grouped(info.queued));
+    row(
+        "messages",
+        format!(
+            "{} in, {} out",
+            grouped(detail.messages_in),
+            grouped(detail.messages_out)
+        ),
+    );
+    let linked: Vec<String> = detail
+        .linked
+        .iter()
+        .map(|link| match link.tag {
+            Some(tag) => format!("{} (tag {tag})", link.pid),
+            None => link.pid.clone(),
+        })
+        .collect();
+    row("linked to", linked.join("  "));
+    row("monitors", detail.monitoring.join("  "));
+    row("monitored by", detail.monitored_by.join("  "));
+    if !detail.die_when_link_dies {
+        row("links' ends", "are messages to it".to_owned());
+    }
+    for (name, limit) in &detail.limits {
+        row("limit", format!("{name} {}", grouped(*limit)));
+    }
+    text
+}

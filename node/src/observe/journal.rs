@@ -1,0 +1,223 @@
+//! The last events and lines of output, for those who ask later.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use jiff::Timestamp;
+use tidelock::{Environment, Happening};
+use tidelock_control::api::{Event, EventKind, LogLine, Stream};
+use tokio::sync::{broadcast::error::RecvError, watch};
+
+/// What one node remembers. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    node: String,
+    pub(super) events: Kept<Event>,
+    pub(super) lines: Kept<LogLine>,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Journal({})", self.node)
+    }
+}
+
+impl Journal {
+    /// Listens to `environment` from now on and keeps that many events and lines.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn keep(environment: &Environment, events_max: usize, lines_max: usize) -> Self {
+        let journal = Self {
+            node: environment.node().to_string(),
+            events: Kept::new(events_max),
+            lines: Kept::new(lines_max),
+        };
+        tokio::spawn(journal.clone().keep_events(environment.events()));
+        tokio::spawn(journal.clone().keep_lines(environment.output()));
+        journal
+    }
+
+    /// Adds an event that no process causes: a session, a drain.
+    pub fn record(&self, kind: EventKind, peer: Option<String>, reason: Option<String>) {
+        self.events.push(Event {
+            time: Timestamp::now(),
+            node: self.node.clone(),
+            kind,
+            pid: None,
+            peer,
+            reason,
+            detail: None,
+        });
+    }
+
+    async fn keep_events(self, mut from: tokio::sync::broadcast::Receiver<tidelock::Event>) {
+        loop {
+            match from.recv().await {
+                Ok(event) => self.events.push(self.event(&event)),
+                Err(RecvError::Lagged(missed)) => {
+                    let missed = format!("{missed} events came too fast to be kept");
+                    self.record(EventKind::Log, None, Some(missed));
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    async fn keep_lines(self, mut from: tokio::sync::broadcast::Receiver<tidelock::OutputLine>) {
+        loop {
+            match from.recv().await {
+                Ok(line) => self.lines.push(LogLine {
+                    time: Timestamp::now(),
+                    pid: line.pid.to_string(),
+                    stream: match line.stream {
+                        tidelock::Stream::Stdout => Stream::Stdout,
+                        tidelock::Stream::Stderr => Stream::Stderr,
+                    },
+                    line: String::from_utf8_lossy(&line.line).into_owned(),
+                }),
+                Err(RecvError::Lagged(missed)) => {
+                    let missed = format!("{missed} lines of output came too fast to be kept");
+                    self.record(EventKind::Log, None, Some(missed));
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn event(&self, event: &tidelock::Event) -> Event {
+        let mut told = Event {
+            time: time(event.at),
+            node: self.node.clone(),
+            kind: EventKind::Other,
+            pid: Some(event.pid.to_string()),
+            peer: None,
+            reason: None,
+            detail: None,
+        };
+        match &event.what {
+            Happening::Spawned { name, parent } => {
+                told.kind = EventKind::Spawned;
+                told.peer = parent.map(|parent| parent.to_string());
+                told.detail = Some(name.clone());
+            }
+            Happening::Linked { peer } => {
+                told.kind = EventKind::Linked;
+                told.peer = Some(peer.to_string());
+            }
+            Happening::Ended { reason } => {
+                told.kind = EventKind::Ended;
+                told.reason = Some(reason.to_string());
+            }
+            Happening::Said { text } => {
+                told.kind = EventKind::Log;
+                told.detail = Some(text.clone());
+            }
+            _ => {}
+        }
+        told
+    }
+}
+
+/// A time as the API has it.
+pub(super) fn time(at: SystemTime) -> Timestamp {
+    Timestamp::try_from(at).unwrap_or_else(|_| Timestamp::now())
+}
+
+/// The last so many of something, numbered.
+pub struct Kept<T>(Arc<Ring<T>>);
+
+struct Ring<T> {
+    max: usize,
+    inner: Mutex<Inner<T>>,
+    /// The number that the next one gets.
+    next: watch::Sender<u64>,
+}
+
+struct Inner<T> {
+    first: u64,
+    items: VecDeque<T>,
+}
+
+impl<T> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Clone> Kept<T> {
+    /// Keeps `max` of them, at least one.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        let inner = Mutex::new(Inner {
+            first: 0,
+            items: VecDeque::new(),
+        });
+        Self(Arc::new(Ring {
+            max: max.max(1),
+            inner,
+            next: watch::channel(0).0,
+        }))
+    }
+
+    /// Adds one; the oldest makes room.
+    pub fn push(&self, item: T) {
+        let next = {
+            let mut inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.items.len() == self.0.max {
+                inner.items.pop_front();
+                inner.first += 1;
+            }
+            inner.items.push_back(item);
+            inner.first + inner.items.len() as u64
+        };
+        self.0.next.send_modify(|seen| *seen = next.max(*seen));
+    }
+
+    /// What is kept from number `from` on, at most `limit` of them: how many before it are gone, the
+    /// items, and the number to ask for next.
+    pub fn since(&self, from: u64, limit: usize) -> (u64, Vec<T>, u64) {
+        let inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = from.max(inner.first);
+        let skip = usize::try_from(start - inner.first).unwrap_or(usize::MAX);
+        let items: Vec<T> = inner.items.iter().skip(skip).take(limit).cloned().collect();
+        let next = start + items.len() as u64;
+        (start - from, items, next)
+    }
+
+    /// Waits until number `from` is there.
+    pub async fn wait(&self, from: u64) {
+        let mut next = self.0.next.subscribe();
+        // The sender lives as long as we do.
+        let _ = next.wait_for(|next| *next > from).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_makes_room_and_is_counted() {
+        let kept = Kept::new(3);
+        for number in 0..5 {
+            kept.push(number);
+        }
+        assert_eq!(kept.since(0, 10), (2, vec![2, 3, 4], 5));
+        assert_eq!(kept.since(0, 1), (2, vec![2], 3));
+        assert_eq!(kept.since(5, 10), (0, vec![], 5));
+        kept.wait(4).await;
+        let later = kept.clone();
+        let waiting = tokio::spawn(async move {
+            later.wait(5).await;
+            later.since(5, 10).1
+        });
+        kept.push(5);
+        assert_eq!(waiting.await.unwrap(), [5]);
+    }
+}

@@ -1,0 +1,505 @@
+//! The paths of the admin port.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Path, Query, Request, State as Get},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tidelock::{ExitReason, Pid, ProcessConfig, SpawnOptions};
+use tidelock_certs::Role;
+use tidelock_control::{
+    api::{
+        Check, Drain, Draining, Ended, EventKind, Health, LinkInfo, NodeStatus, ProcessDetail,
+        ProcessInfo, ProcessState, SessionInfo, SpawnProcess, Spawned, codes,
+    },
+    http::{ApiError, Caller, Json},
+};
+
+use super::{Journal, Kept, Subject, journal::time};
+
+/// Items handed to one reader at once.
+const BATCH_MAX: usize = 256;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) subject: Arc<dyn Subject>,
+    pub(super) journal: Journal,
+    pub(super) started_at: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct Follow {
+    #[serde(default)]
+    follow: bool,
+}
+
+#[derive(Deserialize)]
+struct AtLeast {
+    at_least: Option<usize>,
+}
+
+/// All paths; `/v1` for operators only.
+pub(super) fn router(state: State) -> Router {
+    let operators = Router::new()
+        .route("/status", get(status))
+        .route("/processes", get(processes).post(spawn))
+        .route("/processes/{pid}", get(process).delete(kill))
+        .route("/processes/{pid}/wait", get(wait))
+        .route("/sessions", get(sessions))
+        .route("/logs", get(logs))
+        .route("/events", get(events))
+        .route("/drain", post(drain))
+        .layer(middleware::from_fn(operators_only));
+    Router::new()
+        .nest("/v1", operators)
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+async fn operators_only(caller: Caller, request: Request, next: Next) -> Response {
+    match caller.require(&[Role::Operator]) {
+        Ok(_) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+// ---- processes ---------------------------------------------------------------------------------
+
+async fn processes(Get(state): Get<State>) -> Json<Vec<ProcessInfo>> {
+    let mut all: Vec<ProcessInfo> = state
+        .subject
+        .environment()
+        .processes()
+        .iter()
+        .map(info)
+        .collect();
+    all.sort_by_key(|process| process.pid.parse::<Pid>().map_or(0, Pid::raw));
+    Json(all)
+}
+
+async fn process(
+    Get(state): Get<State>,
+    Path(pid): Path<String>,
+) -> Result<Json<ProcessDetail>, ApiError> {
+    let pid = parse(&pid)?;
+    let environment = state.subject.environment();
+    match environment.info(pid) {
+        Some(process) => Ok(Json(detail(environment, &process))),
+        None => match environment.end_of(pid) {
+            Some(reason) => Ok(Json(remembered(&state, pid, &reason))),
+            None => Err(no_process(pid)),
+        },
+    }
+}
+
+async fn wait(Get(state): Get<State>, Path(pid): Path<String>) -> Result<Json<Ended>, ApiError> {
+    let pid = parse(&pid)?;
+    match state.subject.environment().wait(pid).await {
+        ExitReason::NoProcess => Err(no_process(pid)),
+        reason => Ok(Json(Ended {
+            pid: pid.to_string(),
+            exit_code: reason.exit_code(),
+            own: matches!(reason, ExitReason::Normal | ExitReason::Exit(_)),
+            reason: reason.to_string(),
+        })),
+    }
+}
+
+async fn kill(Get(state): Get<State>, Path(pid): Path<String>) -> Result<StatusCode, ApiError> {
+    let pid = parse(&pid)?;
+    let environment = state.subject.environment();
+    if !environment.exists(pid) {
+        return Err(no_process(pid));
+    }
+    environment.kill(pid, None);
+    // Answered once it is true: whoever asks next does not find it any more.
+    environment.wait(pid).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn spawn(
+    Get(state): Get<State>,
+    Json(request): Json<SpawnProcess>,
+) -> Result<Json<Spawned>, ApiError> {
+    if state.subject.is_draining() {
+        let message = "this node is draining and takes no new work";
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            codes::DRAINING,
+            message,
+        ));
+    }
+    let module = state.subject.module(&request.module).await?;
+    let entry = if request.entry.is_empty() {
+        "_start"
+    } else {
+        &request.entry
+    };
+    module.check_entry(entry, &[]).map_err(refused)?;
+    let environment = state.subject.environment();
+    environment.modules().keep(&module);
+    let mut args = vec![request.program.unwrap_or(request.module)];
+    args.extend(request.args);
+    let config = ProcessConfig {
+        args,
+        env: request.env.into_iter().collect(),
+        preopens: request.preopens,
+        ..ProcessConfig::default()
+    };
+    let mut options = SpawnOptions::default();
+    options.config = Arc::new(config);
+    options.name = request.name.clone();
+    let pid = environment
+        .spawn_wasm(&module, entry, Vec::new(), options)
+        .map_err(refused)?;
+    if let Some(name) = &request.name
+        && !environment.registry().put(name, pid.node().0, pid.raw())
+    {
+        environment.kill(pid, None);
+        return Err(refused("there is no room for more names"));
+    }
+    Ok(Json(Spawned {
+        pid: pid.to_string(),
+    }))
+}
+
+fn info(process: &tidelock::ProcessInfo) -> ProcessInfo {
+    ProcessInfo {
+        pid: process.pid.to_string(),
+        name: Some(process.name.clone()),
+        module: process.module.map(|hash| hash.to_string()),
+        entry: process.name.clone(),
+        state: if process.parked {
+            ProcessState::Parked
+        } else {
+            ProcessState::Running
+        },
+        queued: process.queued as u64,
+        memory_bytes: process.queued_bytes as u64,
+        links: process.links.len() as u64,
+        monitors: process.monitors.len() as u64,
+        parent: process.parent.map(|parent| parent.to_string()),
+        started_at: time(process.started_at),
+    }
+}
+
+fn detail(environment: &tidelock::Environment, process: &tidelock::ProcessInfo) -> ProcessDetail {
+    let limits = environment.limits();
+    let names = |pids: &[Pid]| pids.iter().map(Pid::to_string).collect();
+    ProcessDetail {
+        info: info(process),
+        linked: process
+            .links
+            .iter()
+            .map(|pid| LinkInfo {
+                pid: pid.to_string(),
+                tag: None,
+            })
+            .collect(),
+        monitoring: names(&process.monitors),
+        monitored_by: names(&process.watchers),
+        limits: BTreeMap::from([
+            ("mailbox_len_max".to_owned(), limits.mailbox_len_max as u64),
+            (
+                "mailbox_bytes_max".to_owned(),
+                limits.mailbox_bytes_max as u64,
+            ),
+            (
+                "message_bytes_max".to_owned(),
+                limits.message_bytes_max as u64,
+            ),
+        ]),
+        messages_in: process.received,
+        messages_out: 0,
+        die_when_link_dies: !process.traps_exits,
+        reason: None,
+    }
+}
+
+/// What is still known of a process that has ended: its reason, and its beginning if the events have it.
+fn remembered(state: &State, pid: Pid, reason: &ExitReason) -> ProcessDetail {
+    let pid = pid.to_string();
+    let (_, events, _) = state.journal.events.since(0, usize::MAX);
+    let began = events
+        .into_iter()
+        .rfind(|event| event.kind == EventKind::Spawned && event.pid.as_ref() == Some(&pid));
+    let (name, parent, started_at) = match began {
+        Some(event) => (event.detail.unwrap_or_default(), event.peer, event.time),
+        None => (String::new(), None, state.started_at),
+    };
+    ProcessDetail {
+        info: ProcessInfo {
+            pid,
+            name: Some(name.clone()).filter(|name| !name.is_empty()),
+            module: None,
+            entry: name,
+            state: ProcessState::Ended,
+            queued: 0,
+            memory_bytes: 0,
+            links: 0,
+            monitors: 0,
+            parent,
+            started_at,
+        },
+        linked: Vec::new(),
+        monitoring: Vec::new(),
+        monitored_by: Vec::new(),
+        limits: BTreeMap::new(),
+        messages_in: 0,
+        messages_out: 0,
+        die_when_link_dies: true,
+        reason: Some(reason.to_string()),
+    }
+}
+
+fn parse(pid: &str) -> Result<Pid, ApiError> {
+    pid.parse()
+        .map_err(|_| ApiError::bad_request(format!("{pid:?} is not a pid such as n3.42")))
+}
+
+fn no_process(pid: Pid) -> ApiError {
+    let message = format!("{pid}: there is no such process");
+    ApiError::new(StatusCode::NOT_FOUND, codes::NO_PROCESS, message)
+}
+
+fn refused(why: impl std::fmt::Display) -> ApiError {
+    ApiError::new(StatusCode::CONFLICT, codes::SPAWN_REFUSED, why.to_string())
+}
+
+// ---- what happens ------------------------------------------------------------------------------
+
+async fn logs(Get(state): Get<State>, Query(query): Query<Follow>) -> Response {
+    lines(state.journal.lines, query.follow)
+}
+
+async fn events(Get(state): Get<State>, Query(query): Query<Follow>) -> Response {
+    lines(state.journal.events, query.follow)
+}
+
+/// Everything that is kept, one JSON document per line, and then, if asked for, all that comes.
+fn lines<T>(kept: Kept<T>, follow: bool) -> Response
+where
+    T: Serialize + Clone + Send + Sync + 'static,
+{
+    let body = stream::unfold((kept, 0), move |(kept, from)| async move {
+        loop {
+            let (missed, items, next) = kept.since(from, BATCH_MAX);
+            if items.is_empty() {
+                if !follow {
+                    return None;
+                }
+                kept.wait(from).await;
+                continue;
+            }
+            let mut text = String::new();
+            if from > 0 && missed > 0 {
+                let _ = writeln!(text, "{{\"missed\":{missed}}}");
+            }
+            for item in &items {
+                text.push_str(&serde_json::to_string(item).expect("plain data serialises"));
+                text.push('\n');
+            }
+            return Some((text, (kept, next)));
+        }
+    });
+    let body = body.map(|text| Ok::<_, Infallible>(Bytes::from(text)));
+    (
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(body),
+    )
+        .into_response()
+}
+
+// ---- the node itself ---------------------------------------------------------------------------
+
+async fn status(Get(state): Get<State>) -> Json<NodeStatus> {
+    let subject = &state.subject;
+    let identity = subject.identity();
+    Json(NodeStatus {
+        id: subject.environment().node().to_string(),
+        name: subject.name().to_owned(),
+        cluster: Some(identity.name().cluster.clone()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: state.started_at,
+        processes: subject.environment().counters().alive,
+        memory_bytes: 0,
+        sessions: subject.sessions().len() as u64,
+        draining: subject.is_draining(),
+        expires_at: expiry(subject.as_ref()),
+    })
+}
+
+/// All sessions; with `at_least`, answered once there are so many.
+async fn sessions(Get(state): Get<State>, Query(query): Query<AtLeast>) -> Json<Vec<SessionInfo>> {
+    let mut changed = state.subject.sessions_changed();
+    loop {
+        changed.mark_unchanged();
+        let sessions = state.subject.sessions();
+        let enough = query.at_least.is_none_or(|least| sessions.len() >= least);
+        if enough || changed.changed().await.is_err() {
+            return Json(sessions);
+        }
+    }
+}
+
+async fn drain(Get(state): Get<State>, Json(request): Json<Drain>) -> Json<Draining> {
+    state.journal.record(EventKind::Draining, None, None);
+    state
+        .subject
+        .drain(request.timeout_s.map(Duration::from_secs));
+    Json(Draining {
+        remaining: state.subject.environment().counters().alive,
+    })
+}
+
+async fn livez() -> Response {
+    // That this is answered is the check.
+    health(vec![Check {
+        name: "loop".to_owned(),
+        ok: true,
+        detail: "turns".to_owned(),
+    }])
+}
+
+async fn readyz(Get(state): Get<State>) -> Response {
+    let subject = state.subject.as_ref();
+    let check = |name: &str, ok, detail: String| Check {
+        name: name.to_owned(),
+        ok,
+        detail,
+    };
+    let expires_at = expiry(subject);
+    health(vec![
+        check(
+            "joined",
+            true,
+            format!("as {}", subject.environment().node()),
+        ),
+        check(
+            "certificate",
+            expires_at.is_some_and(|at| at > Timestamp::now()),
+            expires_at.map_or_else(|| "none".to_owned(), |at| format!("until {at}")),
+        ),
+        check(
+            "draining",
+            !subject.is_draining(),
+            if subject.is_draining() { "yes" } else { "no" }.to_owned(),
+        ),
+    ])
+}
+
+fn health(checks: Vec<Check>) -> Response {
+    let ok = checks.iter().all(|check| check.ok);
+    let status = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(Health { ok, checks })).into_response()
+}
+
+fn expiry(subject: &dyn Subject) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(subject.identity().not_after().as_secs()).ok()?).ok()
+}
+
+/// OpenMetrics text. Base units; a pid is never a label.
+async fn metrics(Get(state): Get<State>) -> Response {
+    let subject = state.subject.as_ref();
+    let counters = subject.environment().counters();
+    let mut text = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, f64)]| {
+        let _ = writeln!(text, "# TYPE {name} {kind}\n# HELP {name} {help}");
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        for (labels, value) in samples {
+            let _ = writeln!(text, "{name}{suffix}{labels} {value}");
+        }
+    };
+    let plain = |value: f64| vec![(String::new(), value)];
+    family(
+        "tidelock_processes",
+        "gauge",
+        "Processes alive.",
+        &plain(counters.alive as f64),
+    );
+    family(
+        "tidelock_spawns",
+        "counter",
+        "Processes made.",
+        &plain(counters.spawned as f64),
+    );
+    let exits = [
+        (
+            "{reason=\"normal\"}".to_owned(),
+            counters.ended_normally as f64,
+        ),
+        (
+            "{reason=\"other\"}".to_owned(),
+            counters.ended_abnormally as f64,
+        ),
+    ];
+    family("tidelock_exits", "counter", "Processes ended.", &exits);
+
+    let sessions = subject.sessions();
+    let per_peer = |value: &dyn Fn(&SessionInfo) -> f64| -> Vec<(String, f64)> {
+        sessions
+            .iter()
+            .map(|session| (format!("{{peer=\"{}\"}}", session.peer), value(session)))
+            .collect()
+    };
+    family(
+        "tidelock_sessions",
+        "gauge",
+        "Sessions open.",
+        &plain(sessions.len() as f64),
+    );
+    let rtt = per_peer(&|session| session.rtt_ms / 1000.0);
+    family(
+        "tidelock_session_rtt_seconds",
+        "gauge",
+        "Round-trip time.",
+        &rtt,
+    );
+    let backlog = per_peer(&|session| session.backlog_bytes as f64);
+    family(
+        "tidelock_session_backlog_bytes",
+        "gauge",
+        "Bytes not taken yet.",
+        &backlog,
+    );
+    let left = expiry(subject).map_or(0, |at| at.as_second() - now_s());
+    let expiry = plain(left as f64);
+    family(
+        "tidelock_certificate_expiry_seconds",
+        "gauge",
+        "Until the certificate ends.",
+        &expiry,
+    );
+    text.push_str("# EOF\n");
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+fn now_s() -> i64 {
+    let now = std::time::SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
