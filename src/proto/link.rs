@@ -34,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::switch::off;
 use crate::{ExitReason, NodeId, Pid};
 
 /// What one process's block says to another's.
@@ -352,6 +353,9 @@ impl Block {
             out.push(Effect::UnlinkReturns(peer));
         }
         out.push(Effect::Send(peer, Signal::Link { id, tag }));
+        if off("link waits for its answer") {
+            out.push(Effect::LinkReturns(peer, LinkOutcome::Linked));
+        }
     }
 
     /// Begins `unlink(peer)`. It ends with [`Effect::UnlinkReturns`], at the latest with the session.
@@ -364,7 +368,9 @@ impl Block {
             out.push(Effect::UnlinkReturns(peer));
             return;
         };
-        row.queued.clear();
+        if !off("unlink withdraws what is queued") {
+            row.queued.clear();
+        }
         if row.is_linked() {
             row.call = None;
             row.entry = Entry::Unlinking(id);
@@ -452,6 +458,10 @@ impl Block {
                         row.entry = Entry::Active(tag);
                         LinkAnswer::Linked
                     }
+                    Entry::Unlinking(_) if off("a link that crosses an unlink is not taken") => {
+                        row.entry = Entry::Active(tag);
+                        LinkAnswer::Linked
+                    }
                     Entry::Unlinking(_) => LinkAnswer::Crossed,
                 };
                 out.push(Effect::Send(from, Signal::LinkAck { id, answer }));
@@ -462,13 +472,17 @@ impl Block {
                     && let Entry::Active(_) = row.entry
                 {
                     row.entry = Entry::None;
+                    if off("an unlink leaves the other's call alone") {
+                        row.call = None;
+                    }
                 }
                 out.push(Effect::Send(from, Signal::UnlinkAck { id }));
                 self.sweep(from);
             }
             Signal::UnlinkAck { id } => {
                 if let Some(row) = self.rows.get_mut(&from)
-                    && row.entry == Entry::Unlinking(id)
+                    && (row.entry == Entry::Unlinking(id)
+                        || (matches!(row.entry, Entry::Unlinking(_)) && off("unlink has an id")))
                 {
                     row.entry = Entry::None;
                     if std::mem::take(&mut row.unlink_waits) {
@@ -509,6 +523,9 @@ impl Block {
 
     fn link_answered(&mut self, from: Pid, id: u64, answer: LinkAnswer, out: &mut Vec<Effect>) {
         let fresh = self.next;
+        if answer == LinkAnswer::NoProcess && off("NoProcess has an id") {
+            return self.peer_gone(from, &ExitReason::NoProcess, out);
+        }
         // A straggler: the request was given up, or answered by the other's end.
         let Some(row) = self.rows.get_mut(&from) else {
             return;
@@ -518,6 +535,10 @@ impl Block {
         };
         match answer {
             LinkAnswer::Linked => {
+                row.call = None;
+                out.push(Effect::LinkReturns(from, LinkOutcome::Linked));
+            }
+            LinkAnswer::Crossed if off("a crossed link is asked again") => {
                 row.call = None;
                 out.push(Effect::LinkReturns(from, LinkOutcome::Linked));
             }
@@ -544,14 +565,19 @@ impl Block {
         let Some(row) = self.rows.get_mut(&peer) else {
             return;
         };
-        let call = row.call.take();
+        let call = match row.call {
+            Some(_) if off("an end answers the call") => None,
+            _ => row.call.take(),
+        };
         let tag = match (row.entry, call) {
             (Entry::Active(tag), _) => Some(tag),
             (Entry::None | Entry::Unlinking(_), Some(call)) => Some(call.tag),
-            (Entry::None | Entry::Unlinking(_), None) => None,
+            (Entry::None | Entry::Unlinking(_), None) => {
+                off("an exit needs an entry").then_some(None)
+            }
         };
         row.entry = Entry::None;
-        if std::mem::take(&mut row.unlink_waits) {
+        if !off("an end answers the unlink") && std::mem::take(&mut row.unlink_waits) {
             out.push(Effect::UnlinkReturns(peer));
         }
         match (tag, call) {
@@ -611,7 +637,7 @@ impl Block {
 
     fn down(&mut self, from: Pid, reference: u64, reason: ExitReason, out: &mut Vec<Effect>) {
         // A straggler if the monitor was withdrawn; a forgery if it was about somebody else.
-        if self.watching.get(&reference) == Some(&from) {
+        if self.watching.get(&reference) == Some(&from) || off("a Down uses its reference up") {
             self.watching.remove(&reference);
             out.push(Effect::Down {
                 reference,
@@ -631,6 +657,9 @@ impl Block {
         if let (Some(low), Some(high)) = (low, high) {
             let peers: Vec<Pid> = self.rows.range(low..=high).map(|(pid, _)| *pid).collect();
             for peer in peers {
+                if off("a lost session answers calls") && self.rows[&peer].entry == Entry::None {
+                    continue;
+                }
                 self.peer_gone(peer, reason, out);
             }
         }
@@ -643,8 +672,9 @@ impl Block {
         for (reference, target) in downs {
             self.down(target, reference, reason.clone(), out);
         }
-        self.watched_by
-            .retain(|(watcher, _)| watcher.node() != node);
+        self.watched_by.retain(|(watcher, _)| {
+            watcher.node() != node || off("a lost session ends its watchers")
+        });
         self.asks.retain(|(asked, _)| *asked != node);
         self.watching_nodes.retain(|reference, watched| {
             if *watched == node {
@@ -682,6 +712,9 @@ impl Block {
             out.push(Effect::Send(watcher, Signal::Down { reference, reason }));
         }
         for (reference, target) in std::mem::take(&mut self.watching) {
+            if off("an end withdraws its monitors") {
+                break;
+            }
             out.push(Effect::Send(target, Signal::Demonitor { reference }));
         }
         for (node, reference) in std::mem::take(&mut self.asks) {

@@ -11,6 +11,7 @@
 //! It does not time dials out and does not know addresses.
 
 use crate::NodeId;
+use crate::switch::off;
 
 /// What one node knows about its sessions with one other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,7 +103,14 @@ impl Pair {
         let ours_stays = self
             .dialling
             .is_some_and(|own| own > epoch || (own == epoch && self.us < self.peer));
-        if epoch <= self.opened || ours_stays {
+        let ours_stays = match self.dialling {
+            Some(own) if off("at a tie one dial yields") => own >= epoch,
+            Some(own) if off("at a tie one dial stays") => own > epoch,
+            Some(_) if off("a dial under way counts") => false,
+            _ => ours_stays,
+        };
+        let stale = epoch <= self.opened && !off("an epoch is opened once");
+        if stale || ours_stays {
             Verdict::Stale(self.known)
         } else {
             Verdict::Accept
@@ -112,7 +120,9 @@ impl Pair {
     /// The session of an accepted Hello opens; a dial of our own is given up.
     pub fn handle_accepted(&mut self, epoch: u64) {
         debug_assert!(self.open.is_none(), "the open session ends first");
-        self.dialling = None;
+        if !off("an accepted Hello drops the own dial") {
+            self.dialling = None;
+        }
         self.open_at(epoch);
     }
 

@@ -161,6 +161,8 @@ pub enum Hosting {
     Preparing,
     /// The child exists with its halves, and has not run.
     Parked,
+    /// `Start` has come, and the child has not run yet.
+    Starting,
     /// The child ended while parked. Absorbs the `Start` or `Cancel` that is still to come.
     Ended,
 }
@@ -194,7 +196,7 @@ pub enum AskingStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum HostingStep {
-    /// Run the child. The machine is over.
+    /// Run the child, which ends the machine, unless the child ends first.
     Run,
     /// End the parked child, unrun, and say `Cancelled`. The machine is over.
     End,
@@ -239,13 +241,14 @@ impl Hosting {
             // Our Exit or Down is on its way to whoever must know.
             Hosting::Ended => Ok(HostingStep::Forget),
             Hosting::Preparing => Err("Start follows Prepared"),
+            Hosting::Starting => Err("Start comes once"),
         }
     }
 
     /// Handles `Cancel`, which is always answered by `Cancelled`.
     pub fn handle_cancel(self) -> HostingStep {
         match self {
-            Hosting::Parked => HostingStep::End,
+            Hosting::Parked | Hosting::Starting => HostingStep::End,
             Hosting::Preparing => HostingStep::Drop,
             Hosting::Ended => HostingStep::Forget,
         }

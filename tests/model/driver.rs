@@ -1,0 +1,753 @@
+//! What a node must do around the protocol crate. Glue: it decides nothing.
+//!
+//! # The rules a driver keeps
+//!
+//! The node's `dist.rs` keeps the same ones, for the same reasons. Each is removed once in
+//! `tests/model_switches.rs`.
+//!
+//! * **D1 — one step.** A block's change, its effects and the frames they append are one step: no
+//!   other input of that block or session comes in between. Effects are carried out in order.
+//! * **D2 — unsent is told.** A signal that finds no open session goes to `Block::unsent` at once.
+//! * **D3 — somebody answers for nobody.** A signal to a process that is not there is answered by
+//!   `answer_for_nobody`, in the lane, like everything else.
+//! * **D4 — link drains first.** Before `link(q)` the LinkDieds about q are taken; a process that
+//!   ends of one makes no link. A LinkDied counts only if `Block::take` agrees.
+//! * **D5 — giving up is a signal.** A `link` that times out calls `unlink`; a `spawn` that times
+//!   out, and `Effect::CancelSpawn`, call `Session::cancel`. Nothing is merely forgotten.
+//! * **D6 — halves first.** The child's half is in its block before `Session::made`; the parent's
+//!   before `Session::start`, in the step of `Action::Adopt`. A child runs at `Action::Run` only.
+//! * **D7 — the end of a process.** `Block::end`, its effects, `Session::parked_ended` if it was
+//!   parked, `Session::forget`. A parked child ends like any other.
+//! * **D8 — the end of a session.** Poll every action, `Session::end`, then tell the list in its
+//!   order: spawns fail, parked children end, blocks hear `session_lost`; then `Pair::handle_ended`.
+//!   Only then may the next session open. The blocks alone report ends of links.
+//! * **D9 — one connection, one session.** What arrives on a connection goes to its own session;
+//!   on `Verdict::Accept` the open session ends first and the own dial's connection is closed.
+//! * **D10 — order.** A lane is read in order, by one reader.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use tidelock_proto::link::{Block, Effect, LinkOutcome, Signal, answer_for_nobody};
+use tidelock_proto::pair::{Pair, Verdict};
+use tidelock_proto::session::{Action, Limits, Session, check_hello};
+use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
+use tidelock_proto::wire::{self, Frame, Hello};
+use tidelock_proto::{Environ, ExitReason, ModuleHash, PROTOCOL, Pid};
+
+use super::world::World;
+use super::{node, off, side};
+
+/// What a suspended process waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wait {
+    Link(Pid),
+    Unlink(Pid),
+    Spawn(u64),
+}
+
+/// A LinkDied in a mailbox.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Notice {
+    pub about: Pid,
+    pub number: u64,
+    /// For the observer: `link` was called after it came.
+    pub stale: bool,
+}
+
+/// One process: its control block, its mailbox, and where its code stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Process {
+    pub block: Block,
+    pub mailbox: VecDeque<Notice>,
+    pub wait: Option<Wait>,
+    /// The spawn whose Start it waits for; it has not run.
+    pub parked: Option<u64>,
+    /// For the observer: the monitors it asked for and has not heard of.
+    pub watching: BTreeMap<u64, Pid>,
+}
+
+impl Process {
+    pub fn new(pid: Pid) -> Self {
+        Process {
+            block: Block::new(pid),
+            mailbox: VecDeque::new(),
+            wait: None,
+            parked: None,
+            watching: BTreeMap::new(),
+        }
+    }
+}
+
+/// A spawn that a process of this node waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ask {
+    pub parent: Pid,
+    pub linked: bool,
+    pub monitor: Option<u64>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Node {
+    pub up: bool,
+    pub pair: Pair,
+    /// The connection of the open session.
+    pub open: Option<usize>,
+    pub processes: BTreeMap<Pid, Rc<Process>>,
+    pub asks: BTreeMap<u64, Ask>,
+    /// Children being made: their connection and request.
+    pub making: BTreeMap<(usize, u64), Rc<Prepare>>,
+    /// Local numbers given to children.
+    pub born: u64,
+    /// Signals between two processes of this node, in order per pair.
+    pub local: BTreeMap<(Pid, Pid), VecDeque<Signal>>,
+}
+
+impl Node {
+    pub fn new(side: usize) -> Self {
+        Node {
+            up: true,
+            pair: Pair::new(node(side), node(1 - side)),
+            open: None,
+            processes: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            making: BTreeMap::new(),
+            born: 0,
+            local: BTreeMap::new(),
+        }
+    }
+}
+
+/// One end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum End {
+    /// Hello is out.
+    Dialling,
+    /// Hello is awaited.
+    Listening,
+    Open(Rc<Session>),
+    Gone,
+}
+
+/// One connection: two lanes of frames, as bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Connection {
+    pub epoch: u64,
+    pub ends: [End; 2],
+    /// Nothing more gets on its way; what is under way may still arrive.
+    pub cut: bool,
+    /// What each side sent.
+    pub lanes: [VecDeque<Rc<[u8]>>; 2],
+}
+
+impl Connection {
+    fn push(&mut self, from: usize, frame: Rc<[u8]>) {
+        let read = self.ends[1 - from] != End::Gone || off("one connection, one session");
+        if !self.cut && read {
+            self.lanes[from].push_back(frame);
+        }
+    }
+}
+
+/// Why the far side is out of reach.
+fn lost(side: usize) -> ExitReason {
+    ExitReason::NodeDown {
+        node: node(1 - side),
+        how: String::new(),
+    }
+}
+
+fn bytes_of(frame: &Frame) -> Rc<[u8]> {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes);
+    bytes.into()
+}
+
+/// Reads one frame.
+pub fn frame_of(bytes: &[u8]) -> Frame {
+    let frame = wire::decode(&mut BytesMut::from(bytes));
+    frame.expect("a frame").expect("a whole frame")
+}
+
+impl World {
+    pub fn process(&mut self, pid: Pid) -> Option<&mut Process> {
+        let processes = &mut self.node_mut(side(pid.node())).processes;
+        processes.get_mut(&pid).map(Rc::make_mut)
+    }
+
+    pub fn session(&mut self, side: usize) -> Option<&mut Session> {
+        let at = self.nodes[side].open?;
+        match &mut self.connections[at].ends[side] {
+            End::Open(session) => Some(Rc::make_mut(session)),
+            _ => None,
+        }
+    }
+
+    /// Hands a step to a block and carries out what follows (D1).
+    pub fn on_block(&mut self, pid: Pid, step: impl FnOnce(&mut Block, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        if let Some(process) = self.process(pid) {
+            step(&mut process.block, &mut effects);
+        }
+        self.carry_out(pid, effects);
+    }
+
+    fn carry_out(&mut self, pid: Pid, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(to, signal) => self.send(pid, to, signal),
+                Effect::Tell { number, about, .. } => {
+                    self.observer.told(pid, about);
+                    if let Some(process) = self.process(pid) {
+                        process.mailbox.push_back(Notice {
+                            about,
+                            number,
+                            stale: false,
+                        });
+                    }
+                }
+                Effect::LinkReturns(peer, outcome) => self.link_returns(pid, peer, &outcome),
+                Effect::UnlinkReturns(peer) => {
+                    if let Some(process) = self.process(pid)
+                        && process.wait == Some(Wait::Unlink(peer))
+                    {
+                        process.wait = None;
+                    }
+                }
+                Effect::Down { reference, .. } => {
+                    if let Some(process) = self.process(pid)
+                        && process.watching.remove(&reference).is_none()
+                    {
+                        self.observer
+                            .break_promise("a Down comes twice, or after demonitor()");
+                    }
+                }
+                Effect::NodeDown { .. } => {}
+                Effect::Kill(by) => self.end_process(pid, ExitReason::Killed(Some(by))),
+                Effect::CancelSpawn(_, reference) => {
+                    let here = side(pid.node());
+                    self.spawn_failed(here, reference);
+                    if !off("a parent's end cancels its spawn")
+                        && let Some(session) = self.session(here)
+                    {
+                        session.cancel(reference);
+                    }
+                }
+            }
+        }
+    }
+
+    fn link_returns(&mut self, pid: Pid, peer: Pid, outcome: &LinkOutcome) {
+        let Some(process) = self.process(pid) else {
+            return;
+        };
+        if process.wait != Some(Wait::Link(peer)) {
+            if !off("giving link() up is an unlink") && !off("link waits for its answer") {
+                self.observer
+                    .break_promise("link() returns although nobody waits for it");
+            }
+            return;
+        }
+        process.wait = None;
+        match outcome {
+            LinkOutcome::Linked => {
+                if !process.block.is_linked(peer) {
+                    self.observer
+                        .break_promise("P1: link() returns Linked, and there is no link");
+                }
+            }
+            LinkOutcome::Told => {}
+            LinkOutcome::Ended(_) => self.observer.told(pid, peer),
+        }
+    }
+
+    /// Puts a signal on its way: D2 if there is none.
+    pub fn send(&mut self, from: Pid, to: Pid, signal: Signal) {
+        let here = side(from.node());
+        if from.node() == to.node() {
+            let lanes = &mut self.node_mut(here).local;
+            lanes.entry((from, to)).or_default().push_back(signal);
+            return;
+        }
+        let sent = self.session(here).is_some_and(|session| {
+            session
+                .signal(Environ::default(), from, to, &signal)
+                .is_ok()
+        });
+        if !sent && !off("unsent is told") {
+            self.on_block(from, |block, out| {
+                block.unsent(to, &signal, &lost(here), out);
+            });
+        }
+    }
+
+    /// A signal arrives at a process, or at nobody (D3).
+    pub fn arrive(&mut self, from: Pid, to: Pid, signal: Signal) {
+        if self.process(to).is_none() {
+            let silent = match signal {
+                Signal::Link { .. } => off("the dead answer Link"),
+                Signal::Unlink { .. } => off("the dead answer Unlink"),
+                Signal::Monitor { .. } => off("the dead answer Monitor"),
+                _ => false,
+            };
+            if !silent && let Some(answer) = answer_for_nobody(&signal) {
+                self.send(to, from, answer);
+            }
+            return;
+        }
+        let is_unlink = matches!(signal, Signal::Unlink { .. });
+        let process = self.process(to).expect("it is there");
+        let calls = process.wait == Some(Wait::Link(from));
+        let before = process.block.is_linked(from);
+        let mut effects = Vec::new();
+        process.block.handle(from, signal, &mut effects);
+        let after = process.block.is_linked(from);
+        if !before && after && !calls {
+            self.observer.linked(to, from);
+        }
+        if before && !after && is_unlink && !calls {
+            self.observer.half(to, from).owed = false;
+        }
+        self.carry_out(to, effects);
+    }
+
+    /// D7.
+    pub fn end_process(&mut self, pid: Pid, reason: ExitReason) {
+        let here = side(pid.node());
+        let Some(process) = self.node_mut(here).processes.remove(&pid) else {
+            return;
+        };
+        let mut process = Rc::unwrap_or_clone(process);
+        self.observer.ended(pid);
+        let mut effects = Vec::new();
+        process.block.end(reason, &mut effects);
+        if process.parked.is_some() && off("a parked child ends like any other") {
+            effects.clear();
+        }
+        self.carry_out(pid, effects);
+        if let Some(session) = self.session(here) {
+            if let Some(reference) = process.parked
+                && !off("a parked child's end is noted")
+            {
+                session.parked_ended(reference);
+            }
+            session.forget(pid);
+        }
+    }
+
+    // ---- spawn -----------------------------------------------------------------------------
+
+    fn key(&self, side: usize, reference: u64) -> (u64, u64) {
+        let epoch = self.nodes[side]
+            .open
+            .map_or(0, |at| self.connections[at].epoch);
+        (epoch, reference)
+    }
+
+    /// `parent` calls `spawn`; without a session it fails at once.
+    pub fn spawn(&mut self, parent: Pid, linked: bool, monitored: bool) {
+        let here = side(parent.node());
+        let monitor = monitored.then(|| {
+            let process = self.process(parent).expect("it calls");
+            process.block.fresh()
+        });
+        let prepare = Prepare {
+            environ: Environ::default(),
+            parent,
+            module: ModuleHash([0; 32]),
+            entry: String::new(),
+            params: Vec::new(),
+            config: ProcessConfig::default(),
+            link: linked.then_some(None),
+            monitor,
+        };
+        let asked = self.session(here).map(|session| session.ask(prepare));
+        let Some(Ok(reference)) = asked else {
+            return;
+        };
+        let key = self.key(here, reference);
+        self.observer.asked(key, linked);
+        let ask = Ask {
+            parent,
+            linked,
+            monitor,
+        };
+        self.node_mut(here).asks.insert(reference, ask);
+        let process = self.process(parent).expect("it calls");
+        process.block.asks(node(1 - here), reference);
+        process.wait = Some(Wait::Spawn(reference));
+    }
+
+    /// The caller of `spawn` gives up (D5).
+    pub fn give_spawn_up(&mut self, parent: Pid, reference: u64) {
+        let here = side(parent.node());
+        if let Some(process) = self.process(parent) {
+            process.block.asked(node(1 - here), reference);
+        }
+        self.spawn_failed(here, reference);
+        if !off("giving spawn() up is a Cancel")
+            && let Some(session) = self.session(here)
+        {
+            session.cancel(reference);
+        }
+    }
+
+    /// `spawn` returns an error, if it has not returned.
+    fn spawn_failed(&mut self, side: usize, reference: u64) {
+        let Some(ask) = self.node_mut(side).asks.remove(&reference) else {
+            return;
+        };
+        let key = self.key(side, reference);
+        self.observer.failed(key);
+        if let Some(process) = self.process(ask.parent) {
+            process.block.asked(node(1 - side), reference);
+            process.wait = None;
+        }
+    }
+
+    /// The child is ready to be parked (D6).
+    pub fn made(&mut self, side: usize, at: usize, reference: u64) {
+        let prepare = self.node_mut(side).making.remove(&(at, reference)).unwrap();
+        let child = Pid::new(node(side), self.nodes[side].born + 1).unwrap();
+        let mut process = Process::new(child);
+        process.parked = Some(reference);
+        if let Some(tag) = prepare.link {
+            process.block.adopt(prepare.parent, tag);
+        }
+        if let Some(monitor) = prepare.monitor {
+            process.block.adopt_watcher(prepare.parent, monitor);
+        }
+        let End::Open(session) = &mut self.connections[at].ends[side] else {
+            return;
+        };
+        if Rc::make_mut(session).made(reference, child) {
+            self.node_mut(side).born += 1;
+            self.node_mut(side).processes.insert(child, process.into());
+            if prepare.link.is_some() {
+                self.observer.linked(child, prepare.parent);
+            }
+            if off("a child runs at Start") {
+                let key = self.key(side, reference);
+                self.observer.ran(key);
+            }
+        }
+    }
+
+    /// The child cannot be made.
+    pub fn refuse(&mut self, side: usize, at: usize, reference: u64) {
+        self.node_mut(side).making.remove(&(at, reference));
+        if let End::Open(session) = &mut self.connections[at].ends[side] {
+            Rc::make_mut(session).refuse(reference, Refusal::Draining);
+        }
+    }
+
+    fn adopt(&mut self, side: usize, reference: u64, child: Pid) {
+        let ask = self.node_mut(side).asks.remove(&reference);
+        let wanted = ask.filter(|ask| {
+            self.process(ask.parent)
+                .is_some_and(|parent| parent.block.asked(node(1 - side), reference))
+        });
+        let Some(ask) = wanted else {
+            self.observer
+                .break_promise("Adopt comes although nobody waits for it");
+            return;
+        };
+        let key = self.key(side, reference);
+        let parent = self.process(ask.parent).expect("it waits");
+        parent.wait = None;
+        if ask.linked && !off("the parent's half comes before Start") {
+            parent.block.adopt(child, None);
+            self.observer.linked(ask.parent, child);
+            self.observer.adopted(key);
+        }
+        if let Some(monitor) = ask.monitor {
+            let parent = self.process(ask.parent).expect("it waits");
+            parent.block.adopt_monitor(monitor, child);
+            parent.watching.insert(monitor, child);
+        }
+        if off("the block alone reports ends") && ask.linked {
+            self.owners.insert((ask.parent, child));
+        }
+        if !off("Start follows in the same step")
+            && let Some(session) = self.session(side)
+            && session.start(reference, ask.parent).is_err()
+        {
+            self.observer
+                .break_promise("a spawn that can be adopted cannot be started");
+        }
+    }
+
+    fn parked(&self, side: usize, reference: u64) -> Option<Pid> {
+        let processes = &self.nodes[side].processes;
+        let found = processes
+            .iter()
+            .find(|(_, process)| process.parked == Some(reference));
+        found.map(|(pid, _)| *pid)
+    }
+
+    fn run(&mut self, side: usize, reference: u64) {
+        let Some(child) = self.parked(side, reference) else {
+            self.observer
+                .break_promise("a child is to run that is gone");
+            return;
+        };
+        self.process(child).expect("it is parked").parked = None;
+        let key = self.key(side, reference);
+        self.observer.ran(key);
+    }
+
+    // ---- sessions --------------------------------------------------------------------------
+
+    /// Does what the open session says, until it says no more.
+    fn act(&mut self, side: usize) {
+        while let Some(action) = self.session(side).and_then(Session::poll_action) {
+            match action {
+                Action::Deliver(route, signal) => self.arrive(route.from, route.to, signal),
+                Action::Make(reference, prepare) => {
+                    let at = self.nodes[side].open.expect("it says so");
+                    let making = &mut self.node_mut(side).making;
+                    making.insert((at, reference), Rc::new(*prepare));
+                }
+                Action::Adopt(reference, child) => self.adopt(side, reference, child),
+                Action::Refused(reference, _) => self.spawn_failed(side, reference),
+                Action::Run(reference) => self.run(side, reference),
+                Action::End(reference) => {
+                    if let Some(child) = self.parked(side, reference) {
+                        self.end_process(child, ExitReason::NotStarted(String::new()));
+                    }
+                }
+                Action::Message(..)
+                | Action::Bulk(..)
+                | Action::Query(..)
+                | Action::Answered(..)
+                | Action::Left => unreachable!("not in this model"),
+            }
+        }
+    }
+
+    /// D8.
+    pub fn end_session(&mut self, side: usize) {
+        let Some(session) = self.session(side) else {
+            return;
+        };
+        let epoch = session.epoch();
+        let ending = session.end();
+        for reference in ending.asks {
+            self.spawn_failed(side, reference);
+        }
+        for reference in ending.parked {
+            if let Some(child) = self.parked(side, reference) {
+                self.end_process(child, ExitReason::NotStarted(String::new()));
+            }
+        }
+        for local in ending.locals {
+            if !off("a lost session is told") {
+                self.on_block(local, |block, out| {
+                    block.session_lost(node(1 - side), &lost(side), out);
+                });
+            }
+        }
+        for (parent, child) in std::mem::take(&mut self.owners) {
+            if self.process(parent).is_some() {
+                self.observer.told(parent, child);
+            }
+        }
+        self.node_mut(side).pair.handle_ended(epoch);
+        let at = self.node_mut(side).open.take().expect("it was open");
+        self.leave(at, side);
+    }
+
+    /// Side takes no further part in connection `at`.
+    pub fn leave(&mut self, at: usize, side: usize) {
+        let connection = &mut self.connections[at];
+        connection.ends[side] = End::Gone;
+        if off("one connection, one session") {
+            return;
+        }
+        connection.lanes[1 - side].clear();
+        if connection.ends[1 - side] == End::Gone {
+            // Nobody can tell dead connections apart.
+            connection.lanes[side].clear();
+            (connection.cut, connection.epoch) = (true, 0);
+        }
+    }
+
+    /// Begins a dial, if the pair wants one.
+    pub fn dial(&mut self, from: usize) {
+        let Some(epoch) = self.node_mut(from).pair.dial() else {
+            return;
+        };
+        let mut ends = [End::Listening, End::Listening];
+        ends[from] = End::Dialling;
+        if !self.nodes[1 - from].up {
+            ends[1 - from] = End::Gone;
+        }
+        let mut connection = Connection {
+            epoch,
+            ends,
+            cut: false,
+            lanes: Default::default(),
+        };
+        connection.push(from, bytes_of(&Frame::Hello(hello(from, epoch))));
+        self.connections.push(connection);
+    }
+
+    /// A dial, or the wait for a Hello, comes to nothing.
+    pub fn dial_fails(&mut self, at: usize, side: usize) {
+        let connection = &self.connections[at];
+        let epoch = connection.epoch;
+        if connection.ends[side] == End::Dialling {
+            self.node_mut(side).pair.handle_dial_failed(epoch);
+        }
+        self.leave(at, side);
+    }
+
+    /// Opens a session on a connection, for nodes that knew each other before the story begins.
+    pub fn open(&mut self, at: usize, side: usize) {
+        let epoch = self.connections[at].epoch;
+        self.observer.opened(side, epoch);
+        if self.nodes[side].open.is_some() {
+            self.observer
+                .break_promise("two sessions are open on one node");
+        }
+        let session = Session::new(node(side), node(1 - side), epoch, Limits::default());
+        self.connections[at].ends[side] = End::Open(session.into());
+        self.node_mut(side).open = Some(at);
+    }
+
+    /// `count` frames arrive together, from position `skip` of the lane (D10: 0).
+    pub fn deliver(&mut self, at: usize, to: usize, skip: usize, count: usize) {
+        let lane = &mut self.connections[at].lanes[1 - to];
+        let frames: Vec<Rc<[u8]>> = lane.drain(skip..skip + count).collect();
+        let old = self.connections[at].ends[to] == End::Gone;
+        match &self.connections[at].ends[to] {
+            End::Dialling => self.answered(at, to, frame_of(&frames[0])),
+            End::Listening => self.hello(at, to, frame_of(&frames[0])),
+            End::Open(_) | End::Gone => {
+                let bytes = frames.concat();
+                let result = match self.session(to) {
+                    Some(session) => session.handle_bytes(&bytes),
+                    None => return,
+                };
+                self.act(to);
+                if let Err(error) = result {
+                    // Frames of another session may well be out of place.
+                    if !old {
+                        self.accuse(&error.to_string());
+                    }
+                    self.end_session(to);
+                }
+            }
+        }
+    }
+
+    fn accuse(&mut self, _error: &str) {
+        self.observer
+            .break_promise("a correct peer is accused of breaking the protocol");
+    }
+
+    /// A dial is answered.
+    fn answered(&mut self, at: usize, side: usize, frame: Frame) {
+        match frame {
+            Frame::Hello(hello) if self.is_sound(&hello, side) => {
+                if self.node_mut(side).pair.handle_answer(hello.epoch) {
+                    self.open(at, side);
+                } else {
+                    self.leave(at, side);
+                }
+            }
+            Frame::Stale(known) => {
+                let epoch = self.connections[at].epoch;
+                self.node_mut(side).pair.handle_stale(epoch, known);
+                self.leave(at, side);
+            }
+            frame => self.accuse(&format!("{frame:?}")),
+        }
+    }
+
+    fn is_sound(&mut self, hello: &Hello, side: usize) -> bool {
+        let sound = check_hello(hello, node(side), node(1 - side)).is_ok();
+        if !sound {
+            self.accuse("Hello");
+        }
+        sound
+    }
+
+    /// A Hello arrives (D9).
+    fn hello(&mut self, at: usize, side: usize, frame: Frame) {
+        let Frame::Hello(theirs) = frame else {
+            return self.accuse("no Hello");
+        };
+        if !self.is_sound(&theirs, side) {
+            return;
+        }
+        match self.nodes[side].pair.handle_hello(theirs.epoch) {
+            Verdict::Accept => {
+                if off("the open session ends before the next opens") {
+                    if let Some(old) = self.node_mut(side).open.take() {
+                        let epoch = self.connections[old].epoch;
+                        self.node_mut(side).pair.handle_ended(epoch);
+                        self.leave(old, side);
+                    }
+                } else {
+                    self.end_session(side);
+                }
+                let dials = (0..self.connections.len())
+                    .find(|at| self.connections[*at].ends[side] == End::Dialling);
+                if let Some(own) = dials
+                    && !off("an accepted Hello drops the own dial")
+                {
+                    self.leave(own, side);
+                }
+                self.node_mut(side).pair.handle_accepted(theirs.epoch);
+                self.open(at, side);
+                let answer = Frame::Hello(hello(side, theirs.epoch));
+                self.connections[at].push(side, bytes_of(&answer));
+            }
+            Verdict::Stale(known) => {
+                self.connections[at].push(side, bytes_of(&Frame::Stale(known)));
+                self.leave(at, side);
+            }
+        }
+    }
+
+    /// Hands what the open session wrote to its lane.
+    pub fn flush(&mut self, side: usize) {
+        let Some(bytes) = self.nodes[side].open.and_then(|at| {
+            // Only a session that wrote something is touched.
+            let End::Open(session) = &self.connections[at].ends[side] else {
+                return None;
+            };
+            if session.backlog() == 0 {
+                return None;
+            }
+            self.session(side).and_then(|session| {
+                let bytes = session.poll_transmit()?;
+                session.transmitted(bytes.len());
+                Some(bytes)
+            })
+        }) else {
+            return;
+        };
+        let at = self.nodes[side].open.expect("it wrote");
+        let mut rest = &bytes[..];
+        while let Some((header, _)) = rest.split_first_chunk::<4>() {
+            let length = u32::from_le_bytes(*header) as usize + wire::HEADER_BYTES;
+            let (frame, more) = rest.split_at(length);
+            self.connections[at].push(side, frame.into());
+            rest = more;
+        }
+    }
+}
+
+fn hello(from: usize, epoch: u64) -> Hello {
+    Hello {
+        versions: PROTOCOL,
+        from: node(from),
+        to: node(1 - from),
+        epoch,
+        ticket: Vec::new(),
+    }
+}

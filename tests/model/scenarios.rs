@@ -1,0 +1,454 @@
+//! What may happen how often: one table, one line of reason each.
+//!
+//! Whatever a budget allows may happen at any moment, or never. Deliveries, notices and what a
+//! machine does on its own are not budgeted. Every scenario has two sizes: the usual one, and a
+//! deep one for hours when nobody waits.
+
+use std::fmt;
+
+use tidelock_proto::link::LinkForm::{self, Notice, Value};
+
+use super::world::Kind;
+use super::{C, P, PAIRS, T};
+
+/// How far to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    Usual,
+    Deep,
+}
+
+/// How often each thing may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Calls of `link`, per pair of [`super::PAIRS`].
+    pub link: [u8; 6],
+    /// Calls of `unlink`, per pair.
+    pub unlink: [u8; 6],
+    /// Ends of their own, per role.
+    pub end: [u8; 4],
+    /// Deadlines of `link` and `unlink`.
+    pub give_up: u8,
+    pub spawn: u8,
+    /// Deadlines of `spawn`.
+    pub give_spawn_up: u8,
+    pub parked_too_long: u8,
+    pub kill: u8,
+    pub monitor: u8,
+    pub demonitor: u8,
+    /// Connections that are cut.
+    pub cut: u8,
+    /// Dials, per side.
+    pub dial: [u8; 2],
+    /// Crashes, per side.
+    pub crash: [u8; 2],
+}
+
+const NONE: Budget = Budget {
+    link: [0; 6],
+    unlink: [0; 6],
+    end: [0; 4],
+    give_up: 0,
+    spawn: 0,
+    give_spawn_up: 0,
+    parked_too_long: 0,
+    kill: 0,
+    monitor: 0,
+    demonitor: 0,
+    cut: 0,
+    dial: [0; 2],
+    crash: [0; 2],
+};
+
+/// One part of the space.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub budget: Budget,
+    /// The side T lives on.
+    pub third: usize,
+    pub forms: &'static [LinkForm],
+    /// A session is open at the beginning.
+    pub open: bool,
+    /// C lives at the beginning and need not be spawned.
+    pub child_lives: bool,
+    /// How a spawn may be asked for: linked, monitored.
+    pub spawns: &'static [(bool, bool)],
+    pub spawners: &'static [usize],
+    /// Who may kill whom.
+    pub kills: &'static [(usize, usize)],
+    /// Who may monitor whom.
+    pub monitors: &'static [(usize, usize)],
+    /// Who ends of a LinkDied.
+    pub die_of_links: &'static [usize],
+    /// Several frames may arrive in one read.
+    pub batches: bool,
+    pub connections_max: usize,
+    /// What the deep run allows beyond that.
+    pub deeper: fn(&mut Budget),
+    /// At least this many distinct states must be reached, usually and in the deep run, or the
+    /// model has shrunk.
+    pub states_min: [usize; 2],
+}
+
+const BASE: Scenario = Scenario {
+    name: "",
+    budget: NONE,
+    third: 0,
+    forms: &[Notice],
+    open: true,
+    child_lives: false,
+    spawns: &[(true, false)],
+    spawners: &[P],
+    kills: &[(T, C)],
+    monitors: &[(T, C)],
+    die_of_links: &[],
+    batches: true,
+    connections_max: 4,
+    deeper: |_| {},
+    states_min: [1, 1],
+};
+
+/// Every scenario of the model.
+pub const ALL: &[Scenario] = &[
+    // Two processes on two nodes: the link table, both forms, deadlines, one session that may go.
+    Scenario {
+        name: "links",
+        budget: Budget {
+            link: [0, 0, 2, 1, 0, 0],
+            unlink: [0, 0, 1, 1, 0, 0],
+            end: [0, 1, 1, 0],
+            give_up: 1,
+            cut: 1,
+            ..NONE
+        },
+        forms: &[Notice, Value],
+        child_lives: true,
+        ..BASE
+    },
+    // The same table over a session that is lost and dialled again, by either.
+    Scenario {
+        name: "links_again",
+        budget: Budget {
+            link: [0, 0, 2, 1, 0, 0],
+            unlink: [0, 0, 1, 0, 0, 0],
+            end: [0, 1, 0, 0],
+            cut: 1,
+            dial: [1, 1],
+            ..NONE
+        },
+        child_lives: true,
+        ..BASE
+    },
+    // Two processes of one node, and a remote one: local links obey the same table.
+    Scenario {
+        name: "links_here",
+        budget: Budget {
+            link: [1, 0, 1, 1, 0, 0],
+            unlink: [0, 0, 1, 1, 0, 0],
+            end: [1, 1, 1, 0],
+            give_up: 1,
+            cut: 1,
+            ..NONE
+        },
+        third: 1,
+        child_lives: true,
+        die_of_links: &[C],
+        ..BASE
+    },
+    // Three processes linked in a ring.
+    Scenario {
+        name: "ring",
+        budget: Budget {
+            link: [1, 0, 0, 1, 0, 1],
+            unlink: [1, 0, 0, 0, 0, 1],
+            end: [1, 1, 0, 0],
+            cut: 1,
+            ..NONE
+        },
+        child_lives: true,
+        die_of_links: &[P, C, T],
+        ..BASE
+    },
+    // Spawn, with a third process that guesses the child's pid, links it, kills it while it is
+    // parked, and a session that may go.
+    Scenario {
+        name: "spawn",
+        budget: Budget {
+            link: [0, 1, 1, 0, 0, 0],
+            unlink: [1, 0, 0, 0, 0, 0],
+            end: [1, 1, 0, 0],
+            spawn: 1,
+            give_spawn_up: 1,
+            parked_too_long: 1,
+            kill: 1,
+            cut: 1,
+            ..NONE
+        },
+        ..BASE
+    },
+    // The guess crosses the making of the child.
+    Scenario {
+        name: "guess",
+        budget: Budget {
+            link: [0, 0, 2, 1, 0, 0],
+            unlink: [0, 0, 1, 0, 0, 0],
+            end: [1, 1, 1, 0],
+            give_up: 1,
+            spawn: 1,
+            give_spawn_up: 1,
+            cut: 1,
+            ..NONE
+        },
+        ..BASE
+    },
+    // The same guess from the child's own node.
+    Scenario {
+        name: "guess_here",
+        budget: Budget {
+            link: [0, 0, 2, 1, 0, 0],
+            unlink: [0, 0, 1, 1, 0, 0],
+            end: [1, 0, 1, 0],
+            spawn: 1,
+            give_spawn_up: 1,
+            kill: 1,
+            cut: 1,
+            ..NONE
+        },
+        third: 1,
+        ..BASE
+    },
+    // The parent guesses the pid of its own child to come.
+    Scenario {
+        name: "parent_guess",
+        budget: Budget {
+            link: [2, 1, 0, 0, 0, 0],
+            unlink: [1, 1, 0, 0, 0, 0],
+            end: [1, 1, 0, 0],
+            give_up: 1,
+            spawn: 1,
+            give_spawn_up: 1,
+            parked_too_long: 1,
+            cut: 1,
+            ..NONE
+        },
+        forms: &[Notice, Value],
+        ..BASE
+    },
+    // Two spawns: the second is asked for while the first one's tombstone stands, and T spawns too.
+    Scenario {
+        name: "spawns",
+        budget: Budget {
+            end: [1, 0, 0, 0],
+            spawn: 2,
+            give_spawn_up: 2,
+            parked_too_long: 1,
+            cut: 1,
+            ..NONE
+        },
+        spawns: &[(true, false), (true, true)],
+        spawners: &[P, T],
+        ..BASE
+    },
+    // A parent that is killed from the child's node while its spawn is on the way.
+    Scenario {
+        name: "kill_parent",
+        budget: Budget {
+            link: [0, 0, 1, 0, 0, 1],
+            end: [0, 1, 0, 0],
+            spawn: 1,
+            give_spawn_up: 1,
+            kill: 1,
+            cut: 1,
+            ..NONE
+        },
+        third: 1,
+        kills: &[(T, P), (T, C)],
+        die_of_links: &[P, C],
+        ..BASE
+    },
+    // Spawn over a session that is lost and dialled again.
+    Scenario {
+        name: "spawn_again",
+        budget: Budget {
+            link: [0, 0, 1, 0, 0, 0],
+            end: [1, 0, 0, 0],
+            spawn: 1,
+            give_spawn_up: 1,
+            kill: 1,
+            cut: 2,
+            dial: [1, 1],
+            ..NONE
+        },
+        ..BASE
+    },
+    // A child that is linked, monitored or both, and a second monitor.
+    Scenario {
+        name: "spawn_monitor",
+        budget: Budget {
+            end: [1, 1, 1, 0],
+            spawn: 1,
+            give_spawn_up: 1,
+            kill: 1,
+            monitor: 1,
+            demonitor: 1,
+            cut: 1,
+            dial: [1, 0],
+            ..NONE
+        },
+        spawns: &[(true, false), (false, true), (true, true), (false, false)],
+        ..BASE
+    },
+    // Monitors beside links, over sessions that come and go; two monitors of one target stack.
+    Scenario {
+        name: "monitors",
+        budget: Budget {
+            link: [0, 0, 1, 0, 0, 0],
+            unlink: [0, 0, 1, 0, 0, 0],
+            end: [0, 1, 1, 0],
+            monitor: 2,
+            demonitor: 1,
+            cut: 1,
+            dial: [1, 1],
+            crash: [0, 1],
+            ..NONE
+        },
+        child_lives: true,
+        ..BASE
+    },
+    // Sessions alone: dials that cross, cuts, stale epochs.
+    Scenario {
+        name: "dials",
+        budget: Budget {
+            cut: 3,
+            dial: [2, 2],
+            ..NONE
+        },
+        open: false,
+        child_lives: true,
+        ..BASE
+    },
+    // Dials that cross, with links over the session that stays.
+    Scenario {
+        name: "dials_links",
+        budget: Budget {
+            link: [0, 0, 1, 1, 0, 0],
+            unlink: [0, 0, 1, 0, 0, 0],
+            cut: 1,
+            dial: [2, 2],
+            crash: [0, 1],
+            ..NONE
+        },
+        open: false,
+        child_lives: true,
+        ..BASE
+    },
+    // A sound network: dials must lead to a session, and links over it hold.
+    Scenario {
+        name: "sound",
+        budget: Budget {
+            link: [0, 0, 1, 1, 0, 0],
+            dial: [1, 1],
+            ..NONE
+        },
+        open: false,
+        child_lives: true,
+        ..BASE
+    },
+    // Either node may crash at any time.
+    Scenario {
+        name: "crash",
+        budget: Budget {
+            link: [0, 1, 1, 0, 0, 0],
+            end: [1, 0, 0, 0],
+            spawn: 1,
+            give_spawn_up: 1,
+            cut: 1,
+            dial: [1, 1],
+            crash: [1, 1],
+            ..NONE
+        },
+        ..BASE
+    },
+];
+
+/// The scenario with this name, in that size.
+pub fn scenario(name: &str, depth: Depth) -> Scenario {
+    let found = ALL.iter().find(|scenario| scenario.name == name);
+    let mut scenario = *found.expect("a scenario of the table");
+    if depth == Depth::Deep {
+        (scenario.deeper)(&mut scenario.budget);
+    }
+    scenario
+}
+
+impl Scenario {
+    /// The kinds of step that must have been taken when this scenario is explored.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let b = &self.budget;
+        let any = |budgets: &[u8]| budgets.iter().any(|budget| *budget > 0);
+        let links = any(&b.link);
+        let of = [
+            (true, Kind::Deliver),
+            (b.cut > 0 || any(&b.crash), Kind::Notice),
+            (b.dial[0].min(b.dial[1]) > 0 && b.cut > 0, Kind::DialFails),
+            (b.spawn > 0, Kind::Made),
+            (b.spawn > 0, Kind::Refuse),
+            (links, Kind::Take),
+            (links, Kind::Link),
+            (any(&b.unlink), Kind::Unlink),
+            (b.give_up + b.give_spawn_up > 0, Kind::GiveUp),
+            (any(&b.end), Kind::End),
+            (b.spawn > 0, Kind::Spawn),
+            (b.parked_too_long > 0, Kind::ParkedTooLong),
+            (b.kill > 0, Kind::Kill),
+            (b.monitor > 0, Kind::Monitor),
+            (b.demonitor > 0, Kind::Demonitor),
+            (b.cut > 0, Kind::Cut),
+            (any(&b.dial), Kind::Dial),
+            (any(&b.crash), Kind::Crash),
+        ];
+        let wanted = of.into_iter().filter(|(wanted, _)| *wanted);
+        wanted.map(|(_, kind)| kind).collect()
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("at most")?;
+        for (word, calls) in [("link", self.link), ("unlink", self.unlink)] {
+            for ((owner, peer), count) in PAIRS.iter().zip(calls) {
+                if count > 0 {
+                    write!(f, " {count} {word} {}→{},", ROLE[*owner], ROLE[*peer])?;
+                }
+            }
+        }
+        for (role, count) in ROLE.iter().zip(self.end) {
+            if count > 0 {
+                write!(f, " {count} end of {role},")?;
+            }
+        }
+        for (word, count) in [
+            ("link deadline", self.give_up),
+            ("spawn", self.spawn),
+            ("spawn deadline", self.give_spawn_up),
+            ("child parked too long", self.parked_too_long),
+            ("kill", self.kill),
+            ("monitor", self.monitor),
+            ("demonitor", self.demonitor),
+            ("cut", self.cut),
+            ("dial by n1", self.dial[0]),
+            ("dial by n2", self.dial[1]),
+            ("crash of n1", self.crash[0]),
+            ("crash of n2", self.crash[1]),
+        ] {
+            if count > 0 {
+                write!(f, " {count} {word},")?;
+            }
+        }
+        f.write_str(" in any order")
+    }
+}
+
+/// What a story calls each role.
+const ROLE: [&str; 4] = ["P", "C", "T", "D"];
