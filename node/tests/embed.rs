@@ -1,0 +1,215 @@
+//! Nodes inside another program: native processes, linked over real QUIC with real certificates.
+//!
+//! Goal: what `tidelock_node::Node` offers to a program that embeds it, and a first look at every
+//! promise in one process, where a debugger reaches all of it. Method: one control plane and a few
+//! nodes on loopback; native processes report what they saw to the test. What is promised to
+//! *separate* daemons is shown in `tests/cluster.rs`.
+
+use std::time::Duration;
+
+use tidelock::{
+    Context, ExitReason, Filter, LinkError, LinkForm, Message, Pid, Received, SpawnOptions,
+};
+use tidelock_certs::JoinToken;
+use tidelock_control::client::Client;
+use tidelock_control::{ControlConfig, ControlHandle};
+use tidelock_node::{Node, NodeConfig};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+/// Longer than anything here takes; a test that waits for it has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    nodes: Vec<Node>,
+    control: Option<ControlHandle>,
+    _state: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new(count: usize) -> Self {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let mut control = ControlConfig::new("test", state.path().join("control"));
+        control.listen.set_port(0);
+        let control = tidelock_control::serve(control).await.expect("control starts");
+        let operator = tidelock_certs::Identity::load(control.operator_dir()).expect("operator");
+        let client = Client::with_identity(control.control(), &operator).expect("a client");
+        let mut nodes = Vec::new();
+        for at in 1..=count {
+            let token = client.create_token(Duration::from_secs(60), 1).await.expect("a token");
+            let token: JoinToken = token.token.parse().expect("a token parses");
+            let mut config = NodeConfig::new(format!("node-{at}"), control.control());
+            config.token = Some(token);
+            nodes.push(Node::start(config).await.expect("a node starts"));
+        }
+        Bench { nodes, control: Some(control), _state: state }
+    }
+
+    async fn stop(mut self) {
+        for node in &self.nodes {
+            node.leave().await;
+        }
+        if let Some(control) = self.control.take() {
+            control.shutdown().await;
+        }
+    }
+}
+
+/// Spawns a native process that runs `code` and hands what it returns to the test.
+fn run<T, F, C>(node: &Node, name: &str, code: F) -> (Pid, mpsc::Receiver<T>)
+where
+    T: Send + 'static,
+    F: FnOnce(Context) -> C + Send + 'static,
+    C: Future<Output = T> + Send + 'static,
+{
+    let (told, said) = mpsc::channel(1);
+    let pid = node
+        .environment()
+        .spawn_native(name, SpawnOptions::default(), |me| {
+            let code = code(me);
+            async move {
+                let value = code.await;
+                told.send(value).await.map_or(ExitReason::Exit(1), |()| ExitReason::Normal)
+            }
+        })
+        .expect("there is room");
+    (pid, said)
+}
+
+/// A process that waits until it is killed.
+fn sleeper(node: &Node) -> Pid {
+    node.environment()
+        .spawn_native("sleeper", SpawnOptions::default(), |mut me| async move {
+            me.set_die_when_link_dies(false);
+            while me.receive(Filter::Any, None).await.is_some() {}
+            ExitReason::Normal
+        })
+        .expect("there is room")
+}
+
+async fn said<T>(said: &mut mpsc::Receiver<T>) -> T {
+    timeout(PATIENCE, said.recv()).await.expect("in time").expect("the process said something")
+}
+
+fn soon() -> Option<Instant> {
+    Some(Instant::now() + PATIENCE)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remote_link_is_told_once_with_its_reason() {
+    let bench = Bench::new(2).await;
+    let target = sleeper(&bench.nodes[1]);
+    let (_, mut heard) = run(&bench.nodes[0], "watcher", move |mut me| async move {
+        me.set_die_when_link_dies(false);
+        me.link(target, Some(7), LinkForm::Value, soon()).await.expect("linked");
+        me.kill(target).await;
+        let first = me.receive(Filter::Any, soon()).await;
+        // The second link finds it gone: the answer comes behind everything about the first.
+        let again = me.link(target, Some(8), LinkForm::Value, soon()).await;
+        (first, again, me.try_receive(&Filter::Any).is_none(), me.pid())
+    });
+    let (first, again, nothing_more, watcher) = said(&mut heard).await;
+    match first {
+        Some(Received::LinkDied { pid, tag: Some(7), reason }) => {
+            assert_eq!((pid, reason), (target, ExitReason::Killed(Some(watcher))));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(again, Err(LinkError::Ended(ExitReason::NoProcess)));
+    assert!(nothing_more, "P1: told twice");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_keep_their_order_whatever_their_size() {
+    const COUNT: usize = 300;
+    let bench = Bench::new(2).await;
+    let (to, mut got) = run(&bench.nodes[1], "reader", |mut me| async move {
+        let mut order = Vec::new();
+        while order.len() < COUNT {
+            if let Some(Received::Message(message)) = me.receive(Filter::Any, soon()).await {
+                let number = u32::from_le_bytes(message.data[..4].try_into().expect("four bytes"));
+                order.push((number, message.data.len()));
+            }
+        }
+        order
+    });
+    let size = |number: usize| match number % 50 {
+        0 => 3 << 20,
+        10 => 70_000,
+        other => 4 + other,
+    };
+    let (_, mut sent) = run(&bench.nodes[0], "writer", move |mut me| async move {
+        for number in 0..COUNT {
+            let mut data = vec![0; size(number)];
+            data[..4].copy_from_slice(&u32::try_from(number).expect("small").to_le_bytes());
+            let message = Message { data: data.into(), ..Message::default() };
+            me.send(to, message).await.expect("sent");
+        }
+    });
+    said(&mut sent).await;
+    let order = said(&mut got).await;
+    let expected: Vec<_> =
+        (0..COUNT).map(|number| (u32::try_from(number).expect("small"), size(number))).collect();
+    assert_eq!(order, expected, "P5: order");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_is_told_at_once() {
+    let bench = Bench::new(3).await;
+    let target = sleeper(&bench.nodes[2]);
+    let gone = bench.nodes[2].id();
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let (_, mut heard) = run(&bench.nodes[0], "watcher", move |mut me| async move {
+        me.set_die_when_link_dies(false);
+        me.link(target, Some(1), LinkForm::Value, soon()).await.expect("linked");
+        me.monitor(target).await;
+        me.monitor_node(gone).await;
+        ready.send(()).expect("the test listens");
+        let mut all = Vec::new();
+        while all.len() < 3 {
+            all.push(me.receive(Filter::Any, soon()).await.expect("told in time"));
+        }
+        all
+    });
+    is_ready.await.expect("linked");
+    let started = Instant::now();
+    bench.nodes[2].leave().await;
+    let all = said(&mut heard).await;
+    eprintln!("told of all three {:?} after the node began to leave", started.elapsed());
+    // Its processes are killed before it says goodbye, so their own ends come first.
+    let kinds: Vec<_> = all
+        .iter()
+        .map(|received| match received {
+            Received::LinkDied { pid, tag: Some(1), .. } if *pid == target => "link",
+            Received::Down { pid, .. } if *pid == target => "down",
+            Received::NodeDown { node, .. } if *node == gone => "node",
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(kinds, ["link", "down", "node"]);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_node_is_an_answer_not_a_wait() {
+    let bench = Bench::new(1).await;
+    let nobody = Pid::new(tidelock::NodeId(77), 1).expect("in range");
+    let (_, mut heard) = run(&bench.nodes[0], "asker", move |mut me| async move {
+        let link = me.link(nobody, None, LinkForm::Value, soon()).await;
+        let reference = me.monitor(nobody).await;
+        let down = me.receive(Filter::Any, soon()).await;
+        (link, reference, down, me.exists(nobody).await)
+    });
+    let (link, reference, down, exists) = said(&mut heard).await;
+    assert!(matches!(link, Err(LinkError::Ended(ExitReason::NodeDown { .. }))), "{link:?}");
+    match down {
+        Some(Received::Down { pid, reference: used, reason: ExitReason::NodeDown { .. } }) => {
+            assert_eq!((pid, used), (nobody, reference));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!exists);
+    bench.stop().await;
+}
