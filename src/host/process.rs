@@ -233,7 +233,8 @@ pub(super) fn name(call: &mut Call<'_>, (ptr, len): (u32, u32)) -> Result<String
 }
 
 fn params(call: &mut Call<'_>, (ptr, len): (u32, u32)) -> Result<Vec<Param>> {
-    if len as usize % PARAM_BYTES != 0 || len as usize > PARAMS_MAX * PARAM_BYTES {
+    let bytes = len as usize;
+    if !bytes.is_multiple_of(PARAM_BYTES) || bytes > PARAMS_MAX * PARAM_BYTES {
         let text = format_args!("params_len: {len} is not {PARAM_BYTES} times 0 to {PARAMS_MAX}");
         return Err(call.trap(text));
     }

@@ -283,7 +283,9 @@ impl ResourceLimiter for Limits {
             return Ok(false);
         }
         // The memory is made right after this call, on this thread.
-        slot.map(MemorySlot::offer);
+        if let Some(slot) = slot {
+            slot.offer();
+        }
         self.memory_bytes = desired;
         Ok(true)
     }

@@ -80,7 +80,7 @@ const MPROTECT_GUARDS_MAX: usize = 4096;
 /// No slot could be had: the class has no room left, or the kernel gave no address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no address space left for another process")]
-pub(super) struct SlabFull;
+pub(crate) struct SlabFull;
 
 /// A free list, and the part of the newest chunk that was never handed out.
 #[derive(Default)]
@@ -419,11 +419,11 @@ fn scan_works(fd: RawFd) -> bool {
     unsafe { ((start + page) as *mut u8).write_volatile(1) };
     let mut seen = Vec::new();
     let told = scan(fd, start, len, |r| {
-        seen.push(r.start as usize..r.end as usize)
+        seen.push((r.start as usize, r.end as usize));
     });
     // Sound because: the mapping made above, not used afterwards.
     unsafe { libc::munmap(base, len) };
-    told && seen == [start + page..start + 2 * page]
+    told && seen == [(start + page, start + 2 * page)]
 }
 
 /// Makes `len` bytes at `start` read as zero, keeping few pages.
