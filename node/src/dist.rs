@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +30,9 @@ use crate::transport::{Connection, LaneReader, LaneWriter, Opened, Transport, Tr
 
 /// How long a peer may take for its Hello.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long to wait before a lost peer is dialled again, at first and at most.
+const RECONNECT_MIN: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
 /// Dials of one attempt: the first, and again with a higher epoch when told Stale.
 const DIALS_MAX: usize = 4;
 
@@ -112,6 +116,10 @@ struct Peer {
     node: NodeId,
     pair: Mutex<Pair>,
     live: RwLock<Option<Arc<Live>>>,
+    /// The last session ended, or the last dial failed: nobody is placed there until one opens.
+    lost: AtomicBool,
+    /// A task dials it until there is a session.
+    reconnecting: AtomicBool,
     /// Counts openings and endings; waiters look again.
     changed: watch::Sender<u64>,
     /// Held while a session opens, so that two never open at once.
@@ -185,13 +193,8 @@ impl Dist {
             }
         }
         for node in eager {
-            if self.peer(node).live().is_none()
-                && let Some(me) = self.me.upgrade()
-            {
-                tokio::spawn(async move {
-                    // Whoever needs the peer will try again and be told.
-                    let _: Result<(), _> = me.open(node).await;
-                });
+            if self.peer(node).live().is_none() {
+                self.reconnect(node);
             }
         }
     }
@@ -268,6 +271,8 @@ impl Dist {
                 node,
                 pair: Mutex::new(Pair::new(self.us, node)),
                 live: RwLock::default(),
+                lost: AtomicBool::new(false),
+                reconnecting: AtomicBool::new(false),
                 changed: watch::Sender::new(0),
                 opening: tokio::sync::Mutex::default(),
                 dialling: tokio::sync::Mutex::default(),
@@ -307,10 +312,51 @@ impl Dist {
         })
     }
 
+    /// Dials a node in the background until there is a session, or control lists it no more.
+    fn reconnect(&self, node: NodeId) {
+        let me = self.me.clone();
+        let peer = self.peer(node);
+        if peer.reconnecting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tokio::spawn(async move {
+            let mut wait = RECONNECT_MIN;
+            while let Some(me) = me.upgrade() {
+                let wanted = !me.is_draining() && me.takes_part(node);
+                if !wanted || me.open(node).await.is_ok() {
+                    break;
+                }
+                drop(me);
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RECONNECT_MAX);
+            }
+            peer.reconnecting.store(false, Ordering::Release);
+        });
+    }
+
+    /// Whether control lists the node as alive, and no later start of it has shown itself.
+    fn takes_part(&self, node: NodeId) -> bool {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let newest = lock(&self.newest);
+        members.get(&node).is_some_and(|member| {
+            member.alive && newest.get(&member.name).is_none_or(|newest| *newest <= node)
+        })
+    }
+
     // ---- dialling ----------------------------------------------------------------------------
 
     /// Waits until there is a session with `node`, dialling if need be.
     async fn open(&self, node: NodeId) -> Result<(), ExitReason> {
+        let opened = self.try_open(node).await;
+        if opened.is_err()
+            && let Some(peer) = self.find(node)
+        {
+            peer.lost.store(true, Ordering::Relaxed);
+        }
+        opened
+    }
+
+    async fn try_open(&self, node: NodeId) -> Result<(), ExitReason> {
         let down = |how: String| ExitReason::NodeDown { node, how };
         if node == NodeId::STANDALONE || node == self.us {
             return Err(down("no such node".into()));
@@ -586,8 +632,9 @@ impl Dist {
             node: peer.node,
             epoch,
         });
+        peer.lost.store(false, Ordering::Relaxed);
         peer.set_live(Some(live.clone()));
-        let (peer, events) = (peer.clone(), self.events.clone());
+        let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
         tokio::spawn(async move {
             let why = live.clone().drive(drive, bulk).await;
             tracing::warn!(peer = %peer.node, epoch, %why, "session over");
@@ -598,9 +645,13 @@ impl Dist {
                 epoch,
                 why,
             });
+            peer.lost.store(true, Ordering::Relaxed);
             lock(&peer.pair).handle_ended(epoch);
             peer.set_live(None);
             live.done.send_replace(true);
+            if let Some(me) = me.upgrade() {
+                me.reconnect(peer.node);
+            }
         });
     }
 }
@@ -647,8 +698,10 @@ impl Remote for Dist {
         // Control's word, corrected by what our own sessions show.
         let takes_part = |id: NodeId, member: &Member| {
             let replaced = newest.get(&member.name).is_some_and(|newest| *newest > id);
-            let open = || self.live(id).is_some_and(|live| !live.is_over());
-            !replaced && (member.alive || open())
+            let peer = self.find(id);
+            let open = peer.as_ref().and_then(|peer| peer.live()).is_some_and(|live| !live.is_over());
+            let lost = peer.is_some_and(|peer| peer.lost.load(Ordering::Relaxed));
+            !replaced && (open || (member.alive && !lost))
         };
         let others = members
             .iter()
