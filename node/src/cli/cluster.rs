@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
 
@@ -92,10 +92,13 @@ pub(crate) struct Daemon {
     pub(crate) stdout: Option<BufReader<ChildStdout>>,
     child: Kept,
     tail: Tail,
+    over: bool,
 }
 
 /// A child process that does not outlive its owner: dropping kills it and waits for its end.
-struct Kept(Child);
+///
+/// Its standard input is kept apart, since waiting for a child would close it, and that ends a daemon.
+struct Kept(Child, Option<ChildStdin>);
 
 /// The last lines of a daemon's stderr.
 #[derive(Debug, Clone, Default)]
@@ -197,20 +200,24 @@ impl LocalCluster {
         self.control.ready.addr
     }
 
-    /// Waits until any daemon ends. Cancel-safe.
-    pub(crate) async fn any_end(&mut self) -> Failure {
+    /// Waits until a daemon ends that had not ended before; the letter says which and how, and whether
+    /// anything is left to work with. Cancel-safe.
+    pub(crate) async fn any_end(&mut self) -> (Failure, bool) {
         let all = self.nodes.iter_mut().chain([&mut self.control]);
         let mut ends: FuturesUnordered<_> = all
+            .filter(|daemon| !daemon.over)
             .map(|daemon| async {
-                let status = daemon.child.0.wait().await;
-                (daemon, status)
+                let failure = daemon.ended().await;
+                daemon.over = true;
+                failure
             })
             .collect();
-        match ends.next().await {
-            Some((daemon, Ok(status))) => daemon.letter("E0042", &ended(status)),
-            Some((daemon, Err(_))) => daemon.letter("E0042", "has ended"),
-            None => std::future::pending().await,
-        }
+        let Some(failure) = ends.next().await else {
+            return std::future::pending().await;
+        };
+        drop(ends);
+        let usable = !self.control.over && self.nodes.iter().any(|node| !node.over);
+        (failure, usable)
     }
 
     /// Asks all nodes to leave, waits for them, then ends the control plane.
@@ -245,7 +252,9 @@ impl Daemon {
         pass_stderr: bool,
         out: &Output,
     ) -> Outcome<Self> {
-        let mut child = Kept(command.spawn()?);
+        let mut child = command.spawn()?;
+        let stdin = child.stdin.take();
+        let mut child = Kept(child, stdin);
         let tail = Tail::default();
         let stderr = child
             .0
@@ -273,6 +282,7 @@ impl Daemon {
                 stdout: Some(stdout),
                 child,
                 tail,
+                over: false,
             });
         }
         let why = match said {
@@ -323,6 +333,7 @@ impl Daemon {
 impl Drop for Kept {
     fn drop(&mut self) {
         let _ = self.0.start_kill();
+        drop(self.1.take());
         // Reaping is the runtime's; here we only wait, so that files can be removed afterwards.
         #[cfg(target_os = "linux")]
         if let Some(id) = self.0.id().and_then(|id| i32::try_from(id).ok()) {

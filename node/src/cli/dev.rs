@@ -135,7 +135,7 @@ impl Dev {
         let failure = tokio::select! {
             outcome = print_output(&wire, &nodes, out) => outcome.err(),
             outcome = guest.run(&first) => outcome.err(),
-            failure = cluster.any_end() => Some(failure),
+            failure = watch(&mut cluster, out) => Some(failure),
             _ = ctrl_c() => None,
         };
         if let Some(failure) = failure {
@@ -241,6 +241,22 @@ impl Guest<'_> {
     fn complain(&self, failure: Failure) {
         if let Failure::Letter(letter) = failure {
             self.out.letter(&letter);
+        }
+    }
+}
+
+/// Says which daemons end. A lost node is what a cluster is for; returns when none is left.
+async fn watch(cluster: &mut LocalCluster, out: &Output) -> Failure {
+    loop {
+        match cluster.any_end().await {
+            (Failure::Letter(letter), true) => {
+                out.say(format_args!(
+                    "  {} {}",
+                    out.tone_err(Tone::Bad, "✕"),
+                    letter.message
+                ));
+            }
+            (failure, _) => return failure,
         }
     }
 }

@@ -105,9 +105,15 @@ impl Node {
         flag("control", self.join.clone());
         flag("name", self.name.clone());
         flag("listen", self.listen.map(|addr| addr.to_string()));
-        flag("admin_listen", self.admin_listen.map(|addr| addr.to_string()));
+        flag(
+            "admin_listen",
+            self.admin_listen.map(|addr| addr.to_string()),
+        );
         flag("advertise", self.advertise.map(|addr| addr.to_string()));
-        flag("state_dir", self.state_dir.as_ref().map(|dir| dir.display().to_string()));
+        flag(
+            "state_dir",
+            self.state_dir.as_ref().map(|dir| dir.display().to_string()),
+        );
         flag("lease_ms", self.lease_ms.map(|ms| ms.to_string()));
         flags
     }
@@ -138,26 +144,42 @@ impl Node {
         config.state_dir = Some(state_dir(&table.state_dir, "node")?);
         config.lease = Duration::from_millis(table.lease_ms);
         let kept = |lines: u64| usize::try_from(lines).unwrap_or(usize::MAX);
-        config.kept_max = (kept(settings.log.events_max), kept(settings.log.output_lines_max));
+        config.kept_max = (
+            kept(settings.log.events_max),
+            kept(settings.log.output_lines_max),
+        );
         config.environment.engine = EngineConfig {
             cache_dir: cache_dir(),
-            stdio: if self.guest_output { Stdio::Inherit } else { Stdio::Lines },
+            stdio: if self.guest_output {
+                Stdio::Inherit
+            } else {
+                Stdio::Lines
+            },
             ..EngineConfig::default()
         };
         let limits = &mut config.environment.limits;
         let set = |limit: &mut usize, value: u64| *limit = kept(value);
         set(&mut limits.processes_max, settings.limits.processes_max);
         set(&mut limits.mailbox_len_max, settings.limits.mailbox_len_max);
-        set(&mut limits.mailbox_bytes_max, settings.limits.mailbox_bytes_max);
-        set(&mut limits.message_bytes_max, settings.limits.message_bytes_max);
+        set(
+            &mut limits.mailbox_bytes_max,
+            settings.limits.mailbox_bytes_max,
+        );
+        set(
+            &mut limits.message_bytes_max,
+            settings.limits.message_bytes_max,
+        );
         Ok(config)
     }
 }
 
 fn host_name() -> Outcome<String> {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
     name.ok_or_else(|| {
-        Failure::new("E0003", "this machine has no usable host name").next("--name NAME", "names it")
+        Failure::new("E0003", "this machine has no usable host name")
+            .next("--name NAME", "names it")
     })
 }
 
@@ -166,16 +188,26 @@ fn cannot_start(name: &str, control: &str, error: &StartError) -> Failure {
         StartError::Join(ClientError::Refused { body, .. }) => {
             Failure::new(&body.code, &body.message)
         }
-        StartError::Join(client @ ClientError::Unreachable { .. }) => {
-            Failure::new("E0011", format!("{control}: the control plane cannot be reached"))
-                .detail(client)
-        }
+        StartError::Join(client @ ClientError::Unreachable { .. }) => Failure::new(
+            "E0011",
+            format!("{control}: the control plane cannot be reached"),
+        )
+        .detail(client),
         StartError::NoIdentity { .. } => {
-            return Failure::new("E0014", format!("{name} has never joined, and has no token"))
-                .detail(plain(error))
-                .next("tidelock token", "makes one, where an operator's credentials are");
+            return Failure::new(
+                "E0014",
+                format!("{name} has never joined, and has no token"),
+            )
+            .detail(plain(error))
+            .next(
+                "tidelock token",
+                "makes one, where an operator's credentials are",
+            );
         }
         other => Failure::new("E0043", format!("{name} cannot start")).detail(plain(other)),
     };
-    told.next("tidelock token", "makes a new token, if the old one is spent")
+    told.next(
+        "tidelock token",
+        "makes a new token, if the old one is spent",
+    )
 }

@@ -26,6 +26,9 @@ pub(crate) struct Spawn {
     /// An environment variable for it, NAME=VALUE
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// A directory of the node's machine that it may use; it sees it under the same path
+    #[arg(long = "dir", value_name = "DIR")]
+    dirs: Vec<String>,
     /// Its arguments
     #[arg(last = true)]
     args: Vec<String>,
@@ -43,6 +46,7 @@ impl Spawn {
             args: self.args,
             env: self.env.into_iter().collect(),
             name: self.name,
+            preopens: self.dirs,
             ..SpawnProcess::default()
         };
         let spawned: Spawned = cluster

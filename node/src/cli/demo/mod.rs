@@ -245,7 +245,7 @@ impl Story<'_> {
                             break;
                         }
                     }
-                    None => return Err(self.cluster.any_end().await),
+                    None => return Err(self.cluster.any_end().await.0),
                 },
                 ended = &mut ended, if over.is_none() => {
                     over = Some((ended?, tokio::time::Instant::now() + LAST_LINES));
