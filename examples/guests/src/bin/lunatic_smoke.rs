@@ -52,7 +52,6 @@ fn main() {
         ("serializers", serializers),
         ("metrics", metric),
         ("compile a module", modules),
-        ("sockets", sockets),
         ("nodes", nodes),
     ];
     let only = std::env::args().nth(1);
@@ -530,34 +529,6 @@ fn modules(_: Mailbox<i64>) {
         assert_eq!(unsafe { host::api::message::get_tag() }, tag.id());
     }
     assert!(WasmModule::new(b"no module").is_err());
-}
-
-fn sockets(mailbox: Mailbox<i64>) {
-    use lunatic::net::{TcpListener, TcpStream};
-    use std::io::{Read, Write};
-
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let parent = mailbox.this();
-    let client = address.port();
-    spawn_link!(|parent, client| {
-        let mut stream = TcpStream::connect(format!("127.0.0.1:{client}")).unwrap();
-        stream.write_all(b"ping").unwrap();
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).unwrap();
-        parent.send(i64::from(&answer == b"pong"));
-    });
-    let (stream, _) = listener.accept().unwrap();
-    // The stream moves to another process in a message.
-    let server = Process::spawn_link((), |_, streams: Mailbox<TcpStream>| {
-        let mut stream = streams.receive();
-        let mut question = [0; 4];
-        stream.read_exact(&mut question).unwrap();
-        assert_eq!(&question, b"ping");
-        stream.write_all(b"pong").unwrap();
-    });
-    server.send(stream);
-    assert_eq!(mailbox.receive(), 1);
 }
 
 fn nodes(mailbox: Mailbox<i64>) {

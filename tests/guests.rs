@@ -1,0 +1,155 @@
+//! The guests in `examples/`, run by the binary as a person would.
+//!
+//! Goal: what the examples say of themselves is true, and an unchanged program for Lunatic
+//! runs, on one machine and on several. Method: each guest checks itself and ends with code 0
+//! only if all is well; here its exit code and last line are compared. The guests in Wat need
+//! nothing but this repository. The compiled ones are looked for in `TIDELOCK_GUESTS`, which
+//! `cargo xtask test` sets; without it their tests say that they were left out.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A folder with compiled guests, if there is one.
+fn compiled(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("TIDELOCK_GUESTS").map(PathBuf::from);
+    let guest = folder.map(|folder| folder.join(name));
+    if let Some(guest) = &guest {
+        assert!(guest.is_file(), "{} is missing", guest.display());
+    } else {
+        eprintln!("left out: TIDELOCK_GUESTS is not set (cargo xtask test sets it)");
+    }
+    guest
+}
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(name)
+}
+
+/// Runs the binary to its end, in an empty folder of its own.
+fn tidelock(arguments: &[&str], guest: &Path, more: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("a folder for the guest");
+    let output = Command::new(env!("CARGO_BIN_EXE_tidelock"))
+        .args(arguments)
+        .arg(guest)
+        .args(more)
+        .current_dir(folder.path())
+        // A guest inherits the variables of `run`; the noise of a backtrace is none of its.
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary starts");
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Fails unless the binary ended with a code and its stdout, line by line, ends with these.
+fn ends(output: &Output, code: i32, lines: &[&str]) {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let found: Vec<&str> = stdout.lines().collect();
+    assert_eq!(output.status.code(), Some(code), "stdout:\n{stdout}");
+    assert!(
+        found.ends_with(lines),
+        "stdout:\n{stdout}\nshould end with {lines:?}"
+    );
+}
+
+#[test]
+fn guests_in_wat_do_what_they_say() {
+    let cases: &[(&str, i32, &[&str])] = &[
+        ("hello", 0, &["hello from wat"]),
+        ("ping_pong", 0, &["10 round trips"]),
+        ("linked_trap", 0, &[]),
+        ("exit", 3, &[]),
+        ("trap", 101, &[]),
+    ];
+    for (name, code, lines) in cases {
+        let output = tidelock(&["run"], &example(&format!("wat/{name}.wat")), &[]);
+        ends(&output, *code, lines);
+    }
+}
+
+#[test]
+fn the_shipped_guest_counts() {
+    let folder = tempfile::tempdir().expect("a folder for the text");
+    std::fs::write(
+        folder.path().join("text.txt"),
+        "One two, two: THREE three three.\n",
+    )
+    .expect("a text to count");
+    let output = Command::new(env!("CARGO_BIN_EXE_tidelock"))
+        .arg("run")
+        .arg(example("wordcount/wordcount.wasm"))
+        .arg("text.txt")
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary starts");
+    assert!(output.status.success(), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let result = stdout.lines().last().expect("a result");
+    assert!(
+        result.contains(r#""event":"result","words":6,"distinct":3"#),
+        "{result}"
+    );
+    assert!(result.contains(r#"{"word":"three","count":3}"#), "{result}");
+}
+
+#[test]
+fn the_greeting_comes_back() {
+    let Some(guest) = compiled("hello.wasm") else {
+        return;
+    };
+    let output = tidelock(&["run"], &guest, &["Ada"]);
+    ends(&output, 0, &["hello from n0.1", "n0.2 says hello, Ada"]);
+}
+
+#[test]
+fn links_keep_their_promises_on_one_machine() {
+    let Some(guest) = compiled("links.wasm") else {
+        return;
+    };
+    ends(
+        &tidelock(&["run"], &guest, &[]),
+        0,
+        &["links: all checks hold"],
+    );
+}
+
+#[test]
+fn links_keep_their_promises_between_nodes() {
+    let Some(guest) = compiled("links.wasm") else {
+        return;
+    };
+    let output = tidelock(&["dev", "--nodes", "2", "--once"], &guest, &[]);
+    ends(&output, 0, &["links: all checks hold"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        stdout.contains("ok there: failure passes on along links"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn an_unchanged_lunatic_program_runs() {
+    let Some(guest) = compiled("lunatic_smoke.wasm") else {
+        return;
+    };
+    ends(
+        &tidelock(&["run"], &guest, &[]),
+        0,
+        &["lunatic smoke: all 26 checks hold"],
+    );
+}
+
+#[test]
+fn an_unchanged_lunatic_program_runs_on_several_nodes() {
+    let Some(guest) = compiled("lunatic_smoke.wasm") else {
+        return;
+    };
+    let output = tidelock(&["dev", "--nodes", "2", "--once"], &guest, &[]);
+    ends(&output, 0, &["lunatic smoke: all 26 checks hold"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(!stdout.contains("no other node"), "{stdout}");
+}
