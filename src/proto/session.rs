@@ -366,7 +366,7 @@ impl Session {
     ///
     /// [`Over`]: nothing was asked.
     pub fn ask(&mut self, prepare: Prepare) -> Result<u64, Over> {
-        let (reference, before) = (self.next, self.out.len());
+        let (reference, before, parent) = (self.next, self.out.len(), prepare.parent);
         self.put(&Frame::Prepare(reference, Box::new(prepare)))?;
         self.next += 1;
         let bytes = self.out.len() - before - wire::HEADER_BYTES;
@@ -380,6 +380,10 @@ impl Session {
                 .push_back(Action::Refused(reference, Refusal::NotPermitted(why)));
         } else {
             self.asks.insert(reference, Asking::Asked);
+            // Its block remembers the number, which a later session gives to somebody else.
+            if !off("who spawns is noted") {
+                self.locals.insert(parent);
+            }
         }
         Ok(reference)
     }
@@ -413,9 +417,7 @@ impl Session {
         }
         self.put(&Frame::Start(reference))?;
         self.asks.remove(&reference);
-        if !off("a parent is noted") {
-            self.locals.insert(parent);
-        }
+        debug_assert!(self.locals.contains(&parent), "noted when it asked");
         Ok(())
     }
 

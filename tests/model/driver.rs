@@ -41,7 +41,7 @@ use super::{node, off, side};
 
 /// What a suspended process waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Wait {
+pub(crate) enum Wait {
     Link(Pid),
     Unlink(Pid),
     Spawn(u64),
@@ -49,27 +49,27 @@ pub enum Wait {
 
 /// A LinkDied in a mailbox.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Notice {
-    pub about: Pid,
-    pub number: u64,
+pub(crate) struct Notice {
+    pub(crate) about: Pid,
+    pub(crate) number: u64,
     /// For the observer: `link` was called after it came.
-    pub stale: bool,
+    pub(crate) stale: bool,
 }
 
 /// One process: its control block, its mailbox, and where its code stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Process {
-    pub block: Block,
-    pub mailbox: VecDeque<Notice>,
-    pub wait: Option<Wait>,
+pub(crate) struct Process {
+    pub(crate) block: Block,
+    pub(crate) mailbox: VecDeque<Notice>,
+    pub(crate) wait: Option<Wait>,
     /// The spawn whose Start it waits for; it has not run.
-    pub parked: Option<u64>,
+    pub(crate) parked: Option<u64>,
     /// For the observer: the monitors it asked for and has not heard of.
-    pub watching: BTreeMap<u64, Pid>,
+    pub(crate) watching: BTreeMap<u64, Pid>,
 }
 
 impl Process {
-    pub fn new(pid: Pid) -> Self {
+    pub(crate) fn new(pid: Pid) -> Self {
         Process {
             block: Block::new(pid),
             mailbox: VecDeque::new(),
@@ -82,31 +82,31 @@ impl Process {
 
 /// A spawn that a process of this node waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ask {
-    pub parent: Pid,
-    pub linked: bool,
-    pub monitor: Option<u64>,
+pub(crate) struct Ask {
+    pub(crate) parent: Pid,
+    pub(crate) linked: bool,
+    pub(crate) monitor: Option<u64>,
 }
 
 /// One node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Node {
-    pub up: bool,
-    pub pair: Pair,
+pub(crate) struct Node {
+    pub(crate) up: bool,
+    pub(crate) pair: Pair,
     /// The connection of the open session.
-    pub open: Option<usize>,
-    pub processes: BTreeMap<Pid, Rc<Process>>,
-    pub asks: BTreeMap<u64, Ask>,
+    pub(crate) open: Option<usize>,
+    pub(crate) processes: BTreeMap<Pid, Rc<Process>>,
+    pub(crate) asks: BTreeMap<u64, Ask>,
     /// Children being made: their connection and request.
-    pub making: BTreeMap<(usize, u64), Rc<Prepare>>,
+    pub(crate) making: BTreeMap<(usize, u64), Rc<Prepare>>,
     /// Local numbers given to children.
-    pub born: u64,
+    pub(crate) born: u64,
     /// Signals between two processes of this node, in order per pair.
-    pub local: BTreeMap<(Pid, Pid), VecDeque<Signal>>,
+    pub(crate) local: BTreeMap<(Pid, Pid), VecDeque<Signal>>,
 }
 
 impl Node {
-    pub fn new(side: usize) -> Self {
+    pub(crate) fn new(side: usize) -> Self {
         Node {
             up: true,
             pair: Pair::new(node(side), node(1 - side)),
@@ -122,7 +122,7 @@ impl Node {
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum End {
+pub(crate) enum End {
     /// Hello is out.
     Dialling,
     /// Hello is awaited.
@@ -133,13 +133,13 @@ pub enum End {
 
 /// One connection: two lanes of frames, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Connection {
-    pub epoch: u64,
-    pub ends: [End; 2],
+pub(crate) struct Connection {
+    pub(crate) epoch: u64,
+    pub(crate) ends: [End; 2],
     /// Nothing more gets on its way; what is under way may still arrive.
-    pub cut: bool,
+    pub(crate) cut: bool,
     /// What each side sent.
-    pub lanes: [VecDeque<Rc<[u8]>>; 2],
+    pub(crate) lanes: [VecDeque<Rc<[u8]>>; 2],
 }
 
 impl Connection {
@@ -166,18 +166,18 @@ fn bytes_of(frame: &Frame) -> Rc<[u8]> {
 }
 
 /// Reads one frame.
-pub fn frame_of(bytes: &[u8]) -> Frame {
+pub(crate) fn frame_of(bytes: &[u8]) -> Frame {
     let frame = wire::decode(&mut BytesMut::from(bytes));
     frame.expect("a frame").expect("a whole frame")
 }
 
 impl World {
-    pub fn process(&mut self, pid: Pid) -> Option<&mut Process> {
+    pub(crate) fn process(&mut self, pid: Pid) -> Option<&mut Process> {
         let processes = &mut self.node_mut(side(pid.node())).processes;
         processes.get_mut(&pid).map(Rc::make_mut)
     }
 
-    pub fn session(&mut self, side: usize) -> Option<&mut Session> {
+    pub(crate) fn session(&mut self, side: usize) -> Option<&mut Session> {
         let at = self.nodes[side].open?;
         match &mut self.connections[at].ends[side] {
             End::Open(session) => Some(Rc::make_mut(session)),
@@ -186,7 +186,7 @@ impl World {
     }
 
     /// Hands a step to a block and carries out what follows (D1).
-    pub fn on_block(&mut self, pid: Pid, step: impl FnOnce(&mut Block, &mut Vec<Effect>)) {
+    pub(crate) fn on_block(&mut self, pid: Pid, step: impl FnOnce(&mut Block, &mut Vec<Effect>)) {
         let mut effects = Vec::new();
         if let Some(process) = self.process(pid) {
             step(&mut process.block, &mut effects);
@@ -228,6 +228,11 @@ impl World {
                 Effect::Kill(by) => self.end_process(pid, ExitReason::Killed(Some(by))),
                 Effect::CancelSpawn(_, reference) => {
                     let here = side(pid.node());
+                    let ask = self.nodes[here].asks.get(&reference);
+                    if ask.is_some_and(|ask| ask.parent != pid) {
+                        self.observer
+                            .break_promise("P7: the end of a process cancels another's spawn");
+                    }
                     self.spawn_failed(here, reference);
                     if !off("a parent's end cancels its spawn")
                         && let Some(session) = self.session(here)
@@ -264,7 +269,7 @@ impl World {
     }
 
     /// Puts a signal on its way: D2 if there is none.
-    pub fn send(&mut self, from: Pid, to: Pid, signal: Signal) {
+    pub(crate) fn send(&mut self, from: Pid, to: Pid, signal: Signal) {
         let here = side(from.node());
         if from.node() == to.node() {
             let lanes = &mut self.node_mut(here).local;
@@ -284,7 +289,7 @@ impl World {
     }
 
     /// A signal arrives at a process, or at nobody (D3).
-    pub fn arrive(&mut self, from: Pid, to: Pid, signal: Signal) {
+    pub(crate) fn arrive(&mut self, from: Pid, to: Pid, signal: Signal) {
         if self.process(to).is_none() {
             let silent = match signal {
                 Signal::Link { .. } => off("the dead answer Link"),
@@ -314,7 +319,7 @@ impl World {
     }
 
     /// D7.
-    pub fn end_process(&mut self, pid: Pid, reason: ExitReason) {
+    pub(crate) fn end_process(&mut self, pid: Pid, reason: ExitReason) {
         let here = side(pid.node());
         let Some(process) = self.node_mut(here).processes.remove(&pid) else {
             return;
@@ -347,7 +352,7 @@ impl World {
     }
 
     /// `parent` calls `spawn`; without a session it fails at once.
-    pub fn spawn(&mut self, parent: Pid, linked: bool, monitored: bool) {
+    pub(crate) fn spawn(&mut self, parent: Pid, linked: bool, monitored: bool) {
         let here = side(parent.node());
         let monitor = monitored.then(|| {
             let process = self.process(parent).expect("it calls");
@@ -381,7 +386,7 @@ impl World {
     }
 
     /// The caller of `spawn` gives up (D5).
-    pub fn give_spawn_up(&mut self, parent: Pid, reference: u64) {
+    pub(crate) fn give_spawn_up(&mut self, parent: Pid, reference: u64) {
         let here = side(parent.node());
         if let Some(process) = self.process(parent) {
             process.block.asked(node(1 - here), reference);
@@ -402,13 +407,12 @@ impl World {
         let key = self.key(side, reference);
         self.observer.failed(key);
         if let Some(process) = self.process(ask.parent) {
-            process.block.asked(node(1 - side), reference);
             process.wait = None;
         }
     }
 
     /// The child is ready to be parked (D6).
-    pub fn made(&mut self, side: usize, at: usize, reference: u64) {
+    pub(crate) fn made(&mut self, side: usize, at: usize, reference: u64) {
         let prepare = self.node_mut(side).making.remove(&(at, reference)).unwrap();
         let child = Pid::new(node(side), self.nodes[side].born + 1).unwrap();
         let mut process = Process::new(child);
@@ -436,7 +440,7 @@ impl World {
     }
 
     /// The child cannot be made.
-    pub fn refuse(&mut self, side: usize, at: usize, reference: u64) {
+    pub(crate) fn refuse(&mut self, side: usize, at: usize, reference: u64) {
         self.node_mut(side).making.remove(&(at, reference));
         if let End::Open(session) = &mut self.connections[at].ends[side] {
             Rc::make_mut(session).refuse(reference, Refusal::Draining);
@@ -511,7 +515,14 @@ impl World {
                     making.insert((at, reference), Rc::new(*prepare));
                 }
                 Action::Adopt(reference, child) => self.adopt(side, reference, child),
-                Action::Refused(reference, _) => self.spawn_failed(side, reference),
+                Action::Refused(reference, _) => {
+                    if let Some(ask) = self.nodes[side].asks.get(&reference).copied()
+                        && let Some(parent) = self.process(ask.parent)
+                    {
+                        parent.block.asked(node(1 - side), reference);
+                    }
+                    self.spawn_failed(side, reference);
+                }
                 Action::Run(reference) => self.run(side, reference),
                 Action::End(reference) => {
                     if let Some(child) = self.parked(side, reference) {
@@ -528,7 +539,7 @@ impl World {
     }
 
     /// D8.
-    pub fn end_session(&mut self, side: usize) {
+    pub(crate) fn end_session(&mut self, side: usize) {
         let Some(session) = self.session(side) else {
             return;
         };
@@ -560,7 +571,7 @@ impl World {
     }
 
     /// Side takes no further part in connection `at`.
-    pub fn leave(&mut self, at: usize, side: usize) {
+    pub(crate) fn leave(&mut self, at: usize, side: usize) {
         let connection = &mut self.connections[at];
         connection.ends[side] = End::Gone;
         if off("one connection, one session") {
@@ -575,7 +586,7 @@ impl World {
     }
 
     /// Begins a dial, if the pair wants one.
-    pub fn dial(&mut self, from: usize) {
+    pub(crate) fn dial(&mut self, from: usize) {
         let Some(epoch) = self.node_mut(from).pair.dial() else {
             return;
         };
@@ -595,7 +606,7 @@ impl World {
     }
 
     /// A dial, or the wait for a Hello, comes to nothing.
-    pub fn dial_fails(&mut self, at: usize, side: usize) {
+    pub(crate) fn dial_fails(&mut self, at: usize, side: usize) {
         let connection = &self.connections[at];
         let epoch = connection.epoch;
         if connection.ends[side] == End::Dialling {
@@ -605,7 +616,7 @@ impl World {
     }
 
     /// Opens a session on a connection, for nodes that knew each other before the story begins.
-    pub fn open(&mut self, at: usize, side: usize) {
+    pub(crate) fn open(&mut self, at: usize, side: usize) {
         let epoch = self.connections[at].epoch;
         self.observer.opened(side, epoch);
         if self.nodes[side].open.is_some() {
@@ -618,7 +629,7 @@ impl World {
     }
 
     /// `count` frames arrive together, from position `skip` of the lane (D10: 0).
-    pub fn deliver(&mut self, at: usize, to: usize, skip: usize, count: usize) {
+    pub(crate) fn deliver(&mut self, at: usize, to: usize, skip: usize, count: usize) {
         let lane = &mut self.connections[at].lanes[1 - to];
         let frames: Vec<Rc<[u8]>> = lane.drain(skip..skip + count).collect();
         let old = self.connections[at].ends[to] == End::Gone;
@@ -714,7 +725,7 @@ impl World {
     }
 
     /// Hands what the open session wrote to its lane.
-    pub fn flush(&mut self, side: usize) {
+    pub(crate) fn flush(&mut self, side: usize) {
         let Some(bytes) = self.nodes[side].open.and_then(|at| {
             // Only a session that wrote something is touched.
             let End::Open(session) = &self.connections[at].ends[side] else {

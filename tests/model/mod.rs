@@ -11,45 +11,45 @@
 //! No protocol rule is written down here. Every transition is the shipped crate's: the world holds
 //! its `Block`s, `Session`s and `Pair`s, and what travels is the bytes they made.
 
-pub mod driver;
-pub mod observer;
-pub mod scenarios;
-pub mod search;
-pub mod world;
+pub(crate) mod driver;
+pub(crate) mod observer;
+pub(crate) mod scenarios;
+pub(crate) mod search;
+pub(crate) mod world;
 
 use std::cell::Cell;
 
 use tidelock_proto::{NodeId, Pid};
 
 /// The parent: on node 1, there from the beginning.
-pub const P: usize = 0;
+pub(crate) const P: usize = 0;
 /// The child: on node 2, spawned by P or there from the beginning.
-pub const C: usize = 1;
+pub(crate) const C: usize = 1;
 /// The third process: on either node, there from the beginning; it can guess pids.
-pub const T: usize = 2;
+pub(crate) const T: usize = 2;
 /// The second child that is spawned, on node 2.
-pub const D: usize = 3;
+pub(crate) const D: usize = 3;
 /// How many roles there are.
-pub const ROLES: usize = 4;
+pub(crate) const ROLES: usize = 4;
 
 /// Who may call `link` about whom, in the order of a scenario's budgets.
-pub const PAIRS: [(usize, usize); 6] = [(P, C), (C, P), (T, C), (C, T), (P, T), (T, P)];
+pub(crate) const PAIRS: [(usize, usize); 6] = [(P, C), (C, P), (T, C), (C, T), (P, T), (T, P)];
 
 /// The local number of the third process.
 const THIRD: u64 = 9;
 
 /// The node on this side (0 or 1).
-pub fn node(side: usize) -> NodeId {
+pub(crate) fn node(side: usize) -> NodeId {
     NodeId(side as u64 + 1)
 }
 
 /// The side a node is on.
-pub fn side(node: NodeId) -> usize {
+pub(crate) fn side(node: NodeId) -> usize {
     node.0 as usize - 1
 }
 
 /// The pid that plays `role`.
-pub fn pid(role: usize, third: usize) -> Pid {
+pub(crate) fn pid(role: usize, third: usize) -> Pid {
     let (side, local) = match role {
         P => (0, 1),
         C => (1, 1),
@@ -60,7 +60,7 @@ pub fn pid(role: usize, third: usize) -> Pid {
 }
 
 /// The role that `pid` plays.
-pub fn role(pid: Pid) -> usize {
+pub(crate) fn role(pid: Pid) -> usize {
     match (side(pid.node()), pid.local()) {
         (_, THIRD) => T,
         (0, _) => P,
@@ -70,7 +70,7 @@ pub fn role(pid: Pid) -> usize {
 }
 
 /// What a story calls `pid`.
-pub fn name(pid: Pid) -> &'static str {
+pub(crate) fn name(pid: Pid) -> &'static str {
     ["P", "C", "T", "D"][role(pid)]
 }
 
@@ -79,11 +79,11 @@ thread_local! {
 }
 
 /// Removes one rule that the driver or the network must keep, on this thread.
-pub fn remove(rule: &'static str) {
+pub(crate) fn remove(rule: &'static str) {
     REMOVED.set(rule);
 }
 
 /// Whether that rule of the driver or the network is removed.
-pub fn off(rule: &str) -> bool {
+pub(crate) fn off(rule: &str) -> bool {
     REMOVED.get() == rule
 }

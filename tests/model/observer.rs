@@ -9,18 +9,18 @@ use super::{ROLES, role};
 
 /// What one process is owed about another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Half {
+pub(crate) struct Half {
     /// One LinkDied, or a `link()` that returns the end: not less, not more.
-    pub owed: bool,
+    pub(crate) owed: bool,
     /// It called `unlink`, so it must hear of nothing.
-    pub quiet: bool,
+    pub(crate) quiet: bool,
 }
 
 /// What became of one spawn.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Spawn {
+pub(crate) struct Spawn {
     /// The session and the number of the request.
-    pub key: (u64, u64),
+    pub(crate) key: (u64, u64),
     linked: bool,
     adopted: bool,
     failed: bool,
@@ -29,35 +29,35 @@ pub struct Spawn {
 
 /// What somebody outside remembers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Observer {
+pub(crate) struct Observer {
     halves: [[Half; ROLES]; ROLES],
     spawns: Vec<Spawn>,
     /// The highest epoch that opened on each side.
     opened: [u64; 2],
     /// The network or a node was harmed: a dial may have failed for that.
-    pub hurt: bool,
+    pub(crate) hurt: bool,
     /// The first promise that was broken.
-    pub broken: Option<&'static str>,
+    pub(crate) broken: Option<&'static str>,
 }
 
 impl Observer {
     /// Notes a broken promise; the first one stands.
-    pub fn break_promise(&mut self, promise: &'static str) {
+    pub(crate) fn break_promise(&mut self, promise: &'static str) {
         self.broken.get_or_insert(promise);
     }
 
     /// What `owner` is owed about `peer`.
-    pub fn half(&mut self, owner: Pid, peer: Pid) -> &mut Half {
+    pub(crate) fn half(&mut self, owner: Pid, peer: Pid) -> &mut Half {
         &mut self.halves[role(owner)][role(peer)]
     }
 
     /// Whether `owner` is owed a LinkDied about `peer`.
-    pub fn owes(&self, owner: Pid, peer: Pid) -> bool {
+    pub(crate) fn owes(&self, owner: Pid, peer: Pid) -> bool {
         self.halves[role(owner)][role(peer)].owed
     }
 
     /// `owner` is linked to `peer` from here on.
-    pub fn linked(&mut self, owner: Pid, peer: Pid) {
+    pub(crate) fn linked(&mut self, owner: Pid, peer: Pid) {
         *self.half(owner, peer) = Half {
             owed: true,
             quiet: false,
@@ -65,7 +65,7 @@ impl Observer {
     }
 
     /// `owner` called `unlink(peer)`, or gave its `link(peer)` up.
-    pub fn unlinked(&mut self, owner: Pid, peer: Pid) {
+    pub(crate) fn unlinked(&mut self, owner: Pid, peer: Pid) {
         *self.half(owner, peer) = Half {
             owed: false,
             quiet: true,
@@ -73,7 +73,7 @@ impl Observer {
     }
 
     /// `owner` was told of `peer`'s end, by a LinkDied or by what `link` returned.
-    pub fn told(&mut self, owner: Pid, peer: Pid) {
+    pub(crate) fn told(&mut self, owner: Pid, peer: Pid) {
         let half = self.half(owner, peer);
         let (owed, quiet) = (half.owed, half.quiet);
         half.owed = false;
@@ -87,7 +87,7 @@ impl Observer {
     }
 
     /// `owner` acts on a LinkDied about `peer`; `stale`: it is older than its last `link(peer)`.
-    pub fn taken(&mut self, owner: Pid, peer: Pid, stale: bool) {
+    pub(crate) fn taken(&mut self, owner: Pid, peer: Pid, stale: bool) {
         if self.half(owner, peer).quiet {
             self.break_promise("P2: a LinkDied after unlink()");
         }
@@ -97,12 +97,12 @@ impl Observer {
     }
 
     /// `pid` ended: nobody owes it anything.
-    pub fn ended(&mut self, pid: Pid) {
+    pub(crate) fn ended(&mut self, pid: Pid) {
         self.halves[role(pid)] = Default::default();
     }
 
     /// A spawn was asked for.
-    pub fn asked(&mut self, key: (u64, u64), linked: bool) {
+    pub(crate) fn asked(&mut self, key: (u64, u64), linked: bool) {
         self.spawns.push(Spawn {
             key,
             linked,
@@ -116,18 +116,18 @@ impl Observer {
     }
 
     /// The parent's half of a spawn is in place.
-    pub fn adopted(&mut self, key: (u64, u64)) {
+    pub(crate) fn adopted(&mut self, key: (u64, u64)) {
         self.spawn(key).adopted = true;
     }
 
     /// `spawn` returned an error, or its caller ended.
-    pub fn failed(&mut self, key: (u64, u64)) {
+    pub(crate) fn failed(&mut self, key: (u64, u64)) {
         self.spawn(key).failed = true;
         self.judge(key);
     }
 
     /// The child of a spawn runs.
-    pub fn ran(&mut self, key: (u64, u64)) {
+    pub(crate) fn ran(&mut self, key: (u64, u64)) {
         self.spawn(key).ran = true;
         self.judge(key);
     }
@@ -143,7 +143,7 @@ impl Observer {
     }
 
     /// A session opened on this side.
-    pub fn opened(&mut self, side: usize, epoch: u64) {
+    pub(crate) fn opened(&mut self, side: usize, epoch: u64) {
         if epoch <= self.opened[side] {
             self.break_promise("P7: an epoch opens twice, or out of order");
         }

@@ -13,35 +13,35 @@ use super::{C, P, PAIRS, T};
 
 /// How far to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
+pub(crate) enum Depth {
     Usual,
     Deep,
 }
 
 /// How often each thing may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// Calls of `link`, per pair of [`super::PAIRS`].
-    pub link: [u8; 6],
+    pub(crate) link: [u8; 6],
     /// Calls of `unlink`, per pair.
-    pub unlink: [u8; 6],
+    pub(crate) unlink: [u8; 6],
     /// Ends of their own, per role.
-    pub end: [u8; 4],
+    pub(crate) end: [u8; 4],
     /// Deadlines of `link` and `unlink`.
-    pub give_up: u8,
-    pub spawn: u8,
+    pub(crate) give_up: u8,
+    pub(crate) spawn: u8,
     /// Deadlines of `spawn`.
-    pub give_spawn_up: u8,
-    pub parked_too_long: u8,
-    pub kill: u8,
-    pub monitor: u8,
-    pub demonitor: u8,
+    pub(crate) give_spawn_up: u8,
+    pub(crate) parked_too_long: u8,
+    pub(crate) kill: u8,
+    pub(crate) monitor: u8,
+    pub(crate) demonitor: u8,
     /// Connections that are cut.
-    pub cut: u8,
+    pub(crate) cut: u8,
     /// Dials, per side.
-    pub dial: [u8; 2],
+    pub(crate) dial: [u8; 2],
     /// Crashes, per side.
-    pub crash: [u8; 2],
+    pub(crate) crash: [u8; 2],
 }
 
 const NONE: Budget = Budget {
@@ -62,33 +62,33 @@ const NONE: Budget = Budget {
 
 /// One part of the space.
 #[derive(Debug, Clone, Copy)]
-pub struct Scenario {
-    pub name: &'static str,
-    pub budget: Budget,
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) budget: Budget,
     /// The side T lives on.
-    pub third: usize,
-    pub forms: &'static [LinkForm],
+    pub(crate) third: usize,
+    pub(crate) forms: &'static [LinkForm],
     /// A session is open at the beginning.
-    pub open: bool,
+    pub(crate) open: bool,
     /// C lives at the beginning and need not be spawned.
-    pub child_lives: bool,
+    pub(crate) child_lives: bool,
     /// How a spawn may be asked for: linked, monitored.
-    pub spawns: &'static [(bool, bool)],
-    pub spawners: &'static [usize],
+    pub(crate) spawns: &'static [(bool, bool)],
+    pub(crate) spawners: &'static [usize],
     /// Who may kill whom.
-    pub kills: &'static [(usize, usize)],
+    pub(crate) kills: &'static [(usize, usize)],
     /// Who may monitor whom.
-    pub monitors: &'static [(usize, usize)],
+    pub(crate) monitors: &'static [(usize, usize)],
     /// Who ends of a LinkDied.
-    pub die_of_links: &'static [usize],
+    pub(crate) die_of_links: &'static [usize],
     /// Several frames may arrive in one read.
-    pub batches: bool,
-    pub connections_max: usize,
+    pub(crate) batches: bool,
+    pub(crate) connections_max: usize,
     /// What the deep run allows beyond that.
-    pub deeper: fn(&mut Budget),
+    pub(crate) deeper: fn(&mut Budget),
     /// At least this many distinct states must be reached, usually and in the deep run, or the
     /// model has shrunk.
-    pub states_min: [usize; 2],
+    pub(crate) states_min: [usize; 2],
 }
 
 const BASE: Scenario = Scenario {
@@ -110,20 +110,25 @@ const BASE: Scenario = Scenario {
 };
 
 /// Every scenario of the model.
-pub const ALL: &[Scenario] = &[
+pub(crate) const ALL: &[Scenario] = &[
     // Two processes on two nodes: the link table, both forms, deadlines, one session that may go.
     Scenario {
         name: "links",
         budget: Budget {
             link: [0, 0, 2, 1, 0, 0],
-            unlink: [0, 0, 1, 1, 0, 0],
+            unlink: [0, 0, 2, 1, 0, 0],
             end: [0, 1, 1, 0],
-            give_up: 1,
+            give_up: 2,
             cut: 1,
             ..NONE
         },
         forms: &[Notice, Value],
         child_lives: true,
+        deeper: |budget| {
+            budget.link = [0, 0, 2, 2, 0, 0];
+            budget.unlink = [0, 0, 2, 2, 0, 0];
+            budget.give_up = 2;
+        },
         ..BASE
     },
     // The same table over a session that is lost and dialled again, by either.
@@ -138,6 +143,14 @@ pub const ALL: &[Scenario] = &[
             ..NONE
         },
         child_lives: true,
+        deeper: |budget| {
+            budget.link = [0, 0, 2, 2, 0, 0];
+            budget.unlink = [0, 0, 1, 1, 0, 0];
+            budget.end = [0, 1, 1, 0];
+            budget.give_up = 1;
+            budget.cut = 2;
+            budget.dial = [2, 1];
+        },
         ..BASE
     },
     // Two processes of one node, and a remote one: local links obey the same table.
@@ -154,6 +167,9 @@ pub const ALL: &[Scenario] = &[
         third: 1,
         child_lives: true,
         die_of_links: &[C],
+        deeper: |budget| {
+            budget.link = [1, 0, 2, 2, 0, 0];
+        },
         ..BASE
     },
     // Three processes linked in a ring.
@@ -168,6 +184,10 @@ pub const ALL: &[Scenario] = &[
         },
         child_lives: true,
         die_of_links: &[P, C, T],
+        deeper: |budget| {
+            budget.link = [1, 1, 1, 1, 1, 1];
+            budget.end = [1, 1, 1, 0];
+        },
         ..BASE
     },
     // Spawn, with a third process that guesses the child's pid, links it, kills it while it is
@@ -185,13 +205,18 @@ pub const ALL: &[Scenario] = &[
             cut: 1,
             ..NONE
         },
+        deeper: |budget| {
+            budget.link = [1, 1, 1, 1, 0, 0];
+            budget.unlink = [1, 0, 1, 0, 0, 0];
+            budget.end = [1, 1, 1, 0];
+        },
         ..BASE
     },
     // The guess crosses the making of the child.
     Scenario {
         name: "guess",
         budget: Budget {
-            link: [0, 0, 2, 1, 0, 0],
+            link: [0, 0, 3, 1, 0, 0],
             unlink: [0, 0, 1, 0, 0, 0],
             end: [1, 1, 1, 0],
             give_up: 1,
@@ -199,6 +224,10 @@ pub const ALL: &[Scenario] = &[
             give_spawn_up: 1,
             cut: 1,
             ..NONE
+        },
+        deeper: |budget| {
+            budget.link = [0, 0, 3, 1, 0, 0];
+            budget.unlink = [0, 0, 1, 1, 0, 0];
         },
         ..BASE
     },
@@ -216,6 +245,11 @@ pub const ALL: &[Scenario] = &[
             ..NONE
         },
         third: 1,
+        deeper: |budget| {
+            budget.link = [0, 0, 3, 1, 0, 0];
+            budget.end = [1, 1, 1, 0];
+            budget.give_up = 1;
+        },
         ..BASE
     },
     // The parent guesses the pid of its own child to come.
@@ -233,6 +267,10 @@ pub const ALL: &[Scenario] = &[
             ..NONE
         },
         forms: &[Notice, Value],
+        deeper: |budget| {
+            budget.link = [3, 1, 0, 0, 0, 0];
+            budget.give_up = 2;
+        },
         ..BASE
     },
     // Two spawns: the second is asked for while the first one's tombstone stands, and T spawns too.
@@ -248,6 +286,12 @@ pub const ALL: &[Scenario] = &[
         },
         spawns: &[(true, false), (true, true)],
         spawners: &[P, T],
+        deeper: |budget| {
+            budget.end = [1, 1, 0, 1];
+            budget.spawn = 2;
+            budget.kill = 1;
+            budget.cut = 1;
+        },
         ..BASE
     },
     // A parent that is killed from the child's node while its spawn is on the way.
@@ -265,6 +309,11 @@ pub const ALL: &[Scenario] = &[
         third: 1,
         kills: &[(T, P), (T, C)],
         die_of_links: &[P, C],
+        deeper: |budget| {
+            budget.link = [0, 1, 1, 1, 0, 1];
+            budget.unlink = [0, 0, 1, 0, 0, 1];
+            budget.end = [0, 1, 1, 0];
+        },
         ..BASE
     },
     // Spawn over a session that is lost and dialled again.
@@ -279,6 +328,32 @@ pub const ALL: &[Scenario] = &[
             cut: 2,
             dial: [1, 1],
             ..NONE
+        },
+        deeper: |budget| {
+            budget.link = [1, 1, 1, 0, 0, 0];
+            budget.end = [1, 1, 0, 0];
+            budget.spawn = 2;
+            budget.dial = [2, 1];
+        },
+        ..BASE
+    },
+    // Spawns of two parents over two sessions: the second session uses the first one's numbers again.
+    Scenario {
+        name: "spawns_again",
+        budget: Budget {
+            end: [1, 0, 1, 0],
+            spawn: 2,
+            give_spawn_up: 1,
+            cut: 1,
+            dial: [1, 1],
+            ..NONE
+        },
+        spawners: &[P, T],
+        deeper: |budget| {
+            budget.end = [1, 1, 1, 0];
+            budget.give_spawn_up = 2;
+            budget.cut = 2;
+            budget.dial = [2, 1];
         },
         ..BASE
     },
@@ -297,6 +372,10 @@ pub const ALL: &[Scenario] = &[
             ..NONE
         },
         spawns: &[(true, false), (false, true), (true, true), (false, false)],
+        deeper: |budget| {
+            budget.link = [0, 0, 1, 0, 0, 0];
+            budget.monitor = 2;
+        },
         ..BASE
     },
     // Monitors beside links, over sessions that come and go; two monitors of one target stack.
@@ -314,6 +393,12 @@ pub const ALL: &[Scenario] = &[
             ..NONE
         },
         child_lives: true,
+        deeper: |budget| {
+            budget.link = [0, 0, 1, 1, 0, 0];
+            budget.cut = 2;
+            budget.dial = [2, 1];
+            budget.demonitor = 2;
+        },
         ..BASE
     },
     // Sessions alone: dials that cross, cuts, stale epochs.
@@ -326,6 +411,10 @@ pub const ALL: &[Scenario] = &[
         },
         open: false,
         child_lives: true,
+        deeper: |budget| {
+            budget.cut = 4;
+            budget.dial = [3, 3];
+        },
         ..BASE
     },
     // Dials that cross, with links over the session that stays.
@@ -341,6 +430,10 @@ pub const ALL: &[Scenario] = &[
         },
         open: false,
         child_lives: true,
+        deeper: |budget| {
+            budget.link = [0, 0, 2, 1, 0, 0];
+            budget.cut = 2;
+        },
         ..BASE
     },
     // A sound network: dials must lead to a session, and links over it hold.
@@ -353,6 +446,11 @@ pub const ALL: &[Scenario] = &[
         },
         open: false,
         child_lives: true,
+        deeper: |budget| {
+            budget.link = [0, 0, 2, 2, 0, 0];
+            budget.unlink = [0, 0, 1, 1, 0, 0];
+            budget.dial = [2, 2];
+        },
         ..BASE
     },
     // Either node may crash at any time.
@@ -368,12 +466,16 @@ pub const ALL: &[Scenario] = &[
             crash: [1, 1],
             ..NONE
         },
+        deeper: |budget| {
+            budget.link = [1, 1, 2, 1, 0, 0];
+            budget.unlink = [1, 0, 1, 0, 0, 0];
+        },
         ..BASE
     },
 ];
 
 /// The scenario with this name, in that size.
-pub fn scenario(name: &str, depth: Depth) -> Scenario {
+pub(crate) fn scenario(name: &str, depth: Depth) -> Scenario {
     let found = ALL.iter().find(|scenario| scenario.name == name);
     let mut scenario = *found.expect("a scenario of the table");
     if depth == Depth::Deep {
@@ -384,7 +486,7 @@ pub fn scenario(name: &str, depth: Depth) -> Scenario {
 
 impl Scenario {
     /// The kinds of step that must have been taken when this scenario is explored.
-    pub fn kinds(&self) -> Vec<Kind> {
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
         let b = &self.budget;
         let any = |budgets: &[u8]| budgets.iter().any(|budget| *budget > 0);
         let links = any(&b.link);

@@ -11,25 +11,25 @@ use super::scenarios::Scenario;
 use super::world::{Kind, Step, World};
 
 /// What a search found.
-pub struct Findings {
-    pub states: usize,
+pub(crate) struct Findings {
+    pub(crate) states: usize,
     /// Worlds in which nothing was under way.
-    pub rests: usize,
+    pub(crate) rests: usize,
     /// Steps from the beginning to the farthest world.
-    pub depth: usize,
+    pub(crate) depth: usize,
     /// Nothing is left to explore.
-    pub complete: bool,
-    pub time: Duration,
+    pub(crate) complete: bool,
+    pub(crate) time: Duration,
     /// The kinds of step that were taken.
-    pub taken: BTreeSet<Kind>,
-    pub violation: Option<Violation>,
+    pub(crate) taken: BTreeSet<Kind>,
+    pub(crate) violation: Option<Violation>,
 }
 
 /// A broken promise, and a shortest way to it.
-pub struct Violation {
-    pub promise: &'static str,
+pub(crate) struct Violation {
+    pub(crate) promise: &'static str,
     /// One sentence per step.
-    pub story: Vec<String>,
+    pub(crate) story: Vec<String>,
 }
 
 /// A hasher for fingerprints: every word is mixed by a wide multiplication.
@@ -101,7 +101,7 @@ fn fingerprint(world: &World) -> u64 {
 }
 
 /// Explores `scenario` until nothing is left, a promise is broken, or `limit` states are known.
-pub fn explore(scenario: &Scenario, limit: usize) -> Findings {
+pub(crate) fn explore(scenario: &Scenario, limit: usize) -> Findings {
     let begin = Instant::now();
     let first = World::new(scenario);
     let mut seen = HashSet::<u64, BuildHasherDefault<AsIs>>::default();

@@ -15,20 +15,20 @@ use super::{C, P, PAIRS, ROLES, T, name, node, off, pid, role, side};
 
 /// The whole system, and what its observer remembers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct World {
-    pub nodes: [Rc<Node>; 2],
-    pub connections: Vec<Connection>,
+pub(crate) struct World {
+    pub(crate) nodes: [Rc<Node>; 2],
+    pub(crate) connections: Vec<Connection>,
     /// Links that a second owner would report too; empty unless that rule is removed.
-    pub owners: BTreeSet<(Pid, Pid)>,
-    pub budget: Budget,
-    pub observer: Observer,
+    pub(crate) owners: BTreeSet<(Pid, Pid)>,
+    pub(crate) budget: Budget,
+    pub(crate) observer: Observer,
     /// The side of the third process.
     third: usize,
 }
 
 /// One thing that can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// `count` frames of connection `at` arrive on side `to`, from place `skip` of the lane.
     Deliver {
         at: usize,
@@ -76,7 +76,7 @@ pub enum Step {
 
 /// What kind of step a step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     Deliver,
     Local,
     Notice,
@@ -100,7 +100,7 @@ pub enum Kind {
 
 impl Step {
     /// What kind of step this is.
-    pub fn kind(self) -> Kind {
+    pub(crate) fn kind(self) -> Kind {
         match self {
             Step::Deliver { .. } => Kind::Deliver,
             Step::Local(..) => Kind::Local,
@@ -127,7 +127,7 @@ impl Step {
 
 impl World {
     /// How the story begins.
-    pub fn new(scenario: &Scenario) -> Self {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
         let mut nodes = [0, 1].map(Node::new);
         let mut born = vec![P, T];
         if scenario.child_lives {
@@ -158,7 +158,7 @@ impl World {
 
     /// Every step that can happen next. The first `required` ones need nobody's will: while there
     /// is one, the world is not at rest.
-    pub fn steps(&self, scenario: &Scenario, steps: &mut Vec<Step>) -> usize {
+    pub(crate) fn steps(&self, scenario: &Scenario, steps: &mut Vec<Step>) -> usize {
         steps.clear();
         self.network_steps(scenario, steps);
         self.machine_steps(steps);
@@ -359,7 +359,7 @@ impl World {
     }
 
     /// Lets one step happen.
-    pub fn take(&mut self, scenario: &Scenario, step: Step) {
+    pub(crate) fn take(&mut self, scenario: &Scenario, step: Step) {
         match step {
             Step::Deliver {
                 at,
@@ -546,7 +546,7 @@ impl World {
     }
 
     /// The promise that is broken in a world where nothing is under way.
-    pub fn at_rest(&self, scenario: &Scenario) -> Option<&'static str> {
+    pub(crate) fn at_rest(&self, scenario: &Scenario) -> Option<&'static str> {
         let open = [0, 1].map(|side| self.nodes[side].open);
         if open[0] != open[1] {
             return Some("the nodes disagree about the open session");
@@ -630,12 +630,12 @@ impl World {
         None
     }
 
-    pub fn node_mut(&mut self, side: usize) -> &mut Node {
+    pub(crate) fn node_mut(&mut self, side: usize) -> &mut Node {
         Rc::make_mut(&mut self.nodes[side])
     }
 
     /// What a step looks like to somebody who tells the story.
-    pub fn tell(&self, step: Step) -> String {
+    pub(crate) fn tell(&self, step: Step) -> String {
         match step {
             Step::Deliver {
                 at,
