@@ -58,6 +58,12 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest.as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
+/// The SHA-256 of a certificate: what a join token knows its authority by.
+#[must_use]
+pub fn certificate_fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    sha256(certificate)
+}
+
 /// Bytes as lower-case hexadecimal digits, the form tickets and fingerprints travel in.
 #[must_use]
 pub fn to_hex(bytes: &[u8]) -> String {

@@ -17,7 +17,7 @@
 //! It checks nothing. Text from a request is unverified until the server that received it has parsed
 //! it.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ fn one() -> u32 {
     1
 }
 
-/// Answer to [`CreateToken`].
+/// Answer to [`CreateToken`]. `Debug` hides the token.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct TokenCreated {
     /// The token's text, to be handed to the new node. Shown this once; only its hash is kept.
@@ -95,6 +95,15 @@ pub struct TokenCreated {
     pub expires_at: Timestamp,
     /// How many nodes may join with it.
     pub uses: u32,
+}
+
+impl fmt::Debug for TokenCreated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCreated")
+            .field("expires_at", &self.expires_at)
+            .field("uses", &self.uses)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `POST /v1/join`, no client certificate: makes the caller a node of the cluster.

@@ -32,8 +32,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tidelock_certs::authority::RequestError;
 use tidelock_certs::{
-    Authority, CertificateDer, Environments, JoinToken, Role, UnixTime, check_name,
-    key_fingerprint, to_hex,
+    Authority, CertificateDer, Environments, JoinToken, Role, UnixTime, certificate_fingerprint,
+    check_name, key_fingerprint, to_hex,
 };
 use tidelock_proto::{ModuleHash, NodeId};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -102,9 +102,7 @@ async fn cluster(State(app): Shared, caller: Caller) -> Answer<ClusterInfo> {
             cluster: app.authority.cluster().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: app.books.members().revision,
-            authority_fingerprint: to_hex(
-                &JoinToken::generate(app.authority.certificate()).authority(),
-            ),
+            authority_fingerprint: to_hex(&certificate_fingerprint(app.authority.certificate())),
             started_at: app.started_at,
         }))
     })
