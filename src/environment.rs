@@ -537,9 +537,15 @@ impl Environment {
             .filter(|shared| shared.about.environ == environ)
     }
 
-    /// Whether this process lives here.
+    /// Whether this process lives here. Whoever was told of its end gets `false`.
     pub fn exists(&self, pid: Pid) -> bool {
-        pid.node() == self.0.node && self.0.table.find(pid).is_some()
+        // It is told of before it leaves the table, so the table alone would be late.
+        pid.node() == self.0.node
+            && self
+                .0
+                .table
+                .find(pid)
+                .is_some_and(|shared| shared.core().block.ended().is_none())
     }
 
     /// A handle on a process, wherever it lives.
