@@ -91,6 +91,23 @@ fn transport_config(lease: Duration) -> quinn::TransportConfig {
     config
 }
 
+/// What dialling and accepting as `identity` takes.
+fn quic_configs(
+    identity: &Identity,
+    lease: Duration,
+) -> Result<(quinn::ServerConfig, quinn::ClientConfig), TransportError> {
+    let refused = |error: &dyn std::fmt::Display| TransportError::Identity(error.to_string());
+    let (server, client) = peer_config(identity).map_err(|error| refused(&error))?;
+    let config = Arc::new(transport_config(lease));
+    let server = QuicServerConfig::try_from(server).map_err(|error| refused(&error))?;
+    let client = QuicClientConfig::try_from(client).map_err(|error| refused(&error))?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
+    server.transport_config(config.clone()).max_incoming(HANDSHAKES_MAX);
+    let mut client = quinn::ClientConfig::new(Arc::new(client));
+    client.transport_config(config);
+    Ok((server, client))
+}
+
 /// A UDP socket nobody speaks on yet.
 #[derive(Debug)]
 pub struct Socket {
@@ -142,15 +159,14 @@ impl Transport {
         lease: Duration,
     ) -> Result<Self, TransportError> {
         let Socket { socket, addr } = socket;
+        // Set up before the socket is read: packets of early dials are waiting in it.
+        let (server, client) = quic_configs(identity, lease)?;
         let config = quinn::EndpointConfig::default();
-        let endpoint = quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime))
-            .map_err(|error| TransportError::Bind {
-                addr,
-                why: error.to_string(),
-            })?;
-        let mut transport = Transport { endpoint };
-        transport.speak_as(identity, lease)?;
-        Ok(transport)
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let mut endpoint = quinn::Endpoint::new(config, Some(server), socket, runtime)
+            .map_err(|error| TransportError::Bind { addr, why: error.to_string() })?;
+        endpoint.set_default_client_config(client);
+        Ok(Transport { endpoint })
     }
 
     /// From now on dials and accepts as `identity`; open connections are not touched.
@@ -159,17 +175,7 @@ impl Transport {
     ///
     /// [`TransportError::Identity`]; nothing changes.
     pub fn speak_as(&mut self, identity: &Identity, lease: Duration) -> Result<(), TransportError> {
-        let refused = |error: &dyn std::fmt::Display| TransportError::Identity(error.to_string());
-        let (server, client) = peer_config(identity).map_err(|error| refused(&error))?;
-        let config = Arc::new(transport_config(lease));
-        let server = QuicServerConfig::try_from(server).map_err(|error| refused(&error))?;
-        let client = QuicClientConfig::try_from(client).map_err(|error| refused(&error))?;
-        let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
-        server
-            .transport_config(config.clone())
-            .max_incoming(HANDSHAKES_MAX);
-        let mut client = quinn::ClientConfig::new(Arc::new(client));
-        client.transport_config(config);
+        let (server, client) = quic_configs(identity, lease)?;
         self.endpoint.set_server_config(Some(server));
         self.endpoint.set_default_client_config(client);
         Ok(())
