@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -151,25 +150,31 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
         .expect("it should not take this long")
 }
 
-/// The next events about a node, as "n1 alive".
-async fn changes(
-    watch: &mut (impl futures_util::Stream<Item = Result<WatchEvent, ClientError>> + Unpin),
-    count: usize,
-) -> Vec<String> {
-    let mut seen = Vec::new();
-    while seen.len() < count {
-        match within(watch.next())
-            .await
-            .expect("a watch goes on")
-            .unwrap()
-        {
-            WatchEvent::Change { node, .. } => {
-                seen.push(format!("{} {:?}", node.id, node.state).to_lowercase());
+type Watch = futures_util::stream::BoxStream<'static, Result<WatchEvent, ClientError>>;
+
+/// A watch that is open: everything from here on is a change.
+async fn watching(client: &Client) -> Watch {
+    let mut watch = client.watch();
+    let opening = within(watch.next()).await.unwrap().unwrap();
+    assert!(matches!(opening, WatchEvent::Snapshot(_)), "{opening:?}");
+    watch
+}
+
+/// The next changes, as "n1 alive".
+async fn changes(watch: &mut Watch, count: usize) -> Vec<String> {
+    within(async {
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            match watch.next().await.expect("a watch goes on").unwrap() {
+                WatchEvent::Change { node, .. } => {
+                    seen.push(format!("{} {:?}", node.id, node.state).to_lowercase());
+                }
+                WatchEvent::Snapshot(_) | WatchEvent::Heartbeat { .. } => {}
             }
-            WatchEvent::Snapshot(_) | WatchEvent::Heartbeat { .. } => {}
         }
-    }
-    seen
+        seen
+    })
+    .await
 }
 
 fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
@@ -411,9 +416,7 @@ async fn a_token_does_not_let_anybody_be_somebody_else() {
 async fn a_restarted_node_is_a_new_node() {
     let bench = Bench::new().await;
     let first = bench.join("web-0").await;
-    let mut watch = bench.operator.watch();
-    let opening = within(watch.next()).await.unwrap().unwrap();
-    assert!(matches!(opening, WatchEvent::Snapshot(members) if members.revision == 1));
+    let mut watch = watching(&bench.operator).await;
 
     let second = bench.rejoin(&first).await.unwrap();
     assert_eq!(second.node, NodeId(2));
@@ -523,7 +526,7 @@ async fn a_torn_store_is_refused_and_left_alone() {
 async fn a_silent_node_is_lost_and_stays_lost() {
     let lease = Duration::from_millis(400);
     let bench = Bench::with(|config| config.lease = lease).await;
-    let mut watch = bench.operator.watch();
+    let mut watch = watching(&bench.operator).await;
     let silent = bench.join("silent").await;
     let chatty = bench.join("chatty").await;
     let keeping = tokio::spawn({
@@ -554,7 +557,7 @@ async fn a_silent_node_is_lost_and_stays_lost() {
 #[tokio::test]
 async fn draining_and_leaving_are_seen() {
     let bench = Bench::new().await;
-    let mut watch = bench.operator.watch();
+    let mut watch = watching(&bench.operator).await;
     let joined = bench.join("web-0").await;
     joined.client.lease(joined.node, true).await.unwrap();
     // It cannot be taken back.
@@ -574,11 +577,7 @@ async fn draining_and_leaving_are_seen() {
 async fn a_watch_survives_a_restart_of_control() {
     let mut bench = Bench::new().await;
     let joined = bench.join("web-0").await;
-    let mut watch = bench.operator.watch();
-    assert!(matches!(
-        within(watch.next()).await,
-        Some(Ok(WatchEvent::Snapshot(_)))
-    ));
+    let mut watch = watching(&bench.operator).await;
 
     bench.restart().await;
     joined.client.leave(joined.node).await.unwrap();
@@ -612,11 +611,7 @@ async fn a_slow_watcher_gets_a_snapshot_instead_of_a_gap() {
     };
     let bench = Bench::with(|config| config.join_limits = limits).await;
     let mut joined = bench.join("web-0").await;
-    let mut watch = bench.operator.watch();
-    assert!(matches!(
-        within(watch.next()).await,
-        Some(Ok(WatchEvent::Snapshot(_)))
-    ));
+    let mut watch = watching(&bench.operator).await;
     for _ in 0..200 {
         joined = bench.rejoin(&joined).await.unwrap();
     }
@@ -1061,11 +1056,7 @@ async fn a_call_waits_for_a_control_plane_that_is_restarting() {
 #[tokio::test]
 async fn shutdown_ends_watches_and_frees_the_directory() {
     let mut bench = Bench::new().await;
-    let mut watch = bench.operator.watch();
-    assert!(matches!(
-        within(watch.next()).await,
-        Some(Ok(WatchEvent::Snapshot(_)))
-    ));
+    let mut watch = watching(&bench.operator).await;
     within(bench.control.take().unwrap().shutdown()).await;
     assert!(matches!(
         within(watch.next()).await,
@@ -1120,9 +1111,4 @@ fn visit(dir: &Path, f: &mut impl FnMut(&Path, &[u8])) {
             f(&path, &std::fs::read(&path).unwrap());
         }
     }
-}
-
-#[allow(dead_code)]
-fn assert_shareable(client: Client) -> Arc<dyn Send + Sync> {
-    Arc::new(client)
 }
