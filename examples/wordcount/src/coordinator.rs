@@ -51,6 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 
     let mut coordinator = Coordinator {
         workers: BTreeMap::new(),
+        doomed: BTreeMap::new(),
         text: Some(text),
         again: VecDeque::new(),
         next_number: 0,
@@ -120,6 +121,9 @@ enum Hold {
 struct Coordinator {
     /// The living, each with the chunks it has not answered.
     workers: BTreeMap<Pid, Vec<Chunk>>,
+    /// Workers of lost nodes whose own notice is still to come, with how many chunks they had.
+    /// Nothing is sent to them: that would wait for a node that does not answer.
+    doomed: BTreeMap<Pid, usize>,
     /// What was not read yet. `None` at the end.
     text: Option<Text>,
     /// Chunks of lost workers, to be dealt again.
@@ -148,6 +152,17 @@ impl Coordinator {
         self.workers.values().map(Vec::len).sum()
     }
 
+    /// The workers whose node is not known to be lost.
+    ///
+    /// The notices of one node's workers come one after the other. Between them, a message to
+    /// the next one would wait for a node that does not answer.
+    fn reachable(&self) -> impl Iterator<Item = Pid> {
+        self.workers
+            .keys()
+            .copied()
+            .filter(|pid| !self.lost_nodes.contains(&pid.node()))
+    }
+
     /// Fills the windows of all workers, the emptiest first.
     fn deal(&mut self) -> Result<(), Failure> {
         loop {
@@ -157,12 +172,16 @@ impl Coordinator {
             {
                 return Ok(());
             }
-            let Some((&pid, chunks)) = self.workers.iter_mut().min_by_key(|(_, c)| c.len()) else {
-                return Err(Failure::Other("no worker is left".to_owned()));
-            };
-            if chunks.len() >= self.window {
+            let Some((&pid, chunks)) = self
+                .workers
+                .iter_mut()
+                .filter(|(pid, chunks)| {
+                    chunks.len() < self.window && !self.lost_nodes.contains(&pid.node())
+                })
+                .min_by_key(|(_, chunks)| chunks.len())
+            else {
                 return Ok(());
-            }
+            };
             let chunk = match self.again.pop_front() {
                 Some(chunk) => {
                     self.resent += 1;
@@ -200,8 +219,8 @@ impl Coordinator {
             && self.outstanding() == 0
             && self.again.is_empty()
         {
-            for pid in self.workers.keys() {
-                send(*pid, wire::HOLD, &[]);
+            for pid in self.reachable() {
+                send(pid, wire::HOLD, &[]);
             }
             self.hold = Hold::Now {
                 until: Instant::now() + timeout,
@@ -248,32 +267,57 @@ impl Coordinator {
             return Ok(());
         }
         if died.reason.is_node_down() {
-            self.lost_nodes.insert(died.pid.node());
+            self.node_lost(died.pid.node());
         }
         if let Some(before) = self.lost.iter_mut().find(|lost| lost.pid == died.pid) {
             before.notices += 1;
             report::lost(before, 0);
             return Ok(());
         }
-        let chunks = self.workers.remove(&died.pid).unwrap_or_default();
+        let outstanding = match self.doomed.remove(&died.pid) {
+            Some(outstanding) => outstanding,
+            None => self.take_back(died.pid),
+        };
         let lost = Lost {
             pid: died.pid,
             reason: died.reason,
             notices: 1,
         };
-        report::lost(&lost, chunks.len());
+        report::lost(&lost, outstanding);
         self.lost.push(lost);
-        self.again.extend(chunks);
 
         // Waited for, or come early: either way there is nothing more to wait for.
         if let Hold::Now { .. } = std::mem::replace(&mut self.hold, Hold::Over) {
-            for pid in self.workers.keys() {
-                send(*pid, wire::RELEASE, &[]);
+            for pid in self.reachable() {
+                send(pid, wire::RELEASE, &[]);
             }
         }
         let pid = self.spawn_worker(None)?;
         report::respawned(pid, died.pid);
         Ok(())
+    }
+
+    /// Takes back the chunks of everyone who was there. The notices come one by one.
+    fn node_lost(&mut self, node: NodeId) {
+        self.lost_nodes.insert(node);
+        let there: Vec<Pid> = self
+            .workers
+            .keys()
+            .copied()
+            .filter(|pid| pid.node() == node)
+            .collect();
+        for pid in there {
+            let outstanding = self.take_back(pid);
+            self.doomed.insert(pid, outstanding);
+        }
+    }
+
+    /// Strikes a worker out; its chunks will be dealt again. Says how many.
+    fn take_back(&mut self, pid: Pid) -> usize {
+        let chunks = self.workers.remove(&pid).unwrap_or_default();
+        let outstanding = chunks.len();
+        self.again.extend(chunks);
+        outstanding
     }
 
     /// Spawns a worker on the node asked for, or on the live one with the fewest.
@@ -322,10 +366,7 @@ impl Coordinator {
     fn finish(&mut self) -> Result<(), Failure> {
         let until = Instant::now() + NOTICE_TIMEOUT;
         loop {
-            let missing = self
-                .workers
-                .keys()
-                .any(|pid| self.lost_nodes.contains(&pid.node()));
+            let missing = !self.doomed.is_empty();
             let limit = match missing {
                 true => until.saturating_duration_since(Instant::now()),
                 false => Duration::ZERO,
@@ -341,8 +382,8 @@ impl Coordinator {
                 Received::Data(_) | Received::Down(_) | Received::NodeDown(_) => {}
             }
         }
-        for pid in self.workers.keys() {
-            send(*pid, wire::STOP, &[]);
+        for pid in self.reachable() {
+            send(pid, wire::STOP, &[]);
         }
         Ok(())
     }
