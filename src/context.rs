@@ -471,21 +471,10 @@ impl Context {
         };
         let answer = asking.answer.as_mut().expect("just put there");
         let answered = match deadline {
-            None => Ok(answer.await),
-            Some(deadline) => timeout_at(deadline, answer).await,
+            None => Some(answer.await),
+            Some(deadline) => timeout_at(deadline, answer).await.ok(),
         };
-        match answered {
-            Err(_) => Err(SpawnError::TimedOut),
-            Ok(outcome) => {
-                asking.answer = None;
-                outcome.unwrap_or_else(|_| {
-                    Err(SpawnError::Unreachable {
-                        node,
-                        how: "session ended".into(),
-                    })
-                })
-            }
-        }
+        asking.settle(answered)
     }
 
     // ---- the rest ----------------------------------------------------------------------------
@@ -608,6 +597,39 @@ struct PendingSpawn<'a> {
     node: NodeId,
     reference: u64,
     answer: Option<oneshot::Receiver<SpawnAnswer>>,
+}
+
+impl PendingSpawn<'_> {
+    /// What `spawn` returns. Without an answer it is given up, unless it is answered in this very
+    /// moment: a child that may run is never reported as failed (P4).
+    fn settle(
+        mut self,
+        answered: Option<Result<SpawnAnswer, oneshot::error::RecvError>>,
+    ) -> Result<Pid, SpawnError> {
+        let mut answer = self.answer.take().expect("settled once");
+        self.shared.step(|core, _| {
+            let waits = core.block.asked(self.node, self.reference);
+            let answered = match answered {
+                Some(answered) => answered.ok(),
+                None => match answer.try_recv() {
+                    Ok(answered) => Some(answered),
+                    Err(oneshot::error::TryRecvError::Closed) => None,
+                    Err(oneshot::error::TryRecvError::Empty) => {
+                        if waits && let Some(remote) = self.shared.env.remote() {
+                            remote.cancel(self.node, self.reference);
+                        }
+                        return Err(SpawnError::TimedOut);
+                    }
+                },
+            };
+            answered.unwrap_or_else(|| {
+                Err(SpawnError::Unreachable {
+                    node: self.node,
+                    how: "session ended".into(),
+                })
+            })
+        })
+    }
 }
 
 impl Drop for PendingSpawn<'_> {
