@@ -401,7 +401,7 @@ fn read_request(pem: &str) -> Result<SubjectPublicKeyInfo, RequestError> {
     let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
         .map_err(|_| RequestError::Malformed)?;
     let request = match X509CertificationRequest::from_der(&der) {
-        Ok((rest, request)) if rest.is_empty() => request,
+        Ok(([], request)) => request,
         _ => return Err(RequestError::Malformed),
     };
     // The key's kind first: it decides which signatures can be right at all.

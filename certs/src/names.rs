@@ -227,7 +227,7 @@ pub(crate) fn parse<'a>(
     certificate: &'a CertificateDer<'_>,
 ) -> Result<X509Certificate<'a>, PeerError> {
     match X509Certificate::from_der(certificate.as_ref()) {
-        Ok((rest, parsed)) if rest.is_empty() => Ok(parsed),
+        Ok(([], parsed)) => Ok(parsed),
         _ => Err(PeerError::Malformed),
     }
 }
