@@ -458,7 +458,9 @@ impl Shared {
     where
         F: Future<Output = ExitReason> + Send + 'static,
     {
-        self.env.runtime().spawn(live(self.clone(), code));
+        // Boxed, since a task that held the code itself would hold it twice: as what it was given
+        // and where it is polled.
+        self.env.runtime().spawn(live(self.clone(), Box::pin(code)));
     }
 
     /// As [`Shared::start`], when the other node says so; until then the process is parked.

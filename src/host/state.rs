@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(super) wasi: Option<Box<WasiP1Ctx>>,
     /// How many `trap::catch` are under way inside each other.
     pub(super) catching: u32,
+    /// Ticks in a row this guest computed through without waiting for anything.
+    pub(crate) busy_ticks: u32,
 }
 
 impl State {
@@ -44,12 +46,13 @@ impl State {
             memory: None,
             instantiated: false,
             held: None,
-            modules: Table::new("modules"),
-            configs: Table::new("configs"),
-            errors: Table::new("errors"),
-            lookups: Table::new("look-ups"),
+            modules: Table::new(),
+            configs: Table::new(),
+            errors: Table::new(),
+            lookups: Table::new(),
             wasi: None,
             catching: 0,
+            busy_ticks: 0,
         }
     }
 
@@ -138,44 +141,45 @@ impl Body {
 }
 
 /// Things of one kind by id. Ids count up from 0 and are never used again.
-pub(super) struct Table<T> {
-    what: &'static str,
+pub(super) struct Table<T>(Option<Box<Entries<T>>>);
+
+/// Most processes never have one.
+struct Entries<T> {
     next: u64,
-    entries: BTreeMap<u64, T>,
+    by_id: BTreeMap<u64, T>,
 }
 
 impl<T> Table<T> {
-    fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            next: 0,
-            entries: BTreeMap::new(),
-        }
+    const fn new() -> Self {
+        Self(None)
     }
 
     /// Keeps a thing; the text of the error says that there are too many.
     pub(super) fn insert(&mut self, entry: T) -> Result<u64, String> {
-        if self.entries.len() >= TABLE_MAX {
-            return Err(format!(
-                "more than {TABLE_MAX} {} of one process",
-                self.what
-            ));
+        let entries = self.0.get_or_insert_with(|| {
+            Box::new(Entries {
+                next: 0,
+                by_id: BTreeMap::new(),
+            })
+        });
+        if entries.by_id.len() >= TABLE_MAX {
+            return Err(format!("more than {TABLE_MAX} ids of one kind"));
         }
-        let id = self.next;
-        self.next += 1;
-        self.entries.insert(id, entry);
+        let id = entries.next;
+        entries.next += 1;
+        entries.by_id.insert(id, entry);
         Ok(id)
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&T> {
-        self.entries.get(&id)
+        self.0.as_ref()?.by_id.get(&id)
     }
 
     pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut T> {
-        self.entries.get_mut(&id)
+        self.0.as_mut()?.by_id.get_mut(&id)
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<T> {
-        self.entries.remove(&id)
+        self.0.as_mut()?.by_id.remove(&id)
     }
 }

@@ -1,10 +1,12 @@
 //! One process's guest: from a module and an entry to the reason it ended.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use tidelock_proto::spawn::{Param, ProcessConfig};
 use tidelock_proto::{ExitReason, bounded};
-use wasmtime::{Error, ExternType, Instance, ResourceLimiter, Store, Trap, Val, WasmBacktrace};
+use wasmtime::{Error, ExternType, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
+use tokio::sync::Semaphore;
 use wasmtime_wasi::I32Exit;
 
 use super::module::{EntryError, Native};
@@ -14,6 +16,8 @@ use crate::host::State;
 
 /// Instructions in one unit of fuel.
 const FUEL_UNIT: u64 = 100_000;
+/// Ticks a guest may compute through before it has to wait for its turn.
+const PATIENT_TICKS: u32 = 4;
 /// Functions named in the text of a trap.
 const FRAMES_MAX: usize = 8;
 
@@ -116,7 +120,13 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
     store.limiter(|state| &mut state.limits);
     if !module.engine().trusted() {
         store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        let turns = module.engine().turns();
+        store.epoch_deadline_callback(move |mut store| {
+            let state = store.data_mut();
+            state.busy_ticks = state.busy_ticks.saturating_add(1);
+            let turns = (state.busy_ticks > PATIENT_TICKS).then(|| turns.clone());
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(give_way(turns))))
+        });
     }
     if let Some(units) = fuel {
         let set = store.set_fuel(units.saturating_mul(FUEL_UNIT));
@@ -125,6 +135,19 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
     match execute(native, &mut store, &entry, &params).await {
         Ok(()) => ExitReason::Normal,
         Err(error) => reason(&error, store.data()),
+    }
+}
+
+/// Lets others run. A guest that has computed for a while also waits for its turn among its like.
+///
+/// A turn is passed on as soon as it is had, and the next slice of computing follows it: so only as
+/// many guests that compute are ready to run at once as there are turns, and everybody else (a session
+/// that keeps its lease, a guest with a message) waits for those at most, however many compute.
+async fn give_way(turns: Option<Arc<Semaphore>>) {
+    tokio::task::yield_now().await;
+    if let Some(turns) = turns {
+        // The semaphore is never closed.
+        let _: Result<_, _> = turns.acquire().await;
     }
 }
 

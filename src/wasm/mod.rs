@@ -77,7 +77,14 @@ struct Inner {
     stdio: Stdio,
     modules: module::Modules,
     compiles: Arc<tokio::sync::Semaphore>,
+    /// Turns for guests that do nothing but compute.
+    turns: Arc<tokio::sync::Semaphore>,
     ticker: Arc<Ticker>,
+}
+
+/// Threads that run guests.
+fn workers() -> usize {
+    tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers())
 }
 
 /// One way of compiling, with everything a guest may import.
@@ -101,8 +108,14 @@ impl Engine {
             stdio: config.stdio,
             modules: module::Modules::default(),
             compiles: Arc::new(tokio::sync::Semaphore::new(COMPILES_MAX)),
+            turns: Arc::new(tokio::sync::Semaphore::new(2 * workers())),
             ticker,
         })))
+    }
+
+    /// Turns for guests that do nothing but compute.
+    pub(crate) fn turns(&self) -> Arc<tokio::sync::Semaphore> {
+        self.0.turns.clone()
     }
 
     /// Whether modules run without the checks that let them be preempted and killed.

@@ -34,7 +34,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType, StackCreator, StackMemory};
 
@@ -66,8 +66,8 @@ const STACK_SPACE: usize = 8 * TIB;
 const LOCAL_SLOTS_MAX: usize = 64;
 /// Slots moved between a thread and the shared list at once.
 const BATCH: usize = 32;
-/// Free slots of a class which keep their pages; beyond it pages go back to the kernel.
-const WARM_SLOTS_MAX: usize = 1024;
+/// Bytes of the shared free slots which keep their pages; beyond it pages go back to the kernel.
+const WARM_TOTAL_BYTES_MAX: usize = 512 * MIB;
 /// Bytes of one free memory slot which keep their pages.
 const WARM_BYTES_MAX: usize = 128 * KIB;
 /// Bytes at the top of a free stack which keep their pages.
@@ -82,10 +82,17 @@ const MPROTECT_GUARDS_MAX: usize = 4096;
 #[error("no address space left for another process")]
 pub(crate) struct SlabFull;
 
+/// A slot nobody has: where it is, and how many bytes of it keep their pages.
+#[derive(Debug, Clone, Copy)]
+struct Free {
+    base: usize,
+    warm: usize,
+}
+
 /// A free list, and the part of the newest chunk that was never handed out.
 #[derive(Default)]
 struct Shelf {
-    free: Vec<usize>,
+    free: Vec<Free>,
     fresh: Range<usize>,
     mapped: usize,
 }
@@ -93,6 +100,8 @@ struct Shelf {
 struct Slab {
     shelves: [Mutex<Shelf>; STACKS + 1],
     guards: AtomicUsize,
+    /// Bytes that keep their pages, over all shared lists.
+    warm: AtomicUsize,
 }
 
 static SLAB: Slab = Slab {
@@ -104,12 +113,13 @@ static SLAB: Slab = Slab {
         })
     }; STACKS + 1],
     guards: AtomicUsize::new(0),
+    warm: AtomicUsize::new(0),
 };
 
 /// The free slots of one thread; they go to the shared lists when the thread ends.
 #[derive(Default)]
 struct Local {
-    free: [Vec<usize>; STACKS + 1],
+    free: [Vec<Free>; STACKS + 1],
     stack_releases: u32,
 }
 
@@ -146,23 +156,24 @@ fn page_bytes() -> usize {
 
 impl Slab {
     fn take(&self, class: usize) -> Result<Slot, SlabFull> {
-        let local = LOCAL
-            .try_with(|local| local.borrow_mut().free[class].pop())
-            .ok()
-            .flatten();
-        let base = match local {
-            Some(base) => base,
+        let local = LOCAL.try_with(|local| local.borrow_mut().free[class].pop());
+        let free = match local.ok().flatten() {
+            Some(free) => free,
             None => self.refill(class)?,
         };
-        Ok(Slot { class, base })
+        Ok(Slot { class, free })
+    }
+
+    fn shelf(&self, class: usize) -> MutexGuard<'_, Shelf> {
+        self.shelves[class]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One slot for the caller, some more for the caller's thread.
-    fn refill(&self, class: usize) -> Result<usize, SlabFull> {
+    fn refill(&self, class: usize) -> Result<Free, SlabFull> {
         let bytes = slot_bytes(class);
-        let mut shelf = self.shelves[class]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = self.shelf(class);
         if shelf.free.is_empty() {
             if shelf.fresh.is_empty() {
                 map_chunk(class, &mut shelf)?;
@@ -173,54 +184,51 @@ impl Slab {
             if class == STACKS {
                 self.guard(base);
             }
-            return Ok(base);
+            return Ok(Free { base, warm: 0 });
         }
         let keep = shelf.free.len().saturating_sub(BATCH);
         let mut batch = shelf.free.split_off(keep);
         drop(shelf);
-        let base = batch.pop().expect("the list was not empty");
+        let warm = batch.iter().map(|free| free.warm).sum();
+        self.warm.fetch_sub(warm, Ordering::Relaxed);
+        let free = batch.pop().expect("the list was not empty");
         let rest = LOCAL.try_with(|local| local.borrow_mut().free[class].append(&mut batch));
         if rest.is_err() {
             self.give_back(class, &mut batch, 0);
         }
-        Ok(base)
+        Ok(free)
     }
 
-    fn release(&self, class: usize, base: usize) {
+    fn release(&self, class: usize, free: Free) {
         let kept = LOCAL.try_with(|local| {
-            let free = &mut local.borrow_mut().free[class];
-            free.push(base);
-            if free.len() > LOCAL_SLOTS_MAX {
-                self.give_back(class, free, LOCAL_SLOTS_MAX - BATCH);
+            let list = &mut local.borrow_mut().free[class];
+            list.push(free);
+            if list.len() > LOCAL_SLOTS_MAX {
+                self.give_back(class, list, LOCAL_SLOTS_MAX - BATCH);
             }
         });
         if kept.is_err() {
-            self.give_back(class, &mut vec![base], 0);
+            self.give_back(class, &mut vec![free], 0);
         }
     }
 
     /// Moves all but `keep` slots, oldest first, to the shared list.
-    fn give_back(&self, class: usize, free: &mut Vec<usize>, keep: usize) {
-        let moved: Vec<usize> = free.drain(..free.len().saturating_sub(keep)).collect();
-        if moved.is_empty() {
-            return;
+    fn give_back(&self, class: usize, list: &mut Vec<Free>, keep: usize) {
+        let mut moved: Vec<Free> = list.drain(..list.len().saturating_sub(keep)).collect();
+        for free in &mut moved {
+            let total = self.warm.fetch_add(free.warm, Ordering::Relaxed) + free.warm;
+            if total > WARM_TOTAL_BYTES_MAX && free.warm > 0 {
+                let skip = if class == STACKS { page_bytes() } else { 0 };
+                // A memory slot is all zero here, so giving its pages back changes no byte; a
+                // failure costs memory only.
+                let _ = discard(free.base + skip, slot_bytes(class) - skip);
+                self.warm.fetch_sub(free.warm, Ordering::Relaxed);
+                free.warm = 0;
+            }
         }
-        let warm = {
-            let shelf = self.shelves[class]
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            WARM_SLOTS_MAX.saturating_sub(shelf.free.len())
-        };
-        for &base in moved.iter().skip(warm) {
-            let skip = if class == STACKS { page_bytes() } else { 0 };
-            // A memory slot is all zero here, so giving its pages back changes no byte; a failure
-            // costs memory only.
-            let _ = discard(base + skip, slot_bytes(class) - skip);
+        if !moved.is_empty() {
+            self.shelf(class).free.extend(moved);
         }
-        let mut shelf = self.shelves[class]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        shelf.free.extend(moved);
     }
 
     /// Makes the lowest page of a new stack slot fault.
@@ -426,10 +434,10 @@ fn scan_works(fd: RawFd) -> bool {
     told && seen == [(start + page, start + 2 * page)]
 }
 
-/// Makes `len` bytes at `start` read as zero, keeping few pages.
-fn wipe(start: usize, len: usize, map: Option<RawFd>) {
+/// Makes `len` bytes at `start` read as zero, keeping few pages; how many bytes keep theirs.
+fn wipe(start: usize, len: usize, map: Option<RawFd>) -> usize {
     if len == 0 {
-        return;
+        return 0;
     }
     let mut kept = 0;
     let told = map.is_some_and(|fd| {
@@ -446,9 +454,13 @@ fn wipe(start: usize, len: usize, map: Option<RawFd>) {
         });
         told && !failed
     });
-    if !told && !discard(start, len) {
-        fill_zero(start, len);
+    if !told {
+        kept = 0;
+        if !discard(start, len) {
+            fill_zero(start, len);
+        }
     }
+    kept
 }
 
 // ---- slots ---------------------------------------------------------------------------------------------
@@ -457,7 +469,7 @@ fn wipe(start: usize, len: usize, map: Option<RawFd>) {
 #[derive(Debug)]
 struct Slot {
     class: usize,
-    base: usize,
+    free: Free,
 }
 
 impl Slot {
@@ -468,7 +480,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        SLAB.release(self.class, self.base);
+        SLAB.release(self.class, self.free);
     }
 }
 
@@ -521,11 +533,8 @@ impl Drop for SlotMemory {
     fn drop(&mut self) {
         // A memory never shrinks, and compiled code checks every access against its size, so nothing
         // above `size` was ever written.
-        wipe(
-            self.slot.base,
-            self.size.next_multiple_of(page_bytes()),
-            page_map(),
-        );
+        let len = self.size.next_multiple_of(page_bytes());
+        self.slot.free.warm = wipe(self.slot.free.base, len, page_map());
     }
 }
 
@@ -550,7 +559,7 @@ unsafe impl LinearMemory for SlotMemory {
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.slot.base as *mut u8
+        self.slot.free.base as *mut u8
     }
 }
 
@@ -596,8 +605,9 @@ impl Drop for SlotStack {
             *count = count.wrapping_add(1);
             *count % STACK_TRIM_EVERY == 0
         });
+        self.0.free.warm = WARM_STACK_BYTES / 4;
         if look.unwrap_or(true) {
-            trim_stack(self.0.base);
+            trim_stack(self.0.free.base);
         }
     }
 }
@@ -620,15 +630,15 @@ fn trim_stack(base: usize) {
 // which runs after the fiber on it has ended; the lowest page is left out as guard.
 unsafe impl StackMemory for SlotStack {
     fn top(&self) -> *mut u8 {
-        (self.0.base + STACK_SLOT_BYTES) as *mut u8
+        (self.0.free.base + STACK_SLOT_BYTES) as *mut u8
     }
 
     fn range(&self) -> Range<usize> {
-        self.0.base + page_bytes()..self.0.base + STACK_SLOT_BYTES
+        self.0.free.base + page_bytes()..self.0.free.base + STACK_SLOT_BYTES
     }
 
     fn guard_range(&self) -> Range<*mut u8> {
-        self.0.base as *mut u8..(self.0.base + page_bytes()) as *mut u8
+        self.0.free.base as *mut u8..(self.0.free.base + page_bytes()) as *mut u8
     }
 }
 
@@ -676,10 +686,10 @@ mod tests {
                     bytes(&memory)[at] = 0xA5;
                 }
                 bytes(&memory)[size - 1] = round as u8 + 1;
-                let base = memory.slot.base;
+                let base = memory.slot.free.base;
                 drop(memory);
                 let next = self::memory(64 * KIB, size);
-                assert_eq!(next.slot.base, base, "last released, first taken");
+                assert_eq!(next.slot.free.base, base, "last released, first taken");
                 assert!(
                     bytes(&next).iter().all(|&b| b == 0),
                     "a byte leaked in round {round}"
@@ -692,11 +702,11 @@ mod tests {
     fn wiping_needs_no_page_map() {
         let memory = memory(MIB, MIB);
         bytes(&memory)[..MIB].fill(1);
-        wipe(memory.slot.base, MIB, None);
+        wipe(memory.slot.free.base, MIB, None);
         assert!(bytes(&memory)[..MIB].iter().all(|&b| b == 0));
         bytes(&memory)[..MIB].fill(1);
         // A descriptor which is no page map: the scan fails and the fall-back does the work.
-        wipe(memory.slot.base, MIB, Some(-1));
+        wipe(memory.slot.free.base, MIB, Some(-1));
         assert!(bytes(&memory)[..MIB].iter().all(|&b| b == 0));
     }
 
@@ -707,7 +717,7 @@ mod tests {
         for at in (0..4 * MIB).step_by(2 * page_bytes()) {
             bytes(&memory)[at] = 1;
         }
-        wipe(memory.slot.base, 4 * MIB, page_map());
+        wipe(memory.slot.free.base, 4 * MIB, page_map());
         assert!(bytes(&memory).iter().all(|&b| b == 0));
     }
 
@@ -735,13 +745,13 @@ mod tests {
 
     #[test]
     fn slots_released_by_a_thread_that_ended_are_used_again() {
-        let base = std::thread::spawn(|| memory(16 * MIB, 16 * MIB).slot.base)
+        let base = std::thread::spawn(|| memory(16 * MIB, 16 * MIB).slot.free.base)
             .join()
             .unwrap();
         let found = (0..100)
             .map(|_| memory(16 * MIB, 16 * MIB))
             .collect::<Vec<_>>();
-        assert!(found.iter().any(|memory| memory.slot.base == base));
+        assert!(found.iter().any(|memory| memory.slot.free.base == base));
     }
 
     #[test]
