@@ -99,7 +99,7 @@ async fn an_endless_loop_yields_and_can_be_killed() {
     let module = guest(&env, "", r#"(func (export "_start") (loop br 0))"#).await;
     let pid = start(&env, &module);
     // One thread: without yielding this test would never get here.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await; // time for a loop that never yields
     env.kill(pid, None);
     assert_eq!(end(&env, pid).await, ExitReason::Killed(None));
 }
