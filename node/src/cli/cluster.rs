@@ -113,7 +113,16 @@ impl LocalCluster {
     ///
     /// A daemon that ends or stays silent, with its last words. Nothing is left behind.
     pub(crate) async fn start(shape: &Shape, out: &Output) -> Outcome<Self> {
-        let dir = tempfile::Builder::new().prefix("tidelock-").tempdir()?;
+        Self::start_in(Self::new_dir()?, shape, out).await
+    }
+
+    /// A directory for a cluster. What is put into it goes when the cluster goes.
+    pub(crate) fn new_dir() -> Outcome<TempDir> {
+        Ok(tempfile::Builder::new().prefix("tidelock-").tempdir()?)
+    }
+
+    /// As [`LocalCluster::start`], in a directory that was made before.
+    pub(crate) async fn start_in(dir: TempDir, shape: &Shape, out: &Output) -> Outcome<Self> {
         let state = |name: &str| dir.path().join(name);
 
         let mut command = daemon("control")?;
@@ -325,6 +334,11 @@ impl Daemon {
         }
     }
 
+    /// What it said last on stderr.
+    pub(crate) fn last_words(&self) -> String {
+        self.tail.words(&self.name)
+    }
+
     fn letter(&self, code: &str, what: &str) -> Failure {
         self.tail.letter(&self.name, code, what)
     }
@@ -386,17 +400,20 @@ impl Tail {
     }
 
     fn letter(&self, name: &str, code: &str, what: &str) -> Failure {
+        Failure::new(code, format!("{name}: the daemon {what}")).detail(self.words(name))
+    }
+
+    fn words(&self, name: &str) -> String {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let failure = Failure::new(code, format!("{name}: the daemon {what}"));
         if lines.is_empty() {
-            return failure.detail("It said nothing on stderr.");
+            return format!("{name} said nothing on stderr.");
         }
-        let mut text = String::from("Its last words:");
+        let mut text = format!("The last words of {name}:");
         for line in lines.iter() {
             text.push_str("\n  ");
             text.push_str(line);
         }
-        failure.detail(text)
+        text
     }
 }
 

@@ -70,7 +70,7 @@ impl Failure {
     pub(crate) fn new(code: &str, message: impl fmt::Display) -> Self {
         Self::Letter(Box::new(Letter {
             code: code.to_owned(),
-            message: message.to_string(),
+            message: without_number(&message.to_string()),
             detail: None,
             next: Vec::new(),
             exit: explain::page(code).map_or(Exit::Failed, |page| page.exit) as u8,
@@ -80,7 +80,7 @@ impl Failure {
     /// Adds a fact. Called twice, the facts stand below each other.
     pub(crate) fn detail(mut self, detail: impl fmt::Display) -> Self {
         if let Self::Letter(letter) = &mut self {
-            let text = detail.to_string();
+            let text = without_number(&detail.to_string());
             match &mut letter.detail {
                 Some(before) => {
                     before.push('\n');
@@ -142,17 +142,27 @@ pub(crate) fn plain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut at = Some(error);
     while let Some(error) = at {
-        let part = error.to_string();
-        let part = part.split(" (os error").next().unwrap_or(&part);
-        if !text.contains(part) {
+        let part = without_number(&error.to_string());
+        if !text.contains(&part) {
             if !text.is_empty() {
                 text.push_str(": ");
             }
-            text.push_str(part);
+            text.push_str(&part);
         }
         at = error.source();
     }
     text
+}
+
+/// The operating system's words without its number, which tells people nothing.
+fn without_number(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(" (os error ") {
+        out.push_str(&rest[..at]);
+        rest = rest[at..].split_once(')').map_or("", |(_, behind)| behind);
+    }
+    out + rest
 }
 
 #[cfg(test)]
@@ -163,5 +173,6 @@ mod tests {
     fn causes_stand_on_one_line_and_once() {
         let error = io::Error::from_raw_os_error(2);
         assert_eq!(plain(&error), "No such file or directory");
+        assert_eq!(without_number("a (os error 2), b (os error 13)"), "a, b");
     }
 }

@@ -96,6 +96,7 @@ struct Common {
         global = true,
         value_name = "DIR",
         env = "TIDELOCK_CONTEXT",
+        hide_env_values = true,
         help_heading = "Everywhere"
     )]
     context: Option<PathBuf>,
@@ -211,6 +212,8 @@ impl Command {
 fn on_all_cores<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Guests that compute take a tick each: sockets and timers must be looked at in between.
+        .event_interval(31)
         .build()?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_background();

@@ -119,10 +119,10 @@ impl Demo {
                 self.nodes
             ),
         ))?;
-        let dir = tempfile::Builder::new()
-            .prefix("tidelock-text-")
-            .tempdir()?;
-        let (text, alone) = self.prepare(dir.path(), out).await?;
+        let dir = LocalCluster::new_dir()?;
+        let folder = dir.path().join("text");
+        std::fs::create_dir(&folder)?;
+        let (text, alone) = self.prepare(&folder, out).await?;
         let mut report = Report::new(text, alone);
 
         let asked = Instant::now();
@@ -132,7 +132,7 @@ impl Demo {
             guest_output: true,
             pass_stderr: false,
         };
-        let mut cluster = LocalCluster::start(&shape, out).await?;
+        let mut cluster = LocalCluster::start_in(dir, &shape, out).await?;
         report.cluster = ClusterPart::of(&cluster, asked.elapsed());
         out.tell(report.line_cluster())?;
 
@@ -148,9 +148,9 @@ impl Demo {
             args: vec![
                 "--hold-at".to_owned(),
                 KILL_AT.to_string(),
-                dir.path().join("text.txt").display().to_string(),
+                folder.join("text.txt").display().to_string(),
             ],
-            preopens: vec![dir.path().display().to_string()],
+            preopens: vec![folder.display().to_string()],
             ..SpawnProcess::default()
         };
         let spawned: Spawned = cluster.wire.post(first, "/v1/processes", &request).await?;
@@ -172,7 +172,6 @@ impl Demo {
         .await?;
         report.events_of_loss = losses_seen(&cluster, &report).await?;
         cluster.kill().await;
-        drop(dir);
         report.seconds = began.elapsed().as_secs_f64();
         conclude(report, out)
     }
@@ -253,7 +252,8 @@ impl Story<'_> {
                 () = sleep_until(late), if over.is_some() => {
                     let reason = over.map_or_else(String::new, |(ended, _)| ended.reason);
                     return Err(Failure::new("E0052", format!("{pid}: the guest ended early"))
-                        .detail(reason));
+                        .detail(reason)
+                        .detail(self.cluster.nodes[0].last_words()));
                 }
             }
         }

@@ -1,0 +1,728 @@
+//! The command line as people and scripts meet it.
+//!
+//! Goal: exit codes, error letters, JSON and help are promises. Method: the binary is run as it is
+//! installed; a cluster is one that `tidelock dev` starts, and each test has its own folders, so that
+//! nothing of this machine's user is read or changed.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+use tidelock_control::api;
+
+/// Longer than anything here takes; a test that waits for it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A user's folders, all empty.
+struct User {
+    home: TempDir,
+    context: Option<PathBuf>,
+}
+
+impl User {
+    fn new() -> Self {
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            context: None,
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
+        command
+            .args(args)
+            .current_dir(self.home.path())
+            .stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("TIDELOCK_") || text.starts_with("XDG_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("HOME", self.home.path())
+            .env("TMPDIR", self.home.path());
+        command
+            .env_remove("CLICOLOR_FORCE")
+            .env_remove("RUST_BACKTRACE");
+        if let Some(context) = &self.context {
+            command.env("TIDELOCK_CONTEXT", context);
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Fails unless the command succeeds; returns its stdout.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{args:?}\n{out}\n{err}");
+        out
+    }
+
+    fn json<T: DeserializeOwned>(&self, args: &[&str]) -> T {
+        let out = self.ok(&[&["-o", "json"], args].concat());
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{args:?}: {error}\n{out}"))
+    }
+
+    fn lines<T: DeserializeOwned>(&self, args: &[&str]) -> Vec<T> {
+        let out = self.ok(&[&["-o", "ndjson"], args].concat());
+        out.lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|e| panic!("{args:?}: {e}\n{line}"))
+            })
+            .collect()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples/wat")
+        .join(name);
+    path.canonicalize().unwrap().display().to_string()
+}
+
+// ---- without a cluster -------------------------------------------------------------------------
+
+#[test]
+fn exit_codes_are_as_documented() {
+    let user = User::new();
+    fs::write(user.home.path().join("text.wasm"), "this is text").unwrap();
+    let (hello, exit, trap) = (
+        example("hello.wat"),
+        example("exit.wat"),
+        example("trap.wat"),
+    );
+    let cases: &[(&[&str], i32)] = &[
+        (&["--help"], 0),
+        (&["--version"], 0),
+        (&["explain"], 0),
+        (&["explain", "e0020"], 0),
+        (&["config", "show"], 0),
+        (&["config", "template"], 0),
+        (&["completions", "bash"], 0),
+        (&["run", &hello], 0),
+        (&["run", &exit], 3),
+        (&["run", &trap], 101),
+        (&["run", "text.wasm"], 1),
+        (&[], 2),
+        (&["nodse"], 2),
+        (&["run"], 2),
+        (&["show", "--nope"], 2),
+        (&["node", "--token", "not a token"], 2),
+        (&["demo", "--nodes", "1"], 2),
+        (&["ps"], 3),
+        (&["nodes", "--context", "nowhere"], 3),
+        (&["explain", "E9999"], 4),
+        (&["run", "nothing.wasm"], 4),
+        (&["demo", "nothing.txt"], 4),
+        (&["demo", "text.wasm"], 1),
+        (&["dev", "--once", "nothing.wasm"], 4),
+    ];
+    for (args, code) in cases {
+        let output = user.run(args);
+        assert_eq!(
+            output.status.code(),
+            Some(*code),
+            "{args:?}\n{}",
+            text(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn an_error_is_a_letter() {
+    let user = User::new();
+    for args in [
+        &["ps"][..],
+        &["run", "nothing.wasm"],
+        &["explain", "E9999"],
+        &["run", "/"],
+    ] {
+        let output = user.run(args);
+        assert!(output.stdout.is_empty(), "{args:?}: stdout is for data");
+        let letter = text(&output.stderr);
+        let mut lines = letter.lines();
+        let first = lines.next().unwrap();
+        assert!(
+            first.starts_with("error: ") && first.ends_with(']'),
+            "{args:?}: {first}"
+        );
+        assert!(first.chars().count() <= 100, "{args:?}: {first}");
+        let code = &first[first.len() - 6..first.len() - 1];
+        assert!(letter.contains("\n  next: "), "{args:?}: {letter}");
+        assert!(
+            lines.all(|line| line.starts_with("  ")),
+            "{args:?}: {letter}"
+        );
+        user.ok(&["explain", code]);
+
+        let output = user.run(&[&["-o", "json"], args].concat());
+        let letter: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(letter["code"], code, "{args:?}");
+        assert!(
+            letter["message"].is_string() && letter["next"].is_array(),
+            "{letter}"
+        );
+    }
+}
+
+#[test]
+fn nobody_is_shown_how_the_program_is_written() {
+    let user = User::new();
+    fs::write(user.home.path().join("broken.wat"), "(module (func").unwrap();
+    fs::write(
+        user.home.path().join("import.wat"),
+        "(module (import \"a\" \"b\" (func)))",
+    )
+    .unwrap();
+    for args in [
+        &["run", "broken.wat"][..],
+        &["run", "import.wat"],
+        &["run", "/"],
+        &["--context", "/", "ps"],
+        &[
+            "control",
+            "--state-dir",
+            "/dev/null/x",
+            "--listen",
+            "127.0.0.1:0",
+        ],
+        &["node", "--state-dir", "nothing"],
+    ] {
+        let output = user.run(args);
+        assert_ne!(output.status.code(), Some(0), "{args:?}");
+        let all = text(&output.stderr);
+        for word in [
+            "failed to",
+            "Error(",
+            "Os {",
+            "kind:",
+            "panicked",
+            "os error",
+        ] {
+            assert!(!all.contains(word), "{args:?} says {word:?}:\n{all}");
+        }
+    }
+}
+
+#[test]
+fn a_mistyped_command_is_understood() {
+    let output = User::new().run(&["nodse"]);
+    assert!(
+        text(&output.stderr).contains("'nodes'"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn a_mistake_in_the_settings_names_its_place() {
+    let user = User::new();
+    fs::write(
+        user.home.path().join("tidelock.toml"),
+        "[node]\nlease = 3\n",
+    )
+    .unwrap();
+    let output = user.run(&["config", "show"]);
+    assert_eq!(output.status.code(), Some(2));
+    let letter = text(&output.stderr);
+    assert!(
+        letter.contains("node.lease (tidelock.toml)") && letter.contains("[E0003]"),
+        "{letter}"
+    );
+
+    fs::write(
+        user.home.path().join("tidelock.toml"),
+        "[node]\nlease_ms = 7\n",
+    )
+    .unwrap();
+    let rows: Vec<serde_json::Value> = user.json(&["config", "show"]);
+    let row = rows
+        .iter()
+        .find(|row| row["key"] == "node.lease_ms")
+        .unwrap();
+    assert_eq!(
+        (&row["value"], &row["origin"]),
+        (&7.into(), &"tidelock.toml".into())
+    );
+}
+
+#[test]
+fn lists_have_four_forms() {
+    let user = User::new();
+    let all: Vec<serde_json::Value> = user.json(&["explain"]);
+    assert_eq!(user.lines::<serde_json::Value>(&["explain"]), all);
+    let codes: Vec<&str> = all
+        .iter()
+        .map(|page| page["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        user.ok(&["explain", "-q"]).lines().collect::<Vec<_>>(),
+        codes
+    );
+    assert_eq!(
+        user.ok(&["explain"]).lines().count(),
+        codes.len() + 1,
+        "and a header"
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let user = User::new();
+    for args in [
+        &["completions", "zsh"][..],
+        &["explain", "-o", "ndjson"],
+        &["--help"],
+    ] {
+        let mut child = user
+            .command(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(text(&output.stderr), "", "{args:?}");
+    }
+}
+
+#[test]
+fn colour_is_for_terminals_and_those_who_ask() {
+    let user = User::new();
+    let escape = |args: &[&str]| user.run(args).stderr.contains(&0x1b);
+    assert!(!escape(&["run", "nothing.wasm"]));
+    assert!(escape(&["--color", "always", "run", "nothing.wasm"]));
+    let forced = |name: &str| {
+        let mut command = user.command(&["run", "nothing.wasm"]);
+        command
+            .env("CLICOLOR_FORCE", "1")
+            .env(name, "1")
+            .output()
+            .unwrap()
+            .stderr
+    };
+    assert!(forced("NOTHING").contains(&0x1b));
+    assert!(!forced("NO_COLOR").contains(&0x1b));
+}
+
+/// All help texts, against `help.txt`. `TIDELOCK_BLESS=1` writes it anew.
+#[test]
+fn help_is_as_reviewed() {
+    let user = User::new();
+    let top = user.ok(&["--help"]);
+    let mut all = format!("$ tidelock --help\n{top}");
+    let commands = top
+        .split("Commands:\n")
+        .nth(1)
+        .unwrap()
+        .split("\n\n")
+        .next()
+        .unwrap();
+    for line in commands.lines() {
+        let command = line.split_whitespace().next().unwrap();
+        if command != "help" {
+            all += &format!(
+                "\n$ tidelock {command} --help\n{}",
+                user.ok(&[command, "--help"])
+            );
+        }
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help.txt");
+    if std::env::var_os("TIDELOCK_BLESS").is_some() {
+        fs::write(&file, &all).unwrap();
+    }
+    let reviewed = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        all == reviewed,
+        "help has changed; look at the difference after TIDELOCK_BLESS=1"
+    );
+}
+
+// ---- with a cluster ----------------------------------------------------------------------------
+
+/// A running `tidelock dev`.
+struct Dev {
+    child: Child,
+    talk: BufReader<ChildStderr>,
+    /// The directory of the whole cluster.
+    dir: PathBuf,
+}
+
+impl Dev {
+    /// Starts it and waits until it says how to reach it.
+    fn start(user: &mut User, args: &[&str]) -> Self {
+        let mut child = user
+            .command(&[&["dev"], args].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut talk = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        let context = loop {
+            let mut line = String::new();
+            assert!(
+                talk.read_line(&mut line).unwrap() > 0,
+                "dev has ended:\n{said}"
+            );
+            said += &line;
+            if let Some((_, rest)) = line.split_once("TIDELOCK_CONTEXT=") {
+                break PathBuf::from(rest.trim().split(';').next().unwrap());
+            }
+        };
+        let dir = context.ancestors().nth(2).unwrap().to_owned();
+        assert!(dir.starts_with(user.home.path()), "{}", dir.display());
+        user.context = Some(context);
+        Self { child, talk, dir }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// The process ids of its daemons.
+    #[cfg(target_os = "linux")]
+    fn daemons(&self) -> Vec<i32> {
+        let dir = self.dir.display().to_string();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(id) = entry.file_name().to_string_lossy().parse() else {
+                continue;
+            };
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if id != self.child.id() as i32 && text(&line).contains(&dir) {
+                found.push(id);
+            }
+        }
+        found
+    }
+
+    /// Waits for the end; returns the exit code and what was said meanwhile.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.talk.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().code(), rest)
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn operators_can_look_and_act() {
+    let mut user = User::new();
+    let mut dev = Dev::start(&mut user, &["--nodes", "2"]);
+    let user = &user;
+
+    let nodes: Vec<api::NodeInfo> = user.json(&["nodes"]);
+    assert_eq!(
+        nodes.iter().map(|n| n.id.as_str()).collect::<Vec<_>>(),
+        ["n1", "n2"]
+    );
+    assert!(nodes.iter().all(|node| node.state == api::NodeState::Alive));
+    assert_eq!(
+        user.ok(&["ps", "-o", "json"]).trim(),
+        "[]",
+        "an empty list is a list"
+    );
+    assert_eq!(user.ok(&["ps"]), "", "and nothing to read for people");
+
+    let module: api::ModuleInfo = user.json(&["deploy", &example("spin.wat")]);
+    assert_eq!(
+        user.ok(&["deploy", "-q", &example("spin.wat")]).trim(),
+        module.hash
+    );
+    assert_eq!(user.json::<Vec<api::ModuleInfo>>(&["modules"]).len(), 1);
+
+    let spawned: api::Spawned = user.json(&["spawn", "spin", "--on", "n2"]);
+    assert!(spawned.pid.starts_with("n2."), "{}", spawned.pid);
+    let pid = spawned.pid.as_str();
+    let by_hash = user.ok(&["spawn", "-q", &module.hash]);
+    assert_eq!(user.ok(&["ps", "-q"]).lines().count(), 2);
+    let listed: Vec<api::ProcessInfo> = user.json(&["ps", "--on", "n2", "--module", &module.hash]);
+    assert!(listed.iter().any(|process| process.pid == pid));
+    let detail: api::ProcessDetail = user.json(&["show", pid]);
+    assert_eq!((detail.info.pid.as_str(), detail.reason), (pid, None));
+    let radius: api::BlastRadius = user.json(&["kill", "--dry-run", pid]);
+    assert_eq!(radius.ends, [pid]);
+
+    user.ok(&["kill", pid, by_hash.trim()]);
+    assert_eq!(user.ok(&["ps", "-q"]), "");
+    let detail: api::ProcessDetail = user.json(&["show", pid]);
+    assert_eq!(detail.reason.as_deref(), Some("killed"));
+    let output = user.run(&["kill", "n2.999"]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).starts_with("error: n2.999: there is no such process [E0020]"));
+    assert_eq!(user.run(&["show", "n7.1"]).status.code(), Some(4));
+    assert_eq!(user.run(&["show", "seven"]).status.code(), Some(2));
+    assert_eq!(user.run(&["ps", "--on", "n7"]).status.code(), Some(4));
+    assert_eq!(user.run(&["spawn", "nothing"]).status.code(), Some(4));
+    assert_eq!(
+        user.run(&["spawn", "spin", "no_such_entry"]).status.code(),
+        Some(5)
+    );
+
+    user.ok(&["deploy", &example("hello.wat")]);
+    let hello = user.ok(&["spawn", "-q", "hello", "--on", "n1"]);
+    let (hello, lines) = (hello.trim(), || user.lines::<api::LogLine>(&["logs"]));
+    until("the greeting is in the log", || {
+        lines()
+            .iter()
+            .any(|line| line.pid == hello && line.line == "hello from wat")
+    });
+    let events: Vec<api::Event> = user.lines(&["events"]);
+    let of = |kind, pid: &str| {
+        events
+            .iter()
+            .any(|event| event.kind == kind && event.pid.as_deref() == Some(pid))
+    };
+    assert!(
+        of(api::EventKind::Spawned, pid) && of(api::EventKind::Ended, pid),
+        "{events:?}"
+    );
+    assert!(
+        events
+            .iter()
+            .any(|event| event.kind == api::EventKind::NodeUp),
+        "{events:?}"
+    );
+    assert!(user.ok(&["token", "-q"]).starts_with("tl1."));
+    assert!(!user.ok(&["nodes"]).contains('\u{1b}'));
+
+    dev.signal(Signal::SIGINT);
+    let (code, said) = dev.end();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("Draining"), "{said}");
+    assert!(!dev.dir.exists());
+    assert_eq!(user.run(&["ps"]).status.code(), Some(3));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn devs_live_side_by_side_and_leave_nothing() {
+    let mut user = User::new();
+    let mut first = Dev::start(&mut user, &["--nodes", "1"]);
+    let first_context = user.context.clone();
+    let second = Dev::start(&mut user, &["--nodes", "1"]);
+    let second_context = user.context.clone();
+    assert_ne!(first.dir, second.dir);
+    let daemons = second.daemons();
+    assert_eq!(daemons.len(), 2, "control and a node");
+
+    user.context = None;
+    let current: Vec<api::NodeInfo> = user.json(&["nodes"]);
+    user.context = first_context;
+    let of_first: Vec<api::NodeInfo> = user.json(&["nodes"]);
+    assert_eq!(
+        current[0].admin_addr, of_first[0].admin_addr,
+        "the first one is the default"
+    );
+
+    // Not asked, not warned: the daemons notice it themselves.
+    second.signal(Signal::SIGKILL);
+    until("the daemons of a killed dev have ended", || {
+        daemons
+            .iter()
+            .all(|id| kill(Pid::from_raw(*id), None).is_err() || is_zombie(*id))
+    });
+    until("its directory is gone", || !second.dir.exists());
+    user.json::<Vec<api::NodeInfo>>(&["nodes"]);
+    user.context = second_context;
+    assert_eq!(user.run(&["nodes"]).status.code(), Some(3));
+
+    let daemons = first.daemons();
+    first.signal(Signal::SIGINT);
+    assert_eq!(first.end().0, Some(130));
+    assert!(!first.dir.exists());
+    assert!(
+        daemons
+            .iter()
+            .all(|id| kill(Pid::from_raw(*id), None).is_err()),
+        "{daemons:?}"
+    );
+    assert_eq!(
+        fs::read_dir(user.home.path())
+            .unwrap()
+            .flatten()
+            .filter(is_ours)
+            .count(),
+        0
+    );
+}
+
+/// Nobody may be there to take note of the end of an orphan.
+#[cfg(target_os = "linux")]
+fn is_zombie(id: i32) -> bool {
+    fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+/// Whether a folder is one that a cluster was kept in.
+fn is_ours(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with("tidelock-")
+}
+
+#[test]
+fn a_guest_on_a_cluster_is_a_program_like_any_other() {
+    let user = User::new();
+    let output = user.run(&["dev", "--nodes", "2", "--once", &example("hello.wat")]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "hello from wat\n");
+    assert_eq!(text(&output.stderr), "");
+    let output = user.run(&[
+        "dev",
+        "--nodes",
+        "1",
+        "--once",
+        &example("exit.wat"),
+        "--",
+        "-x",
+    ]);
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(3), String::new())
+    );
+    let output = user.run(&["dev", "--nodes", "1", "--once", &example("trap.wat")]);
+    assert_eq!(output.status.code(), Some(101));
+    assert!(
+        text(&output.stderr).contains("[E0033]"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(
+        fs::read_dir(user.home.path())
+            .unwrap()
+            .flatten()
+            .filter(is_ours)
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn a_guest_is_started_again_when_its_file_changes() {
+    let mut user = User::new();
+    let app = user.home.path().join("app.wat");
+    fs::copy(example("spin.wat"), &app).unwrap();
+    let mut dev = Dev::start(&mut user, &["--nodes", "1", "app.wat"]);
+    let mut heard = |what: &str| {
+        let mut line = String::new();
+        while !line.contains(what) {
+            line.clear();
+            assert!(
+                dev.talk.read_line(&mut line).unwrap() > 0,
+                "{what} was never said"
+            );
+        }
+        line
+    };
+    assert!(heard("runs as").contains("n1.1"));
+    fs::write(&app, "(module (func").unwrap();
+    assert!(
+        heard("error:").contains("[E0030]"),
+        "a mistake does not end the cluster"
+    );
+    fs::copy(example("hello.wat"), &app).unwrap();
+    heard("runs as");
+    let gone: api::ProcessDetail = user.json(&["show", "n1.1"]);
+    assert_eq!(gone.reason.as_deref(), Some("killed"));
+    dev.signal(Signal::SIGINT);
+    assert_eq!(dev.end().0, Some(130));
+}
+
+#[test]
+fn the_demonstration_is_exact_and_leaves_nothing() {
+    let user = User::new();
+    let words: String = (0..300_000_u64)
+        .map(|n| format!("w{} ", n * n % 10_007))
+        .collect();
+    fs::write(user.home.path().join("words.txt"), words).unwrap();
+    let report: serde_json::Value = user.json(&["demo", "words.txt"]);
+    assert_eq!(report["ok"], true, "{report}");
+    assert_eq!(report["result"]["words"], 300_000, "{report}");
+    assert_eq!(report["killed"]["signal"], 9, "{report}");
+    let percent = report["killed"]["percent"].as_f64().unwrap();
+    assert!((25.0..=75.0).contains(&percent), "{report}");
+    assert_eq!(report["notices"].as_array().unwrap().len(), 2, "{report}");
+    assert_eq!(
+        fs::read_dir(user.home.path())
+            .unwrap()
+            .flatten()
+            .filter(is_ours)
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn a_demonstration_without_a_loss_fails() {
+    let user = User::new();
+    fs::write(user.home.path().join("words.txt"), "word ".repeat(300_000)).unwrap();
+    // Claims the right numbers at once, so that there is no moment at which a node could be killed.
+    let line = "{\\22event\\22:\\22result\\22,\\22words\\22:300000,\\22distinct\\22:1,\
+                \\22checksum\\22:\\22\\22,\\22chunks\\22:1,\\22resent\\22:0,\\22lost\\22:[],\
+                \\22elapsed_ms\\22:1}\\n";
+    let length = line.replace("\\22", "\"").replace("\\n", "\n").len();
+    let guest = format!(
+        "(module (import \"wasi_snapshot_preview1\" \"fd_write\"
+           (func $write (param i32 i32 i32 i32) (result i32)))
+         (memory (export \"memory\") 1)
+         (data (i32.const 16) \"{line}\")
+         (func (export \"_start\")
+           (i32.store (i32.const 0) (i32.const 16))
+           (i32.store (i32.const 4) (i32.const {length}))
+           (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"
+    );
+    fs::write(user.home.path().join("liar.wat"), guest).unwrap();
+    let output = user.run(&["demo", "-o", "json", "--guest", "liar.wat", "words.txt"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], false, "{report}");
+    let check = |name: &str| {
+        report["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|check| check["name"] == name)
+            .cloned()
+    };
+    assert_eq!(check("fault").unwrap()["ok"], false, "{report}");
+    assert_eq!(
+        check("count").unwrap()["ok"],
+        false,
+        "a wrong checksum is seen: {report}"
+    );
+    assert!(text(&output.stderr).contains("E0051"));
+}
