@@ -19,7 +19,10 @@ use crate::run::{command, output, root, run};
 pub(crate) const TARGET: &str = "wasm32-wasip1";
 
 /// The workspaces that hold guests, apart from each other and from the host's.
-pub(crate) const WORKSPACES: [&str; 2] = ["examples/wordcount", "examples/guests"];
+const WORKSPACES: [&str; 2] = ["examples/wordcount", "examples/guests"];
+
+/// All workspaces that are compiled for guests: those, and what they are written with.
+pub(crate) const SOURCES_OF_GUESTS: [&str; 3] = ["sdk", "examples/wordcount", "examples/guests"];
 
 /// What the shipped guest is made from.
 const SOURCES: [&str; 5] = [
@@ -35,6 +38,16 @@ pub(crate) fn setup() -> Result<String> {
     let cargo = output(&mut command("bash xtask/guest-toolchain.sh"))
         .context("the guest toolchain cannot be installed")?;
     Ok(cargo.trim().to_owned())
+}
+
+/// Whether guests are compiled by the toolchain that compiles the rest, which alone has the
+/// tools beside the compiler.
+pub(crate) fn has_ordinary_toolchain() -> Result<bool> {
+    let ordinary = setup()? == "cargo";
+    if !ordinary {
+        eprintln!("  guests left out: their toolchain is a compiler and nothing else");
+    }
+    Ok(ordinary)
 }
 
 /// Compiles all guests from their sources. Returns the folder with their `.wasm` files.
