@@ -77,6 +77,7 @@ fn without(rule: &'static str, name: &str) -> Findings {
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "the stories are worth reading")]
 fn every_rule_is_missed() {
     let mut needless = Vec::new();
     for (rule, name) in RULES {

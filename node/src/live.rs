@@ -654,8 +654,12 @@ fn finish_make(
             let wanted = parked.announce(|pid| live.with(|session| session.made(reference, pid)));
             if wanted {
                 all.insert(reference, parked);
+            } else {
+                // It is dropped, and so ends unrun. If it was killed by a pid somebody guessed, the
+                // parent still waits; if the parent gave up, this does nothing.
+                let why = Refusal::NotPermitted("the child was killed before it began".into());
+                live.with(|session| session.refuse(reference, why));
             }
-            // Otherwise it is dropped, and so ends unrun.
         }
         Err(why) => live.with(|session| session.refuse(reference, why)),
     }

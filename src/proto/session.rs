@@ -118,7 +118,7 @@ pub enum Action {
     Refused(u64, Refusal),
     /// Run the parked child.
     Run(u64),
-    /// End the parked child, unrun.
+    /// End the parked child, unrun, if it has not ended, and let go of it.
     End(u64),
     /// Answer with [`Session::answer`].
     Query(u64, Pid),
@@ -600,8 +600,9 @@ impl Session {
                         self.hosts.insert(reference, Hosting::Starting);
                         self.actions.push_back(Action::Run(reference));
                     }
-                    HostingStep::End | HostingStep::Drop | HostingStep::Forget => {
+                    HostingStep::End | HostingStep::Drop => {
                         self.hosts.remove(&reference);
+                        self.actions.push_back(Action::End(reference));
                     }
                 }
             }
@@ -720,7 +721,11 @@ impl Session {
                 Action::Adopt(reference, _)
                     if self.asks.get(&reference) != Some(&Asking::Answered) => {}
                 // An action before this one ended the child, or the session.
-                Action::Run(reference) if self.hosts.remove(&reference).is_none() => {}
+                Action::Run(reference) if self.hosts.remove(&reference).is_none() => {
+                    if !self.over {
+                        return Some(Action::End(reference));
+                    }
+                }
                 action => return Some(action),
             }
         }

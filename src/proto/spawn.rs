@@ -198,12 +198,10 @@ pub enum AskingStep {
 pub enum HostingStep {
     /// Run the child, which ends the machine, unless the child ends first.
     Run,
-    /// End the parked child, unrun, and say `Cancelled`. The machine is over.
+    /// End the parked child, unrun, if it has not ended, and let go of it. The machine is over.
     End,
-    /// Say `Cancelled`; what is being made is dropped when it is ready. The machine is over.
+    /// What is being made is dropped when it is ready. The machine is over.
     Drop,
-    /// Nothing to do. The machine is over.
-    Forget,
 }
 
 impl Asking {
@@ -239,7 +237,7 @@ impl Hosting {
         match self {
             Hosting::Parked => Ok(HostingStep::Run),
             // Our Exit or Down is on its way to whoever must know.
-            Hosting::Ended => Ok(HostingStep::Forget),
+            Hosting::Ended => Ok(HostingStep::End),
             Hosting::Preparing => Err("Start follows Prepared"),
             Hosting::Starting => Err("Start comes once"),
         }
@@ -248,9 +246,8 @@ impl Hosting {
     /// Handles `Cancel`, which is always answered by `Cancelled`.
     pub fn handle_cancel(self) -> HostingStep {
         match self {
-            Hosting::Parked | Hosting::Starting => HostingStep::End,
+            Hosting::Parked | Hosting::Starting | Hosting::Ended => HostingStep::End,
             Hosting::Preparing => HostingStep::Drop,
-            Hosting::Ended => HostingStep::Forget,
         }
     }
 }

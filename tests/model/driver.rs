@@ -2,8 +2,8 @@
 //!
 //! # The rules a driver keeps
 //!
-//! The node's `dist.rs` keeps the same ones, for the same reasons. Each is removed once in
-//! `tests/model_switches.rs`.
+//! The node keeps the same ones for the same reasons (`node/src/live.rs` for sessions,
+//! `src/process.rs` for blocks). Most are removed once in `tests/model_switches.rs`.
 //!
 //! * **D1 — one step.** A block's change, its effects and the frames they append are one step: no
 //!   other input of that block or session comes in between. Effects are carried out in order.

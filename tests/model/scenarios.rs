@@ -104,7 +104,7 @@ const BASE: Scenario = Scenario {
     monitors: &[(T, C)],
     die_of_links: &[],
     batches: true,
-    connections_max: 4,
+    connections_max: 5,
     deeper: |_| {},
     states_min: [1, 1],
 };
@@ -136,20 +136,16 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "links_again",
         budget: Budget {
             link: [0, 0, 2, 1, 0, 0],
-            unlink: [0, 0, 1, 0, 0, 0],
-            end: [0, 1, 0, 0],
+            unlink: [0, 0, 1, 1, 0, 0],
+            end: [0, 1, 1, 0],
+            give_up: 1,
             cut: 1,
             dial: [1, 1],
             ..NONE
         },
         child_lives: true,
         deeper: |budget| {
-            budget.link = [0, 0, 2, 2, 0, 0];
-            budget.unlink = [0, 0, 1, 1, 0, 0];
-            budget.end = [0, 1, 1, 0];
-            budget.give_up = 1;
             budget.cut = 2;
-            budget.dial = [2, 1];
         },
         ..BASE
     },
@@ -185,7 +181,7 @@ pub(crate) const ALL: &[Scenario] = &[
         child_lives: true,
         die_of_links: &[P, C, T],
         deeper: |budget| {
-            budget.link = [1, 1, 1, 1, 1, 1];
+            budget.link = [1, 1, 0, 1, 0, 1];
             budget.end = [1, 1, 1, 0];
         },
         ..BASE
@@ -195,9 +191,9 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         name: "spawn",
         budget: Budget {
-            link: [0, 1, 1, 0, 0, 0],
-            unlink: [1, 0, 0, 0, 0, 0],
-            end: [1, 1, 0, 0],
+            link: [1, 1, 1, 0, 0, 0],
+            unlink: [1, 0, 1, 0, 0, 0],
+            end: [1, 1, 1, 0],
             spawn: 1,
             give_spawn_up: 1,
             parked_too_long: 1,
@@ -205,11 +201,7 @@ pub(crate) const ALL: &[Scenario] = &[
             cut: 1,
             ..NONE
         },
-        deeper: |budget| {
-            budget.link = [1, 1, 1, 1, 0, 0];
-            budget.unlink = [1, 0, 1, 0, 0, 0];
-            budget.end = [1, 1, 1, 0];
-        },
+        deeper: |budget| budget.link[3] = 1,
         ..BASE
     },
     // The guess crosses the making of the child.
@@ -226,8 +218,8 @@ pub(crate) const ALL: &[Scenario] = &[
             ..NONE
         },
         deeper: |budget| {
-            budget.link = [0, 0, 3, 1, 0, 0];
             budget.unlink = [0, 0, 1, 1, 0, 0];
+            budget.kill = 1;
         },
         ..BASE
     },
@@ -246,7 +238,6 @@ pub(crate) const ALL: &[Scenario] = &[
         },
         third: 1,
         deeper: |budget| {
-            budget.link = [0, 0, 3, 1, 0, 0];
             budget.end = [1, 1, 1, 0];
             budget.give_up = 1;
         },
@@ -330,9 +321,8 @@ pub(crate) const ALL: &[Scenario] = &[
             ..NONE
         },
         deeper: |budget| {
-            budget.link = [1, 1, 1, 0, 0, 0];
+            budget.link = [0, 1, 1, 0, 0, 0];
             budget.end = [1, 1, 0, 0];
-            budget.spawn = 2;
             budget.dial = [2, 1];
         },
         ..BASE
@@ -373,7 +363,6 @@ pub(crate) const ALL: &[Scenario] = &[
         },
         spawns: &[(true, false), (false, true), (true, true), (false, false)],
         deeper: |budget| {
-            budget.link = [0, 0, 1, 0, 0, 0];
             budget.monitor = 2;
         },
         ..BASE
@@ -394,9 +383,7 @@ pub(crate) const ALL: &[Scenario] = &[
         },
         child_lives: true,
         deeper: |budget| {
-            budget.link = [0, 0, 1, 1, 0, 0];
             budget.cut = 2;
-            budget.dial = [2, 1];
             budget.demonitor = 2;
         },
         ..BASE
@@ -467,8 +454,8 @@ pub(crate) const ALL: &[Scenario] = &[
             ..NONE
         },
         deeper: |budget| {
-            budget.link = [1, 1, 2, 1, 0, 0];
-            budget.unlink = [1, 0, 1, 0, 0, 0];
+            budget.link = [1, 1, 1, 0, 0, 0];
+            budget.unlink = [1, 0, 0, 0, 0, 0];
         },
         ..BASE
     },
