@@ -1,0 +1,30 @@
+//! The promises, on real daemons: separate processes, real QUIC, real certificates, real faults.
+//!
+//! Goal: show that what the models show of the machines is true of the programs people run, and
+//! measure how fast. Method: a control plane and nodes are started as child processes; a guest
+//! (`examples/guests/src/bin/scenarios.rs`) observes from inside and prints; the faults come from
+//! outside, through the kernel or through a stranger's connection. Each test first verifies that its
+//! fault took effect, then compares who was told with who had to be, name by name, exactly once.
+//!
+//! ```text
+//! cargo test --release -p tidelock-node --test cluster -- --nocapture   # prints the figures
+//! ```
+//!
+//! "Nothing more comes" is judged behind a fence: a round trip over the same lane that began after
+//! everything else was seen. What is not here: networks with loss and delay, one-way cuts.
+
+#![allow(
+    clippy::print_stderr,
+    reason = "the figures are for whoever reads the log"
+)]
+
+#[path = "cluster/bench.rs"]
+mod bench;
+#[path = "cluster/faults.rs"]
+mod faults;
+#[path = "cluster/many.rs"]
+mod many;
+#[path = "cluster/promises.rs"]
+mod promises;
+#[path = "cluster/strangers.rs"]
+mod strangers;

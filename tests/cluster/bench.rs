@@ -1,0 +1,722 @@
+//! A cluster of real daemons to play with: start, hurt, listen.
+//!
+//! # Guarantees
+//!
+//! * One cluster at a time on this machine, whichever runner starts the tests: a locked file.
+//! * Nothing outlives a [`Cluster`], also when the test panics or is killed: its drop ends every
+//!   daemon, and each daemon ends with the pipe that this process holds open for it.
+//! * A fault is only reported as done once the kernel says so (exit status, `/proc`).
+//! * Waiting is for lines, events or answers, up to [`PATIENCE`]; nothing sleeps.
+//!
+//! What guests print and daemons log is kept with its time of arrival, and shown when a test fails.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tidelock_certs::tls::https_client_config;
+use tidelock_certs::{Identity, Role};
+use tidelock_control::api::{Ended, SessionInfo, SpawnProcess, Spawned};
+use tidelock_control::client::Client;
+use tokio::runtime::Runtime;
+
+/// Longer than anything here takes on a busy machine; a test that waits for it has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the daemons allow themselves on top of the lease to notice a dead peer (P6).
+pub(crate) const NOTICE_MAX: Duration = Duration::from_millis(300);
+
+/// What a cluster should look like.
+pub(crate) struct Shape {
+    /// The stable names of its nodes.
+    pub(crate) names: &'static [&'static str],
+    /// How long a silent peer is believed to be alive.
+    pub(crate) lease: Duration,
+    /// Settings of the nodes, as environment variables.
+    pub(crate) settings: &'static [(&'static str, &'static str)],
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape {
+            names: &["a", "b"],
+            lease: Duration::from_secs(3),
+            settings: &[],
+        }
+    }
+}
+
+/// A control plane and nodes, each a process of its own, with the scenarios deployed.
+pub(crate) struct Cluster {
+    runtime: Runtime,
+    http: reqwest::Client,
+    /// For what only an operator may ask of control.
+    pub(crate) operator: Client,
+    /// The control plane.
+    pub(crate) control: Daemon,
+    nodes: BTreeMap<&'static str, Daemon>,
+    module: String,
+    shape: Shape,
+    dir: tempfile::TempDir,
+    _turn: File,
+}
+
+impl Cluster {
+    /// Two nodes, `a` and `b`, with a lease of three seconds.
+    pub(crate) fn pair() -> Self {
+        Self::start(Shape::default())
+    }
+
+    /// Starts everything and returns once all nodes know each other.
+    pub(crate) fn start(shape: Shape) -> Self {
+        let turn = turn();
+        let guest = guest("scenarios");
+        let dir = tempfile::Builder::new()
+            .prefix("tidelock-cluster-")
+            .tempdir()
+            .expect("a folder for the cluster's state");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime for talking to the daemons");
+
+        let mut command = daemon("control");
+        command
+            .args(["--listen", "127.0.0.1:0", "--cluster", "test"])
+            .arg("--state-dir")
+            .arg(dir.path().join("control"));
+        let control = Daemon::spawn("control", command).ready();
+        let identity = Identity::load(&control.operator()).expect("an operator's identity");
+        let tls = https_client_config(&identity, Role::Node, None).expect("TLS for an operator");
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .build()
+            .expect("an HTTP client");
+        let operator =
+            Client::with_identity(&control.addr().to_string(), &identity).expect("a client");
+        let bytes = fs::read(&guest).expect("the guest can be read");
+        let module = runtime
+            .block_on(operator.put_module(Some("scenarios"), bytes))
+            .expect("control takes the guest");
+
+        let mut cluster = Cluster {
+            runtime,
+            http,
+            operator,
+            control,
+            nodes: BTreeMap::new(),
+            module: module.hash,
+            shape,
+            dir,
+            _turn: turn,
+        };
+        let names = cluster.shape.names;
+        let starting: Vec<_> = names
+            .iter()
+            .map(|name| (*name, Daemon::spawn(name, cluster.node_command(name, true))))
+            .collect();
+        for (name, daemon) in starting {
+            cluster.add(name, daemon.ready());
+        }
+        cluster.meet();
+        // The module is compiled and kept everywhere before anything is measured or hurt.
+        for name in names {
+            cluster.spawn(name, &["hold"]).one("holding");
+        }
+        cluster
+    }
+
+    fn node_command(&self, name: &str, joins: bool) -> Command {
+        let mut command = daemon("node");
+        command
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--guest-output",
+            ])
+            .args(["--name", name, "--join", &self.control.addr().to_string()])
+            .args(["--lease-ms", &self.shape.lease.as_millis().to_string()])
+            .arg("--state-dir")
+            .arg(self.state(name))
+            .envs(self.shape.settings.iter().copied());
+        if joins {
+            let token = self.block_on(self.operator.create_token(PATIENCE, 1));
+            command.env("TIDELOCK_TOKEN", token.expect("a token").token);
+        }
+        command
+    }
+
+    fn add(&mut self, name: &'static str, daemon: Daemon) {
+        let request = self
+            .http
+            .get(format!("https://{}/v1/events?follow=true", daemon.admin()));
+        let events = daemon.events.clone();
+        self.runtime.spawn(async move {
+            if let Ok(response) = request.send().await {
+                let mut body = response.bytes_stream();
+                let mut rest = Vec::new();
+                while let Some(Ok(part)) = body.next().await {
+                    rest.extend_from_slice(&part);
+                    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                        events.push(String::from_utf8_lossy(&rest[..end]).into_owned());
+                        rest.drain(..=end);
+                    }
+                }
+            }
+            events.close();
+        });
+        self.nodes.insert(name, daemon);
+    }
+
+    /// Waits until each node has a session with each other one.
+    fn meet(&self) {
+        let others = self.nodes.len() - 1;
+        for name in self.nodes.keys() {
+            let path = format!("/v1/sessions?at_least={others}");
+            let _: Vec<SessionInfo> = self.get(name, &path);
+        }
+    }
+
+    /// Starts a node again under its old name and with its saved identity.
+    pub(crate) fn restart(&mut self, name: &'static str) {
+        let before = self.nodes.remove(name).expect("a node of this cluster");
+        assert!(
+            !before.is_alive(),
+            "{name} runs: it cannot be started again"
+        );
+        let daemon = Daemon::spawn(name, self.node_command(name, false)).ready();
+        self.add(name, daemon);
+    }
+
+    /// A node's daemon.
+    pub(crate) fn node(&self, name: &str) -> &Daemon {
+        self.nodes.get(name).expect("a node of this cluster")
+    }
+
+    /// A node's daemon, to be hurt.
+    pub(crate) fn node_mut(&mut self, name: &str) -> &mut Daemon {
+        self.nodes.get_mut(name).expect("a node of this cluster")
+    }
+
+    /// The id of a node's present start, such as `n3`.
+    pub(crate) fn id(&self, name: &str) -> String {
+        self.node(name).id()
+    }
+
+    /// How long a silent peer is believed.
+    pub(crate) fn lease(&self) -> Duration {
+        self.shape.lease
+    }
+
+    /// Where a daemon keeps its state.
+    pub(crate) fn state(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs a future to its end, up to [`PATIENCE`].
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, future).await })
+            .expect("an answer in time")
+    }
+
+    /// Asks a node as an operator.
+    pub(crate) fn get<T: DeserializeOwned>(&self, name: &str, path: &str) -> T {
+        let url = format!("https://{}{path}", self.node(name).admin());
+        self.block_on(async {
+            let response = self.http.get(&url).send().await.expect("the node answers");
+            let status = response.status();
+            let text = response.text().await.expect("a whole answer");
+            assert!(status.is_success(), "{url}: {status}: {text}");
+            serde_json::from_str(&text).expect("an answer of the right type")
+        })
+    }
+
+    /// The content hash of the scenarios' module.
+    pub(crate) fn module(&self) -> &str {
+        &self.module
+    }
+
+    /// The session of one node with another, if there is one.
+    pub(crate) fn session(&self, of: &str, with: &str) -> Option<SessionInfo> {
+        let peer = self.id(with);
+        let all: Vec<SessionInfo> = self.get(of, "/v1/sessions");
+        all.into_iter().find(|session| session.peer == peer)
+    }
+
+    /// How a process of a node ended; waits for it.
+    pub(crate) fn end_of(&self, name: &str, pid: &str) -> Ended {
+        self.get(name, &format!("/v1/processes/{pid}/wait"))
+    }
+
+    /// Whether a process of a node runs.
+    pub(crate) fn runs(&self, name: &str, pid: &str) -> bool {
+        let all: Vec<Value> = self.get(name, "/v1/processes");
+        all.iter().any(|process| process["pid"] == pid)
+    }
+
+    /// Starts a scenario on a node.
+    pub(crate) fn spawn(&self, name: &str, arguments: &[&str]) -> Guest {
+        let request = SpawnProcess {
+            module: self.module.clone(),
+            args: arguments
+                .iter()
+                .map(|argument| (*argument).to_owned())
+                .collect(),
+            ..SpawnProcess::default()
+        };
+        let url = format!("https://{}/v1/processes", self.node(name).admin());
+        let spawned: Spawned = self.block_on(async {
+            let response = self.http.post(&url).json(&request).send().await;
+            let text = response
+                .expect("the node answers")
+                .text()
+                .await
+                .expect("an answer");
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("{name} spawns: {text}"))
+        });
+        Guest {
+            pid: spawned.pid,
+            lines: self.node(name).lines.clone(),
+        }
+    }
+
+    /// What a process that somebody else started prints.
+    pub(crate) fn listen(&self, name: &str, pid: &str) -> Guest {
+        Guest {
+            pid: pid.to_owned(),
+            lines: self.node(name).lines.clone(),
+        }
+    }
+
+    /// Runs the command line as the operator.
+    pub(crate) fn tidelock(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_tidelock"))
+            .args(arguments)
+            .env("TIDELOCK_CONTEXT", self.control.operator())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary starts")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for daemon in self.nodes.values_mut().chain([&mut self.control]) {
+            daemon.end();
+        }
+        if std::thread::panicking() {
+            for daemon in [&self.control].into_iter().chain(self.nodes.values()) {
+                daemon.show();
+            }
+        }
+    }
+}
+
+// ---- daemons -----------------------------------------------------------------------------------
+
+/// A process of the operating system that is part of the cluster.
+pub(crate) struct Daemon {
+    name: String,
+    child: Child,
+    /// Its end would end the daemon.
+    _stdin: Option<ChildStdin>,
+    ready: Value,
+    ended: Option<ExitStatus>,
+    lines: Feed,
+    /// What it logs.
+    pub(crate) log: Feed,
+    /// What it tells operators.
+    pub(crate) events: Feed,
+}
+
+fn daemon(role: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
+    command
+        .args([role, "--ready-json", "--parent-watch", "--quiet"])
+        .env("TIDELOCK_LOG_FORMAT", "text")
+        .env("TIDELOCK_LOG_FILTER", "info")
+        .env("NO_COLOR", "1")
+        .env(
+            "XDG_CACHE_HOME",
+            concat!(env!("CARGO_TARGET_TMPDIR"), "/cluster-cache"),
+        )
+        .env_remove("TIDELOCK_TOKEN")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Daemon {
+    /// Starts the process. What it says is read from now on.
+    pub(crate) fn spawn(name: &str, mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
+        // Waiting for a child closes a pipe that it still holds.
+        let stdin = child.stdin.take();
+        let (lines, log) = (Feed::default(), Feed::default());
+        lines.follow(child.stdout.take().expect("a pipe was asked for"));
+        log.follow(child.stderr.take().expect("a pipe was asked for"));
+        Daemon {
+            name: name.to_owned(),
+            child,
+            _stdin: stdin,
+            ready: Value::Null,
+            ended: None,
+            lines,
+            log,
+            events: Feed::default(),
+        }
+    }
+
+    fn ready(mut self) -> Self {
+        let first = self.lines.wait(|_| true);
+        match first {
+            Some(line) => self.ready = line.json(),
+            None => {
+                self.show();
+                panic!("{} was not ready", self.name);
+            }
+        }
+        self
+    }
+
+    fn text(&self, key: &str) -> String {
+        self.ready[key].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn id(&self) -> String {
+        self.text("ready")
+    }
+
+    /// Where other daemons reach it.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.text("addr").parse().expect("an address")
+    }
+
+    fn admin(&self) -> SocketAddr {
+        self.text("admin_addr").parse().expect("an address")
+    }
+
+    fn operator(&self) -> PathBuf {
+        PathBuf::from(self.text("operator"))
+    }
+
+    fn process(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
+    }
+
+    /// The kernel's letter for the state of the process; `None` if there is none.
+    fn state(&self) -> Option<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        stat.rsplit(") ").next()?.chars().next()
+    }
+
+    /// Whether the process exists and has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.ended.is_none() && !matches!(self.state(), None | Some('Z' | 'X'))
+    }
+
+    /// SIGKILL. Returns when it was sent, after the process is gone because of it.
+    pub(crate) fn kill(&mut self) -> Instant {
+        let (at, status) = self.signal_and_wait(Signal::SIGKILL);
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "{} ended otherwise: {status}",
+            self.name
+        );
+        assert!(!Path::new(&format!("/proc/{}", self.child.id())).exists());
+        at
+    }
+
+    /// SIGTERM. Returns when it was sent, after the process has left in good order.
+    pub(crate) fn leave(&mut self) -> Instant {
+        let (at, status) = self.signal_and_wait(Signal::SIGTERM);
+        assert_eq!(
+            status.code(),
+            Some(0),
+            "{} did not leave: {status}",
+            self.name
+        );
+        at
+    }
+
+    fn signal_and_wait(&mut self, signal: Signal) -> (Instant, ExitStatus) {
+        assert!(self.is_alive(), "{} has ended before", self.name);
+        let at = Instant::now();
+        kill(self.process(), signal).expect("the signal is sent");
+        let status = self.child.wait().expect("the process is ours");
+        self.ended = Some(status);
+        (at, status)
+    }
+
+    /// SIGSTOP. Returns when it was sent, after the kernel has stopped the process.
+    pub(crate) fn freeze(&self) -> Instant {
+        let at = Instant::now();
+        kill(self.process(), Signal::SIGSTOP).expect("the signal is sent");
+        waitid(Id::Pid(self.process()), WaitPidFlag::WSTOPPED).expect("the process stops");
+        self.assert_frozen();
+        at
+    }
+
+    /// Fails unless the process stands still.
+    pub(crate) fn assert_frozen(&self) {
+        assert_eq!(self.state(), Some('T'), "{} is not frozen", self.name);
+    }
+
+    /// SIGCONT. Returns when it was sent, after the process goes on.
+    pub(crate) fn thaw(&self) -> Instant {
+        let at = Instant::now();
+        kill(self.process(), Signal::SIGCONT).expect("the signal is sent");
+        waitid(Id::Pid(self.process()), WaitPidFlag::WCONTINUED).expect("the process goes on");
+        assert!(
+            self.is_alive() && self.state() != Some('T'),
+            "{} is frozen",
+            self.name
+        );
+        at
+    }
+
+    fn end(&mut self) {
+        if self.ended.is_none() {
+            // It may end by itself in this moment; all that counts is that it is gone.
+            let _ = self.child.kill();
+            self.ended = self.child.wait().ok();
+        }
+    }
+
+    fn show(&self) {
+        eprintln!(
+            "── {}, {:?}, {:?}",
+            self.name, self.ready["ready"], self.ended
+        );
+        for (of, feed) in [
+            ("stderr", &self.log),
+            ("stdout", &self.lines),
+            ("events", &self.events),
+        ] {
+            let all = feed.all();
+            let last = all.len().saturating_sub(25);
+            eprintln!("   {of}, {} lines, the last of them:", all.len());
+            for line in &all[last..] {
+                eprintln!("   {}", line.text.chars().take(300).collect::<String>());
+            }
+        }
+    }
+}
+
+// ---- what is said ------------------------------------------------------------------------------
+
+/// A process of the cluster, by what it prints.
+#[derive(Clone)]
+pub(crate) struct Guest {
+    /// Such as `n1.2`.
+    pub(crate) pid: String,
+    lines: Feed,
+}
+
+impl Guest {
+    /// Waits for its first observation of a kind.
+    pub(crate) fn one(&self, what: &str) -> Seen {
+        self.many(what, 1).remove(0)
+    }
+
+    /// Waits until it has made `count` observations of a kind, and returns all there are.
+    pub(crate) fn many(&self, what: &str, count: usize) -> Vec<Seen> {
+        let mut left = count;
+        self.lines.wait(|line| {
+            left -= usize::from(self.said(line, what) && left > 0);
+            left == 0
+        });
+        let all = self.all(what);
+        assert!(
+            all.len() >= count,
+            "{} has said {what:?} {} times instead of {count}",
+            self.pid,
+            all.len()
+        );
+        all
+    }
+
+    /// Its observations of a kind up to now.
+    pub(crate) fn all(&self, what: &str) -> Vec<Seen> {
+        let mut all = self.lines.all();
+        all.retain(|line| self.said(line, what));
+        all
+    }
+
+    fn said(&self, line: &Seen, what: &str) -> bool {
+        // Cheaper than parsing, and exact for what the scenarios print.
+        line.text
+            .starts_with(&format!(r#"{{"what":"{what}","me":"{}""#, self.pid))
+    }
+}
+
+/// A line, and when it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) at: Instant,
+    pub(crate) text: String,
+}
+
+impl Seen {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
+    }
+
+    pub(crate) fn text(&self, key: &str) -> String {
+        let json = self.json();
+        json[key]
+            .as_str()
+            .unwrap_or_else(|| panic!("no text {key}: {json}"))
+            .to_owned()
+    }
+
+    pub(crate) fn number(&self, key: &str) -> i64 {
+        let json = self.json();
+        json[key]
+            .as_i64()
+            .unwrap_or_else(|| panic!("no number {key}: {json}"))
+    }
+
+    pub(crate) fn list(&self, key: &str) -> Vec<String> {
+        let json = self.json();
+        let list = json[key]
+            .as_array()
+            .unwrap_or_else(|| panic!("no list {key}: {json}"));
+        list.iter()
+            .map(|item| item.as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+}
+
+/// Lines as they come, kept.
+#[derive(Clone, Default)]
+pub(crate) struct Feed(Arc<(Mutex<Kept>, Condvar)>);
+
+#[derive(Default)]
+struct Kept {
+    lines: Vec<Seen>,
+    over: bool,
+}
+
+impl Feed {
+    fn follow(&self, from: impl Read + Send + 'static) {
+        let feed = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(from).split(b'\n') {
+                match line {
+                    Ok(line) => feed.push(String::from_utf8_lossy(&line).into_owned()),
+                    Err(_) => break,
+                }
+            }
+            feed.close();
+        });
+    }
+
+    fn push(&self, text: String) {
+        let at = Instant::now();
+        self.lock().lines.push(Seen { at, text });
+        self.0.1.notify_all();
+    }
+
+    fn close(&self) {
+        self.lock().over = true;
+        self.0.1.notify_all();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many lines there are; for [`Feed::wait_from`].
+    pub(crate) fn len(&self) -> usize {
+        self.lock().lines.len()
+    }
+
+    /// All lines up to now.
+    pub(crate) fn all(&self) -> Vec<Seen> {
+        self.lock().lines.clone()
+    }
+
+    /// Looks at every line, old and new, until one fits. `None`: they ended, or it took too long.
+    pub(crate) fn wait(&self, fits: impl FnMut(&Seen) -> bool) -> Option<Seen> {
+        self.wait_from(0, fits)
+    }
+
+    /// As [`Feed::wait`], from a line on.
+    pub(crate) fn wait_from(
+        &self,
+        first: usize,
+        mut fits: impl FnMut(&Seen) -> bool,
+    ) -> Option<Seen> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut next = first;
+        let mut kept = self.lock();
+        loop {
+            while let Some(line) = kept.lines.get(next) {
+                if fits(line) {
+                    return Some(line.clone());
+                }
+                next += 1;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if kept.over || left.is_zero() {
+                return None;
+            }
+            let waited = self.0.1.wait_timeout(kept, left);
+            kept = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+// ---- the machine -------------------------------------------------------------------------------
+
+/// Waits for this test's turn: two clusters on two cores would measure each other.
+fn turn() -> File {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cluster.lock");
+    let file = File::create(path).expect("a file to lock");
+    file.lock().expect("the file can be locked");
+    file
+}
+
+/// The file of a compiled guest; compiles all of them if it is missing or older than its source.
+fn guest(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    if let Some(folder) = std::env::var_os("TIDELOCK_GUESTS") {
+        return PathBuf::from(folder).join(format!("{name}.wasm"));
+    }
+    let file = root.join(format!("target/guests/wasm32-wasip1/release/{name}.wasm"));
+    let written = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let source = written(&root.join(format!("examples/guests/src/bin/{name}.rs")));
+    if written(&file) < source {
+        let status = Command::new(env!("CARGO"))
+            .args(["xtask", "guests"])
+            .current_dir(&root)
+            .stdin(Stdio::null())
+            .status()
+            .expect("cargo starts");
+        assert!(
+            status.success(),
+            "the guests cannot be compiled: cargo xtask guests"
+        );
+    }
+    file
+}

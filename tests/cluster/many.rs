@@ -1,0 +1,90 @@
+//! Many at once: races of links and unlinks, ten thousand links, spawns from everywhere.
+
+use crate::bench::{Cluster, Seen};
+
+/// Whatever was owed came once; nothing came that was not owed.
+fn balanced(sums: &Seen) {
+    for sin in ["lost", "after_unlink", "twice"] {
+        assert_eq!(sums.number(sin), 0, "{sin}: {}", sums.text);
+    }
+}
+
+#[test]
+fn links_and_unlinks_race_with_ends() {
+    let cluster = Cluster::pair();
+    let rounds = 600;
+    // Both directions at once: each node is asker and host.
+    let sides = [("a", "b", "4711"), ("b", "a", "1147")].map(|(from, to, seed)| {
+        cluster.spawn(
+            from,
+            &["endings", &cluster.id(to), &rounds.to_string(), seed],
+        )
+    });
+    for side in sides {
+        let sums = side.one("endings");
+        balanced(&sums);
+        let (linked, ended) = (sums.number("linked"), sums.number("ended"));
+        assert_eq!(linked + ended, rounds);
+        // A race that always ends alike is none.
+        for met in ["linked", "ended", "told", "before_unlink"] {
+            assert!(
+                sums.number(met) > rounds / 100,
+                "too few {met}: {}",
+                sums.text
+            );
+        }
+        eprintln!("endings: {}", sums.text);
+    }
+}
+
+#[test]
+fn links_and_unlinks_of_both_sides_cross() {
+    let cluster = Cluster::pair();
+    let rounds = 400;
+    let sides = [("a", "b", "99"), ("b", "a", "77")].map(|(from, to, seed)| {
+        cluster.spawn(
+            from,
+            &["crossings", &cluster.id(to), &rounds.to_string(), seed],
+        )
+    });
+    for side in sides {
+        let sums = side.one("crossings");
+        balanced(&sums);
+        assert_eq!(sums.number("told"), sums.number("linked"), "{}", sums.text);
+        assert!(sums.number("linked") > rounds / 4, "{}", sums.text);
+        eprintln!("crossings: {}", sums.text);
+    }
+}
+
+#[test]
+fn ten_thousand_links_are_told_at_once() {
+    let cluster = Cluster::pair();
+    let storm = cluster.spawn("a", &["storm", &cluster.id("b"), "10000"]);
+    let linked = storm.one("linked");
+    let told = storm.one("told");
+    assert_eq!(
+        (told.number("count"), told.number("wrong")),
+        (10_000, 0),
+        "{}",
+        told.text
+    );
+    let ms = told.json()["ms"].as_f64().expect("a time");
+    eprintln!(
+        "10 000 links made in {} ms; all told {ms} ms after the kill",
+        linked.number("ms")
+    );
+}
+
+#[test]
+fn spawns_from_everywhere_lose_none() {
+    let cluster = Cluster::pair();
+    let guest = cluster.spawn("a", &["spawns", &cluster.id("b"), "32", "50"]);
+    let sums = guest.one("spawns");
+    assert_eq!(
+        (sums.number("failed"), sums.number("ran")),
+        (0, 1600),
+        "{}",
+        sums.text
+    );
+    eprintln!("32 x 50 linked spawns on the other node: {}", sums.text);
+}
