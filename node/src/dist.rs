@@ -22,6 +22,7 @@ use tidelock_proto::PROTOCOL;
 use tidelock_proto::pair::{Pair, Verdict};
 use tidelock_proto::session::{self, Session, SessionError, check_hello};
 use tidelock_proto::wire::{self, Frame, Hello, LANE_PAYLOAD_BYTES_MAX, Route};
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::live::{Drive, Live, Waiting};
@@ -108,6 +109,8 @@ pub struct Dist {
     newest: Mutex<HashMap<String, NodeId>>,
     events: broadcast::Sender<PeerEvent>,
     draining: watch::Sender<bool>,
+    /// Where sessions and sockets run, apart from guests.
+    network: Handle,
     me: std::sync::Weak<Dist>,
 }
 
@@ -154,6 +157,7 @@ pub(crate) struct DistConfig {
     pub(crate) lease: Duration,
     pub(crate) limits: session::Limits,
     pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) network: Handle,
 }
 
 impl Dist {
@@ -171,6 +175,7 @@ impl Dist {
             newest: Mutex::default(),
             events: broadcast::channel(1024).0,
             draining: watch::Sender::new(false),
+            network: config.network,
             me: me.clone(),
         })
     }
@@ -319,7 +324,7 @@ impl Dist {
         if peer.reconnecting.swap(true, Ordering::AcqRel) {
             return;
         }
-        tokio::spawn(async move {
+        self.network.spawn(async move {
             let mut wait = RECONNECT_MIN;
             while let Some(me) = me.upgrade() {
                 let wanted = !me.is_draining() && me.takes_part(node);
@@ -339,7 +344,10 @@ impl Dist {
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         let newest = lock(&self.newest);
         members.get(&node).is_some_and(|member| {
-            member.alive && newest.get(&member.name).is_none_or(|newest| *newest <= node)
+            member.alive
+                && newest
+                    .get(&member.name)
+                    .is_none_or(|newest| *newest <= node)
         })
     }
 
@@ -347,7 +355,18 @@ impl Dist {
 
     /// Waits until there is a session with `node`, dialling if need be.
     async fn open(&self, node: NodeId) -> Result<(), ExitReason> {
-        let opened = self.try_open(node).await;
+        // Whatever dialling starts belongs to the network's threads, not to a guest's.
+        let opened = match self.me.upgrade() {
+            Some(me) => {
+                let dialling = self.network.spawn(async move { me.try_open(node).await });
+                let stopped = |_| ExitReason::NodeDown {
+                    node,
+                    how: "this node stops".into(),
+                };
+                dialling.await.map_err(stopped).and_then(|opened| opened)
+            }
+            None => Err(no_session(node)),
+        };
         if opened.is_err()
             && let Some(peer) = self.find(node)
         {
@@ -635,7 +654,7 @@ impl Dist {
         peer.lost.store(false, Ordering::Relaxed);
         peer.set_live(Some(live.clone()));
         let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
-        tokio::spawn(async move {
+        self.network.spawn(async move {
             let why = live.clone().drive(drive, bulk).await;
             tracing::warn!(peer = %peer.node, epoch, %why, "session over");
             let why = why.to_string();
@@ -699,7 +718,10 @@ impl Remote for Dist {
         let takes_part = |id: NodeId, member: &Member| {
             let replaced = newest.get(&member.name).is_some_and(|newest| *newest > id);
             let peer = self.find(id);
-            let open = peer.as_ref().and_then(|peer| peer.live()).is_some_and(|live| !live.is_over());
+            let open = peer
+                .as_ref()
+                .and_then(|peer| peer.live())
+                .is_some_and(|live| !live.is_over());
             let lost = peer.is_some_and(|peer| peer.lost.load(Ordering::Relaxed));
             !replaced && (open || (member.alive && !lost))
         };

@@ -113,6 +113,9 @@ pub enum StartError {
         /// Why there is none.
         why: String,
     },
+    /// The system gives no more threads. An operator has to raise a limit.
+    #[error("no thread for the network: {0}")]
+    Network(String),
     /// This machine cannot run guests.
     #[error(transparent)]
     Engine(#[from] tidelock::EngineError),
@@ -146,6 +149,38 @@ struct Inner {
     sessions_changed: watch::Sender<u64>,
     leaving: tokio::sync::Mutex<bool>,
     stopped: watch::Sender<bool>,
+    _network: Network,
+}
+
+/// The thread of sessions and sockets.
+///
+/// Guests that compute keep the other threads busy, thousands of them for seconds. A session that
+/// had to queue behind them would lose its lease. Apart from them, the system shares the cores out.
+struct Network(Option<tokio::runtime::Runtime>);
+
+impl Network {
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("tidelock-net")
+            .enable_all()
+            .build()?;
+        Ok(Network(Some(runtime)))
+    }
+
+    fn handle(&self) -> tokio::runtime::Handle {
+        let runtime = self.0.as_ref().expect("taken by drop only");
+        runtime.handle().clone()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // May happen on a thread of another runtime, which must not block.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl std::fmt::Debug for Node {
@@ -200,17 +235,24 @@ impl Node {
         })?;
         let fetcher = Arc::new(Fetcher::default());
         fetcher.set_control(client.clone());
+        let network = Network::new().map_err(|error| StartError::Network(error.to_string()))?;
+        let transport = {
+            let _network = network.handle().enter();
+            Transport::new(socket, &identity, config.lease)?
+        };
         let dist = Dist::new(DistConfig {
             env: env.clone(),
-            transport: Transport::new(socket, &identity, config.lease)?,
+            transport,
             identity: Arc::new(identity.clone()),
             lease: config.lease,
             limits: config.session_limits,
             fetcher,
+            network: network.handle(),
         });
         env.set_remote(dist.clone());
         let (events_max, lines_max) = config.kept_max;
         let journal = Journal::keep(&env, events_max, lines_max);
+        let handle = network.handle();
         let inner = Arc::new(Inner {
             name: identity.name().name.clone(),
             id: node,
@@ -227,15 +269,16 @@ impl Node {
             sessions_changed: watch::Sender::new(0),
             leaving: tokio::sync::Mutex::new(false),
             stopped: watch::Sender::new(false),
+            _network: network,
         });
         // Before the first session, so that no event is missed.
         let events = dist.events();
         let tasks = vec![
-            tokio::spawn(record_peers(inner.clone(), events)),
-            tokio::spawn(dist.clone().accept()),
-            tokio::spawn(follow_members(inner.clone())),
-            tokio::spawn(keep_lease(inner.clone(), lease)),
-            tokio::spawn(renew(inner.clone())),
+            handle.spawn(record_peers(inner.clone(), events)),
+            handle.spawn(dist.clone().accept()),
+            handle.spawn(follow_members(inner.clone())),
+            handle.spawn(keep_lease(inner.clone(), lease)),
+            handle.spawn(renew(inner.clone())),
         ];
         *inner.lock_tasks() = tasks;
         inner

@@ -102,7 +102,9 @@ fn quic_configs(
     let server = QuicServerConfig::try_from(server).map_err(|error| refused(&error))?;
     let client = QuicClientConfig::try_from(client).map_err(|error| refused(&error))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
-    server.transport_config(config.clone()).max_incoming(HANDSHAKES_MAX);
+    server
+        .transport_config(config.clone())
+        .max_incoming(HANDSHAKES_MAX);
     let mut client = quinn::ClientConfig::new(Arc::new(client));
     client.transport_config(config);
     Ok((server, client))
@@ -163,8 +165,13 @@ impl Transport {
         let (server, client) = quic_configs(identity, lease)?;
         let config = quinn::EndpointConfig::default();
         let runtime = Arc::new(quinn::TokioRuntime);
-        let mut endpoint = quinn::Endpoint::new(config, Some(server), socket, runtime)
-            .map_err(|error| TransportError::Bind { addr, why: error.to_string() })?;
+        let mut endpoint =
+            quinn::Endpoint::new(config, Some(server), socket, runtime).map_err(|error| {
+                TransportError::Bind {
+                    addr,
+                    why: error.to_string(),
+                }
+            })?;
         endpoint.set_default_client_config(client);
         Ok(Transport { endpoint })
     }

@@ -75,7 +75,9 @@ macro_rules! sync {
 /// Defines functions which may suspend the process.
 macro_rules! waits {
     ($linker:ident, $space:literal; $($name:literal => $function:ident($($arg:ident: $ty:ty),*);)*) => {$(
-        $linker.func_wrap_async($space, $name, |caller: Caller<'_>, ($($arg,)*): ($($ty,)*)| {
+        $linker.func_wrap_async($space, $name, |mut caller: Caller<'_>, ($($arg,)*): ($($ty,)*)| {
+            // A guest that waits now and then is not one that only computes.
+            caller.data_mut().busy_ticks = 0;
             Box::new($function(Call::new(caller, concat!($space, "::", $name)), $($arg),*))
         })?;
     )*};
@@ -177,8 +179,10 @@ impl<'a> Call<'a> {
 
 /// The moment a timeout in milliseconds ends; None: never.
 fn deadline(timeout_ms: u64) -> Option<tokio::time::Instant> {
-    let now = tokio::time::Instant::now();
-    now.checked_add(std::time::Duration::from_millis(timeout_ms))
-        // So far ahead that timers overflow is never, too.
-        .filter(|_| timeout_ms < 1 << 45)
+    // So far ahead that timers overflow is never, too.
+    if timeout_ms >= 1 << 45 {
+        return None;
+    }
+    let timeout = std::time::Duration::from_millis(timeout_ms);
+    tokio::time::Instant::now().checked_add(timeout)
 }

@@ -67,6 +67,11 @@ impl State {
         self.instantiated = true;
     }
 
+    /// Tells whoever looks how much memory the guest has.
+    pub(crate) fn note_memory(&self, bytes: usize) {
+        self.context.note_memory(bytes);
+    }
+
     pub(super) fn is_instantiated(&self) -> bool {
         self.instantiated
     }

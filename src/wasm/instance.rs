@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidelock_proto::spawn::{Param, ProcessConfig};
 use tidelock_proto::{ExitReason, bounded};
-use wasmtime::{Error, ExternType, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
+use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
 use tokio::sync::Semaphore;
 use wasmtime_wasi::I32Exit;
 
@@ -17,7 +17,7 @@ use crate::host::State;
 /// Instructions in one unit of fuel.
 const FUEL_UNIT: u64 = 100_000;
 /// Ticks a guest may compute through before it has to wait for its turn.
-const PATIENT_TICKS: u32 = 4;
+const PATIENT_TICKS: u32 = 1;
 /// Functions named in the text of a trap.
 const FRAMES_MAX: usize = 8;
 
@@ -65,20 +65,6 @@ impl Module {
             memory_bytes_max,
         })
     }
-
-    /// Least and largest size of its memory in bytes; None without a memory.
-    fn memory_size(&self) -> Option<(u64, u64)> {
-        let needs = self.wasm().resources_required();
-        let min = needs.max_initial_memory_size.unwrap_or(0) << 16;
-        let mut exported = self
-            .wasm()
-            .exports()
-            .filter_map(|export| match export.ty() {
-                ExternType::Memory(ty) => ty.maximum(),
-                _ => None,
-            });
-        (needs.num_memories > 0).then(|| (min, exported.next().unwrap_or(1 << 16) << 16))
-    }
 }
 
 /// What a process runs.
@@ -117,7 +103,7 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
     let limits = Limits::new(reservation);
     let state = State::new(module.clone(), context, limits);
     let mut store = Store::new(native.pre.module().engine(), state);
-    store.limiter(|state| &mut state.limits);
+    store.limiter(|state| state);
     if !module.engine().trusted() {
         store.set_epoch_deadline(1);
         let turns = module.engine().turns();
@@ -176,6 +162,12 @@ async fn call(
         && let Ok(function) = instance.get_typed_func::<(), ()>(&mut *store, entry)
     {
         return function.call_async(store, ()).await;
+    }
+    // What the SDK's spawns use.
+    if let [Param::I32(a), Param::I64(b)] = *params
+        && let Ok(function) = instance.get_typed_func::<(i32, i64), ()>(&mut *store, entry)
+    {
+        return function.call_async(store, (a, b)).await;
     }
     // Also reached with an entry that does not exist: Lunatic's spawn promises that the child starts and
     // then fails.
@@ -265,8 +257,6 @@ fn short_name(name: &str) -> &str {
 pub(crate) struct Limits {
     slot: Option<MemorySlot>,
     memory_bytes_max: usize,
-    /// Bytes of memory the guest has.
-    pub(crate) memory_bytes: usize,
     memory_refused: bool,
     refused_at_start: Option<String>,
 }
@@ -281,27 +271,26 @@ impl Limits {
         Self {
             slot,
             memory_bytes_max: memory_bytes_max.min(room),
-            memory_bytes: 0,
             memory_refused: false,
             refused_at_start: None,
         }
     }
 }
 
-impl ResourceLimiter for Limits {
+impl ResourceLimiter for State {
     fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let slot = if current == 0 { self.slot.take() } else { None };
-        if desired > self.memory_bytes_max {
-            self.memory_refused = true;
+        let slot = if current == 0 { self.limits.slot.take() } else { None };
+        if desired > self.limits.memory_bytes_max {
+            self.limits.memory_refused = true;
             if slot.is_some() {
-                let max = self.memory_bytes_max;
+                let max = self.limits.memory_bytes_max;
                 let text = format!("memory of {desired} bytes is above the limit of {max}");
-                self.refused_at_start = Some(text);
+                self.limits.refused_at_start = Some(text);
             }
             return Ok(false);
         }
@@ -309,12 +298,12 @@ impl ResourceLimiter for Limits {
         if let Some(slot) = slot {
             slot.offer();
         }
-        self.memory_bytes = desired;
+        self.note_memory(desired);
         Ok(true)
     }
 
     fn memory_grow_failed(&mut self, _error: Error) -> wasmtime::Result<()> {
-        self.memory_refused = true;
+        self.limits.memory_refused = true;
         Ok(())
     }
 

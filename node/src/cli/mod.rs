@@ -9,6 +9,7 @@ mod daemon;
 mod demo;
 mod deploy;
 mod dev;
+mod drain;
 mod events;
 mod explain;
 mod failure;
@@ -116,6 +117,7 @@ enum Command {
     Deploy(deploy::Deploy),
     Modules(modules::Modules),
     Nodes(nodes::Nodes),
+    Drain(drain::Drain),
     Node(Box<node::Node>),
     Control(control::Control),
     Token(token::Token),
@@ -201,6 +203,7 @@ impl Command {
             Self::Deploy(command) => command.run(out, &cluster).await,
             Self::Modules(command) => command.run(out, &cluster).await,
             Self::Nodes(command) => command.run(out, &cluster).await,
+            Self::Drain(command) => command.run(out, &cluster).await,
             Self::Token(command) => command.run(out, &cluster).await,
             _ => unreachable!("handled before a cluster was asked for"),
         }
