@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -73,6 +74,11 @@ impl Context {
     /// What it may do and use.
     pub fn config(&self) -> &Arc<ProcessConfig> {
         &self.shared.about.config
+    }
+
+    /// Notes for whoever looks how much memory the guest has.
+    pub(crate) fn note_memory(&self, bytes: usize) {
+        self.shared.memory.store(bytes, Ordering::Relaxed);
     }
 
     // ---- receiving ---------------------------------------------------------------------------
@@ -221,14 +227,13 @@ impl Context {
         if self.ready(pid.node(), deadline).await == Ready::TimedOut {
             return Err(LinkError::TimedOut);
         }
-        let begun = self.shared.step(|core, effects| {
+        self.shared.step(|core, effects| {
             core.settle();
             core.linked = None;
             if !core.must_end() {
                 core.block.link(pid, tag, form, effects);
             }
         });
-        let () = begun;
         let mut pending = PendingLink {
             shared: &self.shared,
             pid,

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -174,6 +174,8 @@ pub struct ProcessInfo {
     pub queued: usize,
     /// Bytes in its mailbox.
     pub queued_bytes: usize,
+    /// Bytes of its linear memory, if it is a guest.
+    pub memory_bytes: usize,
     /// Received so far.
     pub received: u64,
     /// Linked to.
@@ -219,7 +221,9 @@ struct Inner {
     lines: broadcast::Sender<OutputLine>,
     output: Option<Output>,
     ends: Mutex<Ends>,
+    /// Wakes whoever counts all ends; whoever waits for one process is in `ends`.
     ended: Notify,
+    counting: AtomicUsize,
     spawned: AtomicU64,
     normal: AtomicU64,
     abnormal: AtomicU64,
@@ -230,6 +234,39 @@ struct Inner {
 struct Ends {
     reasons: HashMap<Pid, ExitReason>,
     order: VecDeque<Pid>,
+    /// Whom somebody waits for. Held weakly: a waiter that gave up leaves nothing alive.
+    awaited: HashMap<Pid, Weak<Notify>>,
+}
+
+impl Ends {
+    /// What is notified once this process has ended.
+    fn of(&mut self, pid: Pid) -> Arc<Notify> {
+        if let Some(ended) = self.awaited.get(&pid).and_then(Weak::upgrade) {
+            return ended;
+        }
+        if self.awaited.len() % 64 == 63 {
+            self.awaited.retain(|_, ended| ended.strong_count() > 0);
+        }
+        let ended = Arc::new(Notify::new());
+        self.awaited.insert(pid, Arc::downgrade(&ended));
+        ended
+    }
+}
+
+/// Somebody who wants to be woken at every end, while it lives.
+struct Counting<'a>(&'a AtomicUsize);
+
+impl<'a> Counting<'a> {
+    fn new(counting: &'a AtomicUsize) -> Self {
+        counting.fetch_add(1, Ordering::SeqCst);
+        Counting(counting)
+    }
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for Environment {
@@ -270,6 +307,7 @@ impl Environment {
             limits: config.limits,
             ends: Mutex::default(),
             ended: Notify::new(),
+            counting: AtomicUsize::new(0),
             spawned: AtomicU64::new(0),
             normal: AtomicU64::new(0),
             abnormal: AtomicU64::new(0),
@@ -652,7 +690,20 @@ impl Environment {
     // ---- ends --------------------------------------------------------------------------------
 
     pub(crate) fn ended(&self, shared: &Arc<Shared>, reason: ExitReason) {
-        self.0.table.remove(shared.pid);
+        let awaited = {
+            let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            // Under the same lock: whoever finds it gone finds out why.
+            self.0.table.remove(shared.pid);
+            if ends.order.len() >= self.0.limits.ends_max
+                && let Some(oldest) = ends.order.pop_front()
+            {
+                ends.reasons.remove(&oldest);
+            }
+            ends.order.push_back(shared.pid);
+            ends.reasons.insert(shared.pid, reason.clone());
+            let awaited = !ends.awaited.is_empty();
+            awaited.then(|| ends.awaited.remove(&shared.pid)).flatten()
+        };
         if let Some(remote) = self.remote() {
             remote.ended(shared.pid);
         }
@@ -662,17 +713,15 @@ impl Environment {
             &self.0.abnormal
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        {
-            let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
-            if ends.order.len() >= self.0.limits.ends_max
-                && let Some(oldest) = ends.order.pop_front()
-            {
-                ends.reasons.remove(&oldest);
-            }
-            ends.order.push_back(shared.pid);
-            ends.reasons.insert(shared.pid, reason.clone());
+        if let Some(ended) = awaited.and_then(|ended| ended.upgrade()) {
+            ended.notify_waiters();
         }
-        self.0.ended.notify_waiters();
+        // Waking somebody at each end costs more than the rest of an end. Whoever counts says so before it
+        // looks at the table, which this process has left above.
+        fence(Ordering::SeqCst);
+        if self.0.counting.load(Ordering::Relaxed) > 0 {
+            self.0.ended.notify_waiters();
+        }
         self.happened(shared, Happening::Ended { reason });
     }
 
@@ -686,8 +735,11 @@ impl Environment {
     /// its end is forgotten.
     pub async fn wait(&self, pid: Pid) -> ExitReason {
         loop {
-            let ended = self.0.ended.notified();
-            let mut ended = std::pin::pin!(ended);
+            let notify = {
+                let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
+                ends.of(pid)
+            };
+            let mut ended = std::pin::pin!(notify.notified());
             ended.as_mut().enable();
             let alive = self.exists(pid);
             if let Some(reason) = self.end_of(pid) {
@@ -702,6 +754,7 @@ impl Environment {
 
     /// Kills every process and waits until all are gone.
     pub async fn shutdown(&self) {
+        let _counting = Counting::new(&self.0.counting);
         loop {
             let ended = self.0.ended.notified();
             let mut ended = std::pin::pin!(ended);
@@ -719,6 +772,7 @@ impl Environment {
 
     /// Waits until nobody lives here.
     pub async fn idle(&self) {
+        let _counting = Counting::new(&self.0.counting);
         loop {
             let ended = self.0.ended.notified();
             let mut ended = std::pin::pin!(ended);
@@ -826,6 +880,7 @@ impl Shared {
             started_at: self.about.started_at,
             queued: core.mailbox.len(),
             queued_bytes: core.mailbox.bytes(),
+            memory_bytes: self.memory.load(Ordering::Relaxed),
             received: core.received,
             links: core.block.links().collect(),
             monitors: core.block.monitors().map(|(_, pid)| pid).collect(),

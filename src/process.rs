@@ -30,6 +30,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as Poller, Poll, Waker};
 use std::time::SystemTime;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) about: About,
     core: Mutex<Core>,
     inbox: Mutex<VecDeque<(Pid, link::Signal)>>,
+    /// Bytes of a guest's linear memory; the guest's limiter keeps it.
+    pub(crate) memory: AtomicUsize,
 }
 
 /// What a process was made from; never changes.
@@ -231,6 +234,7 @@ impl Shared {
                 received: 0,
             }),
             inbox: Mutex::new(VecDeque::new()),
+            memory: AtomicUsize::new(0),
         })
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tidelock_proto::spawn::{Param, ProcessConfig};
 use tidelock_proto::{ExitReason, bounded};
-use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
 use tokio::sync::Semaphore;
+use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::module::{EntryError, Native};
@@ -284,7 +284,11 @@ impl ResourceLimiter for State {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let slot = if current == 0 { self.limits.slot.take() } else { None };
+        let slot = if current == 0 {
+            self.limits.slot.take()
+        } else {
+            None
+        };
         if desired > self.limits.memory_bytes_max {
             self.limits.memory_refused = true;
             if slot.is_some() {
