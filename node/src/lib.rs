@@ -5,6 +5,41 @@
 //! sessions, the admin port. The `tidelock node` command is a few lines around it, and so is any
 //! Rust program that wants to host processes in a cluster.
 //!
+//! # Examples
+//!
+//! A program that hosts a process in a cluster of its own making:
+//!
+//! ```
+//! use std::time::Duration;
+//! use tidelock::{ExitReason, SpawnOptions};
+//! use tidelock_certs::Identity;
+//! use tidelock_control::{ControlConfig, client::Client};
+//! use tidelock_node::{Node, NodeConfig};
+//!
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let state = tempfile::tempdir()?;
+//! // Usually `tidelock control`, on a machine of its own.
+//! let mut control = ControlConfig::new("example", state.path());
+//! control.listen.set_port(0);
+//! let control = tidelock_control::serve(control).await?;
+//! let operator = Identity::load(control.operator_dir())?;
+//! let operator = Client::with_identity(control.control(), &operator)?;
+//!
+//! let mut config = NodeConfig::new("here", control.control());
+//! let token = operator.create_token(Duration::from_secs(60), 1).await?;
+//! config.token = Some(token.token.parse()?);
+//! let node = Node::start(config).await?;
+//!
+//! let pid = node.environment().spawn_native("greeter", SpawnOptions::default(), |me| async move {
+//!     assert_eq!(me.nodes(), [me.pid().node()]);
+//!     ExitReason::Normal
+//! })?;
+//! assert_eq!(node.environment().wait(pid).await, ExitReason::Normal);
+//! node.leave().await;
+//! control.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
 //! # Losing control
 //!
 //! Control is off the data path. When it cannot be reached, sessions, links and messages go on;
@@ -442,7 +477,7 @@ async fn follow_members(inner: Arc<Inner>) {
             Ok(WatchEvent::Change { node, .. }) => inner.dist.set_members(member(&node)),
             Ok(WatchEvent::Heartbeat { .. }) => {}
             Err(error) => {
-                tracing::warn!(%error, "control cannot be watched; links are not touched")
+                tracing::warn!(%error, "control cannot be watched; links are not touched");
             }
         }
     }
@@ -462,7 +497,7 @@ async fn keep_lease(inner: Arc<Inner>, lease: Duration) {
                 return;
             }
             Err(error) => {
-                tracing::warn!(%error, "control cannot be reached; links are not touched")
+                tracing::warn!(%error, "control cannot be reached; links are not touched");
             }
         }
     }

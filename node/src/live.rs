@@ -36,6 +36,8 @@ use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportErro
 
 /// Bytes read from the lane before anything else gets its turn.
 const READ_BYTES: usize = 256 << 10;
+/// Bytes written in one step. A peer must take a step within a lease.
+const WRITE_BYTES: usize = 64 << 10;
 /// Messages held back because a bulk message of the same pair is ahead, in bytes.
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// Bulk messages read at the same time.
@@ -229,8 +231,8 @@ impl Live {
             expires_in,
             draining,
         } = drive;
-        let writer = tokio::spawn(write_lane(self.clone(), lane_out));
-        let bulk_writer = tokio::spawn(write_bulk(self.clone(), bulk));
+        let writer = tokio::spawn(write_lane(self.clone(), lane_out, lease));
+        let bulk_writer = tokio::spawn(write_bulk(self.clone(), bulk, lease));
         let server = tokio::spawn(fetcher.clone().serve(self.connection.clone(), env.clone()));
         let mut driver = Driver {
             live: self.clone(),
@@ -285,7 +287,7 @@ impl Live {
 }
 
 /// Writes the lane: everything that was appended since the last write, at once.
-async fn write_lane(live: Arc<Live>, mut lane: LaneWriter) {
+async fn write_lane(live: Arc<Live>, mut lane: LaneWriter, lease: Duration) {
     loop {
         let next = lock(&live.session).poll_transmit();
         let Some(bytes) = next else {
@@ -300,10 +302,10 @@ async fn write_lane(live: Arc<Live>, mut lane: LaneWriter) {
         };
         let length = bytes.len();
         let bytes = Bytes::from(bytes);
-        for start in (0..length).step_by(READ_BYTES) {
-            let end = length.min(start + READ_BYTES);
-            if let Err(error) = lane.write(bytes.slice(start..end)).await {
-                live.end(SessionError::Lost(error.to_string()));
+        for start in (0..length).step_by(WRITE_BYTES) {
+            let end = length.min(start + WRITE_BYTES);
+            if let Err(why) = progress(lease, lane.write(bytes.slice(start..end))).await {
+                live.end(why);
                 return;
             }
             let was = {
@@ -319,17 +321,36 @@ async fn write_lane(live: Arc<Live>, mut lane: LaneWriter) {
     }
 }
 
+/// Waits for one step of writing, for a lease at most: a peer that answers Pings and takes nothing is
+/// no use to anybody.
+async fn progress<T>(
+    lease: Duration,
+    step: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, SessionError> {
+    match tokio::time::timeout(lease, step).await {
+        Ok(done) => done.map_err(|error| SessionError::Lost(error.to_string())),
+        Err(_) => {
+            let lease = lease.as_millis();
+            let why = format!("the peer took nothing for the lease of {lease} ms");
+            Err(SessionError::Lost(why))
+        }
+    }
+}
+
 /// Writes bulk messages one after the other, each on a stream of its own.
-async fn write_bulk(live: Arc<Live>, mut bulk: BulkOut) {
+async fn write_bulk(live: Arc<Live>, mut bulk: BulkOut, lease: Duration) {
     while let Some((stream, bytes)) = bulk.recv().await {
         let length = bytes.len() as u64;
         let sent = async {
-            let mut lane = live.connection.open_bulk(stream).await?;
-            lane.write(bytes).await?;
-            lane.finish().await
+            let mut lane = progress(lease, live.connection.open_bulk(stream)).await?;
+            for start in (0..bytes.len()).step_by(WRITE_BYTES) {
+                let end = bytes.len().min(start + WRITE_BYTES);
+                progress(lease, lane.write(bytes.slice(start..end))).await?;
+            }
+            progress(lease, lane.finish()).await
         };
-        if let Err(error) = sent.await {
-            live.end(SessionError::Lost(error.to_string()));
+        if let Err(why) = sent.await {
+            live.end(why);
             return;
         }
         live.bulk_backlog.fetch_sub(length, Ordering::Relaxed);
