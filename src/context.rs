@@ -43,6 +43,8 @@ pub struct SpawnRequest {
 pub struct Context {
     shared: Arc<Shared>,
     timers: HashMap<u64, AbortHandle>,
+    /// At how many the finished ones are swept out next.
+    timers_swept: usize,
     next_timer: u64,
 }
 
@@ -57,6 +59,7 @@ impl Context {
         Context {
             shared,
             timers: HashMap::new(),
+            timers_swept: 64,
             next_timer: 0,
         }
     }
@@ -178,7 +181,15 @@ impl Context {
             // A node that cannot be reached is silence, as a process that is gone.
             let _: Result<(), SendError> = env.send_as(environ, from, to, message).await;
         });
-        self.timers.retain(|_, timer| !timer.is_finished());
+        if self.timers.len() >= self.timers_swept {
+            self.timers.retain(|_, timer| !timer.is_finished());
+            self.timers_swept = (self.timers.len() * 2).max(64);
+            let max = self.shared.env.limits().timers_max;
+            if self.timers.len() >= max {
+                let why = format!("{max} timers under way (timers_max)");
+                self.shared.condemn(ExitReason::Limit(why));
+            }
+        }
         let timer = self.next_timer;
         self.next_timer += 1;
         self.timers.insert(timer, task.abort_handle());

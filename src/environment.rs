@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
@@ -40,6 +41,11 @@ pub struct Limits {
     pub modules_bytes_max: usize,
     /// Ends remembered for whoever asks later. The oldest is forgotten.
     pub ends_max: usize,
+    /// Timers of one process that have not fired. One more ends it.
+    pub timers_max: usize,
+    /// Directories that processes spawned from other nodes may be given, with all below them. Others
+    /// are left out of what such a process sees.
+    pub remote_preopens: Vec<PathBuf>,
 }
 
 impl Default for Limits {
@@ -53,6 +59,8 @@ impl Default for Limits {
             names_max: 1_000_000,
             modules_bytes_max: 1 << 30,
             ends_max: 65_536,
+            timers_max: 100_000,
+            remote_preopens: Vec::new(),
         }
     }
 }
@@ -453,6 +461,10 @@ impl Environment {
         module
             .check_entry(&entry, &params)
             .map_err(|error| Refusal::NoFunction(error.to_string()))?;
+        let mut config = config;
+        // Another node's word does not open this machine's files.
+        let allowed = &self.0.limits.remote_preopens;
+        config.preopens.retain(|dir| is_below(Path::new(dir), allowed));
         let config = Arc::new(config);
         let refused = |error: SpawnError| match error {
             SpawnError::Refused(refusal) => refusal,
@@ -850,6 +862,12 @@ impl Environment {
             let _: Result<usize, _> = self.0.lines.send(line);
         }
     }
+}
+
+/// Whether `dir` is one of `allowed` or below it, without a way up.
+fn is_below(dir: &Path, allowed: &[PathBuf]) -> bool {
+    let plain = dir.components().all(|part| part != Component::ParentDir);
+    plain && allowed.iter().any(|allowed| dir.starts_with(allowed))
 }
 
 fn reserve(
