@@ -522,6 +522,14 @@ fn operators_can_look_and_act() {
     assert!(user.ok(&["token", "-q"]).starts_with("tl1."));
     assert!(!user.ok(&["nodes"]).contains('\u{1b}'));
 
+    user.ok(&["drain", "n2"]);
+    until("the drained node has left", || {
+        let nodes: Vec<api::NodeInfo> = user.json(&["nodes", "--all"]);
+        nodes
+            .iter()
+            .any(|node| node.id == "n2" && node.state == api::NodeState::Left)
+    });
+
     dev.signal(Signal::SIGINT);
     let (code, said) = dev.end();
     assert_eq!(code, Some(130), "{said}");
@@ -668,8 +676,10 @@ fn the_demonstration_is_exact_and_leaves_nothing() {
     let words: String = (0..300_000_u64)
         .map(|n| format!("w{} ", n * n % 10_007))
         .collect();
-    fs::write(user.home.path().join("words.txt"), words).unwrap();
-    let report: serde_json::Value = user.json(&["demo", "words.txt"]);
+    let folder = user.home.path().join("texts/of/words");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("words.txt"), words).unwrap();
+    let report: serde_json::Value = user.json(&["demo", "texts"]);
     assert_eq!(report["ok"], true, "{report}");
     assert_eq!(report["result"]["words"], 300_000, "{report}");
     assert_eq!(report["killed"]["signal"], 9, "{report}");

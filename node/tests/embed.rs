@@ -31,18 +31,27 @@ impl Bench {
         let state = tempfile::tempdir().expect("a temporary directory");
         let mut control = ControlConfig::new("test", state.path().join("control"));
         control.listen.set_port(0);
-        let control = tidelock_control::serve(control).await.expect("control starts");
+        let control = tidelock_control::serve(control)
+            .await
+            .expect("control starts");
         let operator = tidelock_certs::Identity::load(control.operator_dir()).expect("operator");
         let client = Client::with_identity(control.control(), &operator).expect("a client");
         let mut nodes = Vec::new();
         for at in 1..=count {
-            let token = client.create_token(Duration::from_secs(60), 1).await.expect("a token");
+            let token = client
+                .create_token(Duration::from_secs(60), 1)
+                .await
+                .expect("a token");
             let token: JoinToken = token.token.parse().expect("a token parses");
             let mut config = NodeConfig::new(format!("node-{at}"), control.control());
             config.token = Some(token);
             nodes.push(Node::start(config).await.expect("a node starts"));
         }
-        Bench { nodes, control: Some(control), _state: state }
+        Bench {
+            nodes,
+            control: Some(control),
+            _state: state,
+        }
     }
 
     async fn stop(mut self) {
@@ -69,7 +78,9 @@ where
             let code = code(me);
             async move {
                 let value = code.await;
-                told.send(value).await.map_or(ExitReason::Exit(1), |()| ExitReason::Normal)
+                told.send(value)
+                    .await
+                    .map_or(ExitReason::Exit(1), |()| ExitReason::Normal)
             }
         })
         .expect("there is room");
@@ -88,7 +99,10 @@ fn sleeper(node: &Node) -> Pid {
 }
 
 async fn said<T>(said: &mut mpsc::Receiver<T>) -> T {
-    timeout(PATIENCE, said.recv()).await.expect("in time").expect("the process said something")
+    timeout(PATIENCE, said.recv())
+        .await
+        .expect("in time")
+        .expect("the process said something")
 }
 
 fn soon() -> Option<Instant> {
@@ -101,16 +115,27 @@ async fn a_remote_link_is_told_once_with_its_reason() {
     let target = sleeper(&bench.nodes[1]);
     let (_, mut heard) = run(&bench.nodes[0], "watcher", move |mut me| async move {
         me.set_die_when_link_dies(false);
-        me.link(target, Some(7), LinkForm::Value, soon()).await.expect("linked");
+        me.link(target, Some(7), LinkForm::Value, soon())
+            .await
+            .expect("linked");
         me.kill(target).await;
         let first = me.receive(Filter::Any, soon()).await;
         // The second link finds it gone: the answer comes behind everything about the first.
         let again = me.link(target, Some(8), LinkForm::Value, soon()).await;
-        (first, again, me.try_receive(&Filter::Any).is_none(), me.pid())
+        (
+            first,
+            again,
+            me.try_receive(&Filter::Any).is_none(),
+            me.pid(),
+        )
     });
     let (first, again, nothing_more, watcher) = said(&mut heard).await;
     match first {
-        Some(Received::LinkDied { pid, tag: Some(7), reason }) => {
+        Some(Received::LinkDied {
+            pid,
+            tag: Some(7),
+            reason,
+        }) => {
             assert_eq!((pid, reason), (target, ExitReason::Killed(Some(watcher))));
         }
         other => panic!("{other:?}"),
@@ -143,14 +168,18 @@ async fn messages_keep_their_order_whatever_their_size() {
         for number in 0..COUNT {
             let mut data = vec![0; size(number)];
             data[..4].copy_from_slice(&u32::try_from(number).expect("small").to_le_bytes());
-            let message = Message { data: data.into(), ..Message::default() };
+            let message = Message {
+                data: data.into(),
+                ..Message::default()
+            };
             me.send(to, message).await.expect("sent");
         }
     });
     said(&mut sent).await;
     let order = said(&mut got).await;
-    let expected: Vec<_> =
-        (0..COUNT).map(|number| (u32::try_from(number).expect("small"), size(number))).collect();
+    let expected: Vec<_> = (0..COUNT)
+        .map(|number| (u32::try_from(number).expect("small"), size(number)))
+        .collect();
     assert_eq!(order, expected, "P5: order");
     bench.stop().await;
 }
@@ -163,7 +192,9 @@ async fn a_node_that_leaves_is_told_at_once() {
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let (_, mut heard) = run(&bench.nodes[0], "watcher", move |mut me| async move {
         me.set_die_when_link_dies(false);
-        me.link(target, Some(1), LinkForm::Value, soon()).await.expect("linked");
+        me.link(target, Some(1), LinkForm::Value, soon())
+            .await
+            .expect("linked");
         me.monitor(target).await;
         me.monitor_node(gone).await;
         ready.send(()).expect("the test listens");
@@ -177,12 +208,17 @@ async fn a_node_that_leaves_is_told_at_once() {
     let started = Instant::now();
     bench.nodes[2].leave().await;
     let all = said(&mut heard).await;
-    eprintln!("told of all three {:?} after the node began to leave", started.elapsed());
+    eprintln!(
+        "told of all three {:?} after the node began to leave",
+        started.elapsed()
+    );
     // Its processes are killed before it says goodbye, so their own ends come first.
     let kinds: Vec<_> = all
         .iter()
         .map(|received| match received {
-            Received::LinkDied { pid, tag: Some(1), .. } if *pid == target => "link",
+            Received::LinkDied {
+                pid, tag: Some(1), ..
+            } if *pid == target => "link",
             Received::Down { pid, .. } if *pid == target => "down",
             Received::NodeDown { node, .. } if *node == gone => "node",
             other => panic!("{other:?}"),
@@ -203,9 +239,16 @@ async fn an_unknown_node_is_an_answer_not_a_wait() {
         (link, reference, down, me.exists(nobody).await)
     });
     let (link, reference, down, exists) = said(&mut heard).await;
-    assert!(matches!(link, Err(LinkError::Ended(ExitReason::NodeDown { .. }))), "{link:?}");
+    assert!(
+        matches!(link, Err(LinkError::Ended(ExitReason::NodeDown { .. }))),
+        "{link:?}"
+    );
     match down {
-        Some(Received::Down { pid, reference: used, reason: ExitReason::NodeDown { .. } }) => {
+        Some(Received::Down {
+            pid,
+            reference: used,
+            reason: ExitReason::NodeDown { .. },
+        }) => {
             assert_eq!((pid, used), (nobody, reference));
         }
         other => panic!("{other:?}"),

@@ -84,7 +84,7 @@ impl Control {
              tidelock token    to let a node join",
             table.cluster,
             control.control(),
-            control.operator_dir().display()
+            std::path::absolute(control.operator_dir())?.display()
         ));
         tokio::select! {
             () = daemon::asked_to_stop() => out.say("stopping"),

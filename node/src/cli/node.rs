@@ -82,8 +82,11 @@ impl Node {
         };
         self.service.ready(out, &ready)?;
         out.say(format_args!(
-            "{} ({name}) joined by way of {control}; nodes at {}, operators at {}",
-            ready.ready, ready.addr, ready.admin_addr
+            "{} ({}) joined by way of {control}; nodes at {}, operators at {}",
+            ready.ready,
+            node.name(),
+            ready.addr,
+            ready.admin_addr
         ));
         tokio::select! {
             () = daemon::asked_to_stop() => {}

@@ -50,7 +50,7 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 /// with exit code 0 only if everything came out as promised. Leaves nothing behind.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// The text to count; without any, text that this machine has is gathered
+    /// Files and folders with text to count; without any, text that this machine has is gathered
     files: Vec<PathBuf>,
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=16))]

@@ -212,16 +212,20 @@ impl Report {
             && claimed == expected
             && told.values().all(|times| *times == 1)
             && guest_agrees;
-        check(
-            "told",
-            once,
+        let detail = if once {
+            format!(
+                "of each of the {} lost workers, exactly once",
+                expected.len()
+            )
+        } else {
             format!(
                 "{} workers were lost, {} notices came for {} of them",
                 expected.len(),
                 self.notices.len(),
                 all.intersection(&expected).count()
-            ),
-        );
+            )
+        };
+        check("told", once, detail);
         check(
             "node",
             self.events_of_loss == 1,
@@ -255,17 +259,21 @@ impl Report {
                 let same = result.words == self.alone.words
                     && result.distinct == self.alone.distinct
                     && result.checksum == self.alone.checksum;
-                let sign = if same { "=" } else { "≠" };
-                let detail = format!(
-                    "{} words, {} different, checksum {} {sign} {} words, {} different, checksum {} \
-                     counted alone",
-                    grouped(result.words),
-                    grouped(result.distinct),
-                    result.checksum,
-                    grouped(self.alone.words),
-                    grouped(self.alone.distinct),
-                    self.alone.checksum,
-                );
+                let counted = |words, distinct, checksum: &str| {
+                    format!(
+                        "{} words, {} different, checksum {checksum}",
+                        grouped(words),
+                        grouped(distinct)
+                    )
+                };
+                let here = counted(result.words, result.distinct, &result.checksum);
+                let alone = &self.alone;
+                let detail = if same {
+                    format!("{here}: the same as alone")
+                } else {
+                    let alone = counted(alone.words, alone.distinct, &alone.checksum);
+                    format!("{here}; but alone: {alone}")
+                };
                 (same, detail)
             }
         };
@@ -347,7 +355,7 @@ impl Notice {
     pub(super) fn line(&self) -> String {
         match self.after_ms {
             Some(ms) => format!(
-                "  told      {} was lost with its node, noticed {:.2} s after the kill ({})",
+                "  told      {} is lost, {:.2} s after the kill: {}",
                 self.pid,
                 ms / 1000.0,
                 self.reason

@@ -55,6 +55,10 @@ pub(super) fn collect(files: &[PathBuf], into: &Path) -> Outcome<Text> {
         gather(&mut text, &mut target).map_err(write)?;
     }
     for file in files {
+        if file.is_dir() {
+            walk(file, 0, u64::MAX, &mut text, &mut target).map_err(write)?;
+            continue;
+        }
         let bytes = fs::read(file).map_err(|error| Failure::file(file, &error))?;
         text.append(&mut target, &bytes).map_err(write)?;
     }
@@ -105,7 +109,7 @@ fn gather(text: &mut Text, target: &mut impl io::Write) -> io::Result<()> {
         PathBuf::from("."),
     ];
     for place in places {
-        walk(&place, 0, text, target)?;
+        walk(&place, 0, WANTED_BYTES, text, target)?;
         if text.bytes >= WANTED_BYTES {
             break;
         }
@@ -113,10 +117,11 @@ fn gather(text: &mut Text, target: &mut impl io::Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Adds what is text below `folder`, in the order of names. What cannot be read is passed over.
+/// Adds what is text below `folder`, in the order of names, until it is enough. What cannot be read is passed over.
 fn walk(
     folder: &Path,
     depth: usize,
+    wanted: u64,
     text: &mut Text,
     target: &mut impl io::Write,
 ) -> io::Result<()> {
@@ -126,14 +131,14 @@ fn walk(
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
-        if text.bytes >= WANTED_BYTES {
+        if text.bytes >= wanted {
             return Ok(());
         }
         let Ok(about) = fs::symlink_metadata(&path) else {
             continue;
         };
         if about.is_dir() && depth < DEPTH_MAX {
-            walk(&path, depth + 1, text, target)?;
+            walk(&path, depth + 1, wanted, text, target)?;
         } else if about.is_file()
             && (1..=FILE_BYTES_MAX).contains(&about.len())
             && let Some(bytes) = read_text(&path)

@@ -134,7 +134,8 @@ impl Source {
         match &self.kind {
             Kind::File(file) => stamp(file, &mut stamps),
             Kind::Project(folder) => {
-                for name in ["Cargo.toml", "Cargo.lock", "build.rs"] {
+                // Not Cargo.lock: building may write it.
+                for name in ["Cargo.toml", "build.rs"] {
                     stamp(&folder.join(name), &mut stamps);
                 }
                 stamp_all(&folder.join("src"), &mut stamps);

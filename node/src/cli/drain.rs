@@ -1,0 +1,37 @@
+//! `tidelock drain NODE`.
+
+use std::time::Duration;
+
+use clap::Args;
+use tidelock_control::api::{Drain as Request, Draining};
+
+use super::{Output, connect::Cluster, failure::Outcome};
+
+/// Let a node take no new work, and leave once what runs there has ended
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// Its id or name
+    node: String,
+    /// Kill what still runs after this time, such as 30s; without it, wait as long as it takes
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+impl Drain {
+    pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
+        let node = cluster.node(&self.node).await?;
+        let request = Request {
+            timeout_s: self.timeout.map(|limit| limit.as_secs()),
+        };
+        let draining: Draining = cluster.post(node.admin_addr, "/v1/drain", &request).await?;
+        let remaining = draining.remaining;
+        let text = match remaining {
+            0 => format!("{} has nothing to wait for and leaves", node.id),
+            _ => format!(
+                "{} waits for {remaining} processes to end, then leaves",
+                node.id
+            ),
+        };
+        out.one(&draining, &node.id, &text)
+    }
+}
