@@ -24,24 +24,26 @@
 //!   it twice is harmless.
 //! * Each call ends: connecting, waiting for the answer and repeating all have limits.
 
+mod error;
+mod watch;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{BoxStream, StreamExt as _};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use serde::Serialize;
+use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tidelock_certs::tls::{https_client_config, pinned_client_config};
 use tidelock_certs::{Identity, IdentityError, JoinToken, Key, Role, from_hex};
 use tidelock_proto::{ModuleHash, NodeId};
 use tokio::time::{Instant, sleep, timeout};
 
+pub use self::error::ClientError;
+use self::error::tls_reason;
 use crate::api::{
     ClusterInfo, CreateToken, ErrorBody, JoinRequest, JoinResponse, LeaseRequest, LeaseResponse,
-    Members, ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated,
-    WatchEvent, codes,
+    Members, ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated, codes,
 };
 use crate::modules::{MODULE_BYTES_MAX, check_module_name, hash_of};
 
@@ -54,102 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A watch that is silent for longer is dead: control sends heartbeats every second or two.
-const WATCH_SILENCE_MAX: Duration = Duration::from_secs(10);
-const WATCH_LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Why a call gave no result.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// Control cannot be reached. The call had no effect, or may have had none.
-    #[error("control unreachable at {control}: {reason}")]
-    Unreachable {
-        /// Where it was looked for.
-        control: String,
-        /// What the network said.
-        reason: String,
-    },
-    /// Control was reached and did not answer in time. The call may have had its effect.
-    #[error("control at {control} did not answer within {limit:?}")]
-    TimedOut {
-        /// Where it is.
-        control: String,
-        /// How long was waited.
-        limit: Duration,
-    },
-    /// Whoever answers is not the control plane that was meant, or does not believe who we are.
-    #[error("no trust between us and {control}: {reason}")]
-    NotTrusted {
-        /// Where it is.
-        control: String,
-        /// Who refused what.
-        reason: String,
-    },
-    /// Control said no.
-    #[error("{} [{}]", .body.message, .body.code)]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// Why, and what may help.
-        body: ErrorBody,
-    },
-    /// The answer makes no sense: another program, or another version.
-    #[error("control at {control} answered something else than expected: {reason}")]
-    Answer {
-        /// Where it is.
-        control: String,
-        /// What was wrong with it.
-        reason: String,
-    },
-    /// What was passed in cannot be used.
-    #[error("{0}")]
-    Usage(String),
-}
-
-impl ClientError {
-    /// The exit code a command ends with because of this error.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Unreachable { .. } => 3,
-            Self::TimedOut { .. } => 6,
-            Self::Usage(_) => 2,
-            Self::NotTrusted { .. } => 5,
-            Self::Answer { .. } => 1,
-            Self::Refused { status, .. } => match status {
-                404 => 4,
-                403 | 409 | 410 | 413 | 429 => 5,
-                _ => 1,
-            },
-        }
-    }
-
-    /// The stable code, if control gave one.
-    #[must_use]
-    pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Refused { body, .. } => Some(&body.code),
-            _ => None,
-        }
-    }
-
-    /// Whether this node's id is spent: it must join again to get another.
-    #[must_use]
-    pub fn is_node_gone(&self) -> bool {
-        self.code() == Some(codes::NODE_GONE)
-    }
-
-    /// Whether the same call may succeed later without anybody doing anything.
-    #[must_use]
-    pub fn is_temporary(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } => true,
-            Self::Refused { status, .. } => matches!(status, 429 | 500..=599),
-            Self::NotTrusted { .. } | Self::Answer { .. } | Self::Usage(_) => false,
-        }
-    }
-}
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What a node tells about itself when it joins.
 #[derive(Debug, Clone)]
@@ -180,10 +87,11 @@ pub struct Joined {
     pub members: Members,
 }
 
-/// Speaks to one control plane as one identity. Clones share connections.
+/// Speaks to one control plane as one identity. Clones share connections and identity.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    /// Replaced by [`Client::renew`]: a connection made later shows the new certificate.
+    http: Arc<RwLock<reqwest::Client>>,
     control: Arc<str>,
 }
 
@@ -228,7 +136,7 @@ impl Client {
         let deadline = Instant::now() + JOIN_PATIENCE;
         let mut wait = BACKOFF_MIN;
         let answer: JoinResponse = loop {
-            let call = |client: &Self| client.http.post(client.url("join")).json(&request);
+            let call = |client: &Self| client.http().post(client.url("join")).json(&request);
             match pinned.json_until(call, Repeat::IfNotSent, deadline).await {
                 Err(error) if error.code() == Some(codes::NAME_TAKEN) => {
                     wait = pinned.pause(wait, deadline, error).await?;
@@ -265,7 +173,7 @@ impl Client {
             version: node.version.clone(),
         };
         let deadline = Instant::now() + JOIN_PATIENCE;
-        let call = |client: &Self| client.http.post(client.url("rejoin")).json(&request);
+        let call = |client: &Self| client.http().post(client.url("rejoin")).json(&request);
         // Twice costs a node id and harms nobody: the second start replaces the first.
         let answer = client.json_until(call, Repeat::Always, deadline).await?;
         client.joined(identity.key().clone(), answer)
@@ -287,7 +195,7 @@ impl Client {
     /// [`ClientError`]; repeated while unreachable.
     pub async fn cluster(&self) -> Result<ClusterInfo, ClientError> {
         self.json(
-            |client| client.http.get(client.url("cluster")),
+            |client| client.http().get(client.url("cluster")),
             Repeat::Always,
         )
         .await
@@ -300,7 +208,7 @@ impl Client {
     /// [`ClientError`]; repeated while unreachable.
     pub async fn nodes(&self) -> Result<Members, ClientError> {
         self.json(
-            |client| client.http.get(client.url("nodes")),
+            |client| client.http().get(client.url("nodes")),
             Repeat::Always,
         )
         .await
@@ -317,7 +225,7 @@ impl Client {
         let request = LeaseRequest { draining };
         let url = self.url(&format!("nodes/{node}/lease"));
         self.json(
-            |client| client.http.put(&url).json(&request),
+            |client| client.http().put(&url).json(&request),
             Repeat::Always,
         )
         .await
@@ -330,7 +238,7 @@ impl Client {
     /// [`ClientError`]; repeated while unreachable.
     pub async fn leave(&self, node: NodeId) -> Result<NodeInfo, ClientError> {
         let url = self.url(&format!("nodes/{node}"));
-        self.json(|client| client.http.delete(&url), Repeat::Always)
+        self.json(|client| client.http().delete(&url), Repeat::Always)
             .await
     }
 
@@ -341,11 +249,13 @@ impl Client {
     /// [`ClientError`]; repeated while unreachable.
     pub async fn remove(&self, node: NodeId) -> Result<NodeInfo, ClientError> {
         let url = self.url(&format!("nodes/{node}"));
-        let call = |client: &Self| client.http.delete(&url).query(&[("remove", "true")]);
+        let call = |client: &Self| client.http().delete(&url).query(&[("remove", "true")]);
         self.json(call, Repeat::Always).await
     }
 
     /// Gets a new certificate and ticket for the key of `identity`, a node's.
+    ///
+    /// From then on this client and its clones use the new certificate themselves.
     ///
     /// # Errors
     ///
@@ -354,15 +264,14 @@ impl Client {
         let request = RenewRequest {
             csr_pem: identity.key().signing_request(),
         };
-        let call = |client: &Self| client.http.post(client.url("renew")).json(&request);
+        let call = |client: &Self| client.http().post(client.url("renew")).json(&request);
         let answer: RenewResponse = self.json(call, Repeat::Always).await?;
         let authority = tidelock_certs::identity::to_pem(identity.authority());
-        self.identity(
-            identity.key().clone(),
-            &answer.cert_pem,
-            &authority,
-            &answer.ticket,
-        )
+        let key = identity.key().clone();
+        let renewed = self.identity(key, &answer.cert_pem, &authority, &answer.ticket)?;
+        let client = Self::with_identity(&self.control, &renewed)?;
+        *self.http.write().unwrap_or_else(PoisonError::into_inner) = client.http();
+        Ok(renewed)
     }
 
     /// Makes a join token, operators only.
@@ -379,7 +288,7 @@ impl Client {
             ttl_s: ttl.as_secs(),
             uses,
         };
-        let call = |client: &Self| client.http.post(client.url("tokens")).json(&request);
+        let call = |client: &Self| client.http().post(client.url("tokens")).json(&request);
         self.json(call, Repeat::IfNotSent).await
     }
 
@@ -397,7 +306,7 @@ impl Client {
         let hash = hash_of(&bytes).to_string();
         let call = |client: &Self| {
             let put = client
-                .http
+                .http()
                 .put(client.url("modules"))
                 .query(&[("hash", &hash)]);
             let put = put.timeout(MODULE_TIME_MAX).body(bytes.clone());
@@ -442,50 +351,10 @@ impl Client {
     /// [`ClientError`]; repeated while unreachable.
     pub async fn modules(&self) -> Result<Vec<ModuleInfo>, ClientError> {
         self.json(
-            |client| client.http.get(client.url("modules")),
+            |client| client.http().get(client.url("modules")),
             Repeat::Always,
         )
         .await
-    }
-
-    /// Follows the membership for as long as the stream is polled.
-    ///
-    /// After each connection the first item is a snapshot. If the connection is lost, the error is one
-    /// item, and the stream connects again, waiting a little longer each time. It ends only after an
-    /// error that waiting does not mend ([`ClientError::is_temporary`] is false).
-    #[must_use]
-    pub fn watch(&self) -> BoxStream<'static, Result<WatchEvent, ClientError>> {
-        let state = WatchState::Connect {
-            wait: Duration::ZERO,
-        };
-        futures_util::stream::unfold((self.clone(), state), |(client, mut state)| async move {
-            loop {
-                state = match state {
-                    WatchState::Over => return None,
-                    WatchState::Connect { wait } => {
-                        sleep(wait).await;
-                        match client.open_watch().await {
-                            Ok(lines) => WatchState::Read(lines),
-                            Err(error) if error.is_temporary() => {
-                                let wait = (wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
-                                return Some((Err(error), (client, WatchState::Connect { wait })));
-                            }
-                            Err(error) => {
-                                return Some((Err(error), (client, WatchState::Over)));
-                            }
-                        }
-                    }
-                    WatchState::Read(mut lines) => match lines.next(&client).await {
-                        Ok(event) => return Some((Ok(event), (client, WatchState::Read(lines)))),
-                        Err(error) => {
-                            let state = WatchState::Connect { wait: BACKOFF_MIN };
-                            return Some((Err(error), (client, state)));
-                        }
-                    },
-                };
-            }
-        })
-        .boxed()
     }
 
     fn new(
@@ -513,9 +382,16 @@ impl Client {
             .build()
             .map_err(|error| usage(error.to_string()))?;
         Ok(Self {
-            http,
+            http: Arc::new(RwLock::new(http)),
             control: control.into(),
         })
+    }
+
+    fn http(&self) -> reqwest::Client {
+        self.http
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn url(&self, path: &str) -> String {
@@ -555,7 +431,7 @@ impl Client {
     async fn module_bytes(&self, which: &str) -> Result<Bytes, ClientError> {
         let url = self.url(&format!("modules/{which}"));
         let deadline = Instant::now() + PATIENCE;
-        let call = |client: &Self| client.http.get(&url).timeout(MODULE_TIME_MAX);
+        let call = |client: &Self| client.http().get(&url).timeout(MODULE_TIME_MAX);
         let response = self.send_until(call, Repeat::Always, deadline).await?;
         self.read(response, MODULE_BYTES_MAX).await
     }
@@ -576,7 +452,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<T, ClientError> {
         let response = self.send_until(call, repeat, deadline).await?;
-        let bytes = self.read(response, WATCH_LINE_BYTES_MAX).await?;
+        let bytes = self.read(response, ANSWER_BYTES_MAX).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.answer(&error.to_string()))
     }
 
@@ -593,7 +469,7 @@ impl Client {
                 ClientError::Usage(format!("control {}: {error}", self.control))
             })?;
             let limit = request.timeout().copied().unwrap_or(CALL_TIME_MAX);
-            let error = match timeout(limit, self.http.execute(request)).await {
+            let error = match timeout(limit, self.http().execute(request)).await {
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
                 Ok(Ok(response)) => return Err(self.refusal(response).await),
                 Ok(Err(error)) => {
@@ -658,22 +534,6 @@ impl Client {
         }
     }
 
-    async fn open_watch(&self) -> Result<Lines, ClientError> {
-        let request = self.http.request(Method::GET, self.url("watch"));
-        let response = match timeout(CALL_TIME_MAX, request.send()).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.network_error(&error, CALL_TIME_MAX)),
-            Err(_) => return Err(self.timed_out(CALL_TIME_MAX)),
-        };
-        if response.status() != StatusCode::OK {
-            return Err(self.refusal(response).await);
-        }
-        Ok(Lines {
-            response,
-            buffer: Vec::new(),
-        })
-    }
-
     fn network_error(&self, error: &reqwest::Error, limit: Duration) -> ClientError {
         let control = self.control.to_string();
         if let Some(reason) = tls_reason(error) {
@@ -706,68 +566,4 @@ impl Client {
             reason: reason.to_owned(),
         }
     }
-}
-
-/// What TLS found wrong, if the error comes from there.
-fn tls_reason(error: &reqwest::Error) -> Option<String> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls.to_string());
-        }
-        // An io::Error hides what it was made from behind `get_ref`.
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        cause = match inner {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-enum WatchState {
-    Connect { wait: Duration },
-    Read(Lines),
-    Over,
-}
-
-/// A watch's connection and the part of a line that has arrived.
-struct Lines {
-    response: Response,
-    buffer: Vec<u8>,
-}
-
-impl Lines {
-    async fn next(&mut self, client: &Client) -> Result<WatchEvent, ClientError> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return serde_json::from_slice(&line)
-                    .map_err(|error| client.answer(&error.to_string()));
-            }
-            if self.buffer.len() > WATCH_LINE_BYTES_MAX {
-                return Err(client.answer("a line without an end"));
-            }
-            match timeout(WATCH_SILENCE_MAX, self.response.chunk()).await {
-                Ok(Ok(Some(chunk))) => self.buffer.extend_from_slice(&chunk),
-                Ok(Ok(None)) => {
-                    return Err(ClientError::Unreachable {
-                        control: client.control.to_string(),
-                        reason: "it ended the watch".to_owned(),
-                    });
-                }
-                Ok(Err(error)) => return Err(client.network_error(&error, WATCH_SILENCE_MAX)),
-                Err(_) => return Err(client.timed_out(WATCH_SILENCE_MAX)),
-            }
-        }
-    }
-}
-
-/// Serialises one line of a stream.
-pub(crate) fn to_line(event: &impl Serialize) -> Bytes {
-    let mut line = serde_json::to_vec(event).expect("our own types are plain data");
-    line.push(b'\n');
-    line.into()
 }

@@ -134,18 +134,21 @@ impl Caller {
     pub fn require(&self, roles: &[Role]) -> Result<&PeerName, ApiError> {
         match self {
             Self::Known { peer, .. } if roles.contains(&peer.role) => Ok(peer),
-            Self::Known { peer, .. } => Err(not_permitted(roles, &format!("{} has", peer.role))),
-            Self::Nobody => Err(not_permitted(roles, "no certificate was shown; nobody has")),
+            Self::Known { peer, .. } => Err(not_permitted(
+                roles,
+                &format!("the certificate is for {}", peer.role),
+            )),
+            Self::Nobody => Err(not_permitted(
+                roles,
+                "no certificate, or an expired one, was shown",
+            )),
         }
     }
 }
 
 fn not_permitted(roles: &[Role], who: &str) -> ApiError {
     let roles: Vec<String> = roles.iter().map(Role::to_string).collect();
-    let message = format!(
-        "this needs the role {}, and {who} not that role",
-        roles.join(" or ")
-    );
+    let message = format!("this needs the role {}: {who}", roles.join(" or "));
     ApiError::new(StatusCode::FORBIDDEN, codes::NOT_PERMITTED, message)
 }
 

@@ -20,6 +20,9 @@
 //! Leases live in memory only, by the monotonic clock. After a restart, or if this process itself was
 //! stopped for a while, every node gets a fresh lease: nobody is declared lost because *we* slept.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -110,6 +113,8 @@ struct State {
     revision: u64,
     nodes: BTreeMap<NodeId, Entry>,
     swept_at: Instant,
+    /// The store's count of faults that `nodes` is of.
+    faults: u64,
 }
 
 struct Entry {
@@ -125,6 +130,7 @@ impl Books {
         ids_per_name_hour_max: usize,
         now: Instant,
     ) -> Result<Self, StoreError> {
+        let faults = store.faults();
         let (revision, records) = store.nodes()?;
         let nodes = records
             .into_iter()
@@ -142,6 +148,7 @@ impl Books {
             revision,
             nodes,
             swept_at: now,
+            faults,
         });
         let (changes, _) = broadcast::channel(CHANGES_KEPT);
         Ok(Self {
@@ -162,7 +169,7 @@ impl Books {
         candidate: Candidate,
         now: Moment,
     ) -> Result<(NodeInfo, Members), AdmitError> {
-        let mut state = self.lock();
+        let mut state = self.fresh()?;
         let Candidate {
             name,
             key,
@@ -236,7 +243,7 @@ impl Books {
         draining: bool,
         now: Moment,
     ) -> Result<u64, ChangeError> {
-        let mut state = self.lock();
+        let mut state = self.fresh()?;
         let entry = state.nodes.get_mut(&id).ok_or(ChangeError::Unknown(id))?;
         if entry.record.key != *key {
             return Err(ChangeError::NotYours(id));
@@ -259,7 +266,7 @@ impl Books {
         key: Option<&[u8; 32]>,
         now: Moment,
     ) -> Result<NodeInfo, ChangeError> {
-        let mut state = self.lock();
+        let mut state = self.fresh()?;
         let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
         if key.is_some_and(|key| entry.record.key != *key) {
             return Err(ChangeError::NotYours(id));
@@ -276,7 +283,7 @@ impl Books {
 
     /// Ends `id`'s presence and keeps its key from ever joining or renewing again.
     pub(crate) fn remove(&self, id: NodeId, now: Moment) -> Result<NodeInfo, ChangeError> {
-        let mut state = self.lock();
+        let mut state = self.fresh()?;
         let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
         let changed = match entry.record.info.state {
             NodeState::Alive | NodeState::Draining => with_state(&entry.record, NodeState::Left),
@@ -290,7 +297,7 @@ impl Books {
 
     /// The id under which the holder of `key` is present as `name`.
     pub(crate) fn present_as(&self, name: &str, key: &[u8; 32]) -> Result<NodeId, ChangeError> {
-        let state = self.lock();
+        let state = self.fresh()?;
         let mut same = state
             .nodes
             .iter()
@@ -315,7 +322,7 @@ impl Books {
 
     /// Declares lost whose lease has run out. Called several times per lease.
     pub(crate) fn sweep(&self, now: Moment) -> Result<(), StoreError> {
-        let mut state = self.lock();
+        let mut state = self.fresh()?;
         let slept = now.steady.saturating_duration_since(state.swept_at);
         state.swept_at = now.steady;
         if slept > self.lease {
@@ -373,6 +380,30 @@ impl Books {
             // Nobody listening is fine.
             let _ = self.changes.send(WatchEvent::Change { revision, node });
         }
+    }
+
+    /// The state, as the store has it.
+    fn fresh(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let mut state = self.lock();
+        let faults = self.store.faults();
+        if state.faults != faults {
+            let (revision, records) = self.store.nodes()?;
+            let now = Instant::now();
+            let mut before = std::mem::take(&mut state.nodes);
+            for mut record in records {
+                let id = id_of(&record);
+                let mut until = now + self.lease;
+                if let Some(entry) = before.remove(&id) {
+                    // These two live in memory only.
+                    record.info.last_seen = entry.record.info.last_seen;
+                    until = entry.until;
+                }
+                state.nodes.insert(id, Entry { record, until });
+            }
+            (state.revision, state.faults) = (revision, faults);
+            let _ = self.changes.send(WatchEvent::Snapshot(members(&state)));
+        }
+        Ok(state)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -28,6 +28,7 @@ use axum::extract::{ConnectInfo, FromRequest as _, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tidelock_certs::authority::RequestError;
@@ -43,7 +44,6 @@ use crate::api::{
     ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated, WatchEvent,
     codes,
 };
-use crate::client::to_line;
 use crate::http::{ApiError, Caller, Json, read_body};
 use crate::limit::JoinGate;
 use crate::members::{AdmitError, Books, Candidate, ChangeError, Moment};
@@ -485,6 +485,13 @@ impl Watcher {
             }
         }
     }
+}
+
+/// Serialises one line of a stream.
+fn to_line(event: &WatchEvent) -> Bytes {
+    let mut line = serde_json::to_vec(event).expect("our own types are plain data");
+    line.push(b'\n');
+    line.into()
 }
 
 /// Runs what waits for locks and disks away from the threads that serve connections.

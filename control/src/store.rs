@@ -7,12 +7,18 @@
 //! * A node id is on disk as used before it is handed out, and none is handed out twice.
 //! * A use of a token is taken in the same transaction that adds the node.
 //! * One process at a time: the file is locked while it is open.
+//! * A disk that fails (full, unplugged) fails the call. Once it works again, so does the store.
 //!
 //! # What this module does not do
 //!
 //! It reads no clock and makes no decisions about names and leases: that is `members.rs`.
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition,
@@ -128,19 +134,36 @@ pub(crate) enum PutModule {
     Clash(String),
 }
 
+type Opener = dyn Fn() -> Result<Database, DatabaseError> + Send + Sync;
+
+/// The open file.
 pub(crate) struct Store {
-    database: Database,
+    open: Box<Opener>,
+    /// `None` after a fault of the disk: the next use opens the file again, which repairs it.
+    database: RwLock<Option<Database>>,
+    /// Grows with each such fault; see [`Store::faults`].
+    faults: AtomicU64,
 }
 
 impl Store {
     /// Opens or makes the store of `cluster`.
     pub(crate) fn open(path: &Path, cluster: &str) -> Result<Self, StoreError> {
         let shown = path.display().to_string();
-        let database = Database::create(path).map_err(|error| match error {
+        let path = path.to_owned();
+        Self::open_with(Box::new(move || Database::create(&path)), shown, cluster)
+    }
+
+    fn open_with(open: Box<Opener>, shown: String, cluster: &str) -> Result<Self, StoreError> {
+        let database = open().map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(shown.clone()),
             error => StoreError::Database(format!("{shown}: {error}")),
         })?;
-        let store = Self { database };
+        let database = RwLock::new(Some(database));
+        let store = Self {
+            open,
+            database,
+            faults: AtomicU64::new(0),
+        };
         store.write(|transaction| {
             let mut numbers = transaction.open_table(NUMBERS)?;
             let mut texts = transaction.open_table(TEXTS)?;
@@ -376,12 +399,17 @@ impl Store {
         })
     }
 
+    /// How often the disk failed. After a failure it is open whether the last transaction is there
+    /// after all, so whoever holds a copy in memory must read it again.
+    pub(crate) fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Acquire)
+    }
+
     fn read<T>(
         &self,
         f: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
-        Ok(f(&transaction)?)
+        self.with(|database| f(&database.begin_read()?))
     }
 
     /// Runs one transaction: committed if `f` gives `Ok(Ok(…))`, undone otherwise.
@@ -389,14 +417,55 @@ impl Store {
         &self,
         f: impl FnOnce(&WriteTransaction) -> Result<Result<T, E>, redb::Error>,
     ) -> Result<Result<T, E>, StoreError> {
-        let transaction = self.database.begin_write().map_err(redb::Error::from)?;
-        let result = f(&transaction)?;
-        if result.is_ok() {
-            transaction.commit().map_err(redb::Error::from)?;
-        } else {
-            transaction.abort().map_err(redb::Error::from)?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            let result = f(&transaction)?;
+            if result.is_ok() {
+                transaction.commit()?;
+            } else {
+                transaction.abort()?;
+            }
+            Ok(result)
+        })
+    }
+
+    fn with<T>(
+        &self,
+        f: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let result = {
+            let mut guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            if guard.is_none() {
+                drop(guard);
+                self.reopen()?;
+                guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            }
+            let database = guard.as_ref();
+            let database = database.ok_or(StoreError::Database("its disk failed".to_owned()))?;
+            f(database)
+        };
+        if let Err(redb::Error::Io(_) | redb::Error::PreviousIo) = &result {
+            // The count first: whoever finds the file closed must find the count changed.
+            self.faults.fetch_add(1, Ordering::AcqRel);
+            *self
+                .database
+                .write()
+                .unwrap_or_else(PoisonError::into_inner) = None;
         }
-        Ok(result)
+        Ok(result?)
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut guard = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if guard.is_none() {
+            let opened = (self.open)();
+            *guard = Some(opened.map_err(|error| StoreError::Database(error.to_string()))?);
+            tracing::warn!("the store was opened again after its disk had failed");
+        }
+        Ok(())
     }
 }
 

@@ -148,6 +148,13 @@ fn join_body(secret: &str, name: &str) -> serde_json::Value {
     })
 }
 
+/// Waits for the wall clock: what expires does so by that.
+async fn until(second: i64) {
+    while jiff::Timestamp::now().as_second() < second {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future)
         .await

@@ -1,0 +1,250 @@
+//! The books with a clock that the test turns.
+
+use std::sync::atomic::Ordering;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::tests::store_with_switch;
+
+const LEASE: Duration = Duration::from_secs(10);
+
+struct Bench {
+    dir: TempDir,
+    books: Books,
+    start: Moment,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let start = Moment::now();
+        let books = Self::open(&dir, start);
+        Self { dir, books, start }
+    }
+
+    fn open(dir: &TempDir, now: Moment) -> Books {
+        let store = Store::open(&dir.path().join("store"), "sea").unwrap();
+        Books::open(Arc::new(store), LEASE, 5, now.steady).unwrap()
+    }
+
+    /// Both clocks, this long after the start.
+    fn at(&self, seconds: u64) -> Moment {
+        let passed = Duration::from_secs(seconds);
+        Moment {
+            wall: self.start.wall + passed,
+            steady: self.start.steady + passed,
+        }
+    }
+
+    /// Sweeps once per second from `from` to `to`, as the caretaker would.
+    fn sweep(&self, from: u64, to: u64) {
+        for second in from..=to {
+            self.books.sweep(self.at(second)).unwrap();
+        }
+    }
+
+    fn states(&self) -> Vec<NodeState> {
+        self.books
+            .members()
+            .nodes
+            .iter()
+            .map(|node| node.state)
+            .collect()
+    }
+}
+
+fn candidate(name: &str, key: u8) -> Candidate {
+    Candidate {
+        name: name.to_owned(),
+        key: [key; 32],
+        addr: ([127, 0, 0, 1], 1).into(),
+        admin_addr: ([127, 0, 0, 1], 2).into(),
+        version: "1".to_owned(),
+        token: None,
+    }
+}
+
+#[test]
+fn a_lease_runs_out_after_its_time_and_not_before() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    bench.sweep(1, 9);
+    assert_eq!(bench.states(), [NodeState::Alive]);
+    bench
+        .books
+        .lease(NodeId(1), &[1; 32], false, bench.at(9))
+        .unwrap();
+    bench.sweep(10, 18);
+    assert_eq!(bench.states(), [NodeState::Alive]);
+    bench.sweep(19, 19);
+    assert_eq!(bench.states(), [NodeState::Lost]);
+    let late = bench.books.lease(NodeId(1), &[1; 32], false, bench.at(20));
+    assert!(matches!(late, Err(ChangeError::Gone { .. })));
+}
+
+#[test]
+fn nobody_is_lost_because_control_slept() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    bench.sweep(1, 2);
+    bench.sweep(3600, 3609);
+    assert_eq!(bench.states(), [NodeState::Alive]);
+    bench.sweep(3610, 3610);
+    assert_eq!(
+        bench.states(),
+        [NodeState::Lost],
+        "but it is if it stays silent"
+    );
+}
+
+#[test]
+fn a_wall_clock_that_jumps_ends_no_lease() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    for hours in [5, -5] {
+        let jumped = bench.start.wall + jiff::SignedDuration::from_hours(hours);
+        let now = Moment {
+            wall: jumped,
+            steady: bench.at(5).steady,
+        };
+        bench.books.sweep(now).unwrap();
+    }
+    assert_eq!(bench.states(), [NodeState::Alive]);
+}
+
+#[test]
+fn a_restart_gives_everybody_a_fresh_lease() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    bench.books.admit(candidate("b", 2), bench.at(0)).unwrap();
+    bench.books.leave(NodeId(2), None, bench.at(1)).unwrap();
+    let before = bench.books.members();
+    let Bench { dir, books, start } = bench;
+    drop(books);
+    let passed = Duration::from_secs(100);
+    let later = Moment {
+        wall: start.wall + passed,
+        steady: start.steady + passed,
+    };
+    let bench = Bench {
+        books: Bench::open(&dir, later),
+        dir,
+        start,
+    };
+    assert_eq!(bench.books.members(), before);
+    bench.sweep(100, 109);
+    assert_eq!(bench.states(), [NodeState::Alive, NodeState::Left]);
+    bench.sweep(110, 110);
+    assert_eq!(bench.states(), [NodeState::Lost, NodeState::Left]);
+}
+
+#[test]
+fn one_start_of_a_name_is_present() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    let stranger = bench.books.admit(candidate("a", 2), bench.at(1));
+    assert!(matches!(stranger, Err(AdmitError::NameTaken { .. })));
+    bench.books.admit(candidate("a", 1), bench.at(1)).unwrap();
+    assert_eq!(bench.states(), [NodeState::Left, NodeState::Alive]);
+    // Lost frees the name, for another key, too.
+    bench.sweep(1, 11);
+    bench.books.admit(candidate("a", 2), bench.at(12)).unwrap();
+    assert_eq!(
+        bench.states(),
+        [NodeState::Left, NodeState::Lost, NodeState::Alive]
+    );
+    assert_eq!(bench.books.present_as("a", &[2; 32]).unwrap(), NodeId(3));
+    assert!(bench.books.present_as("a", &[1; 32]).is_err());
+}
+
+#[test]
+fn the_limit_on_ids_is_per_hour() {
+    let bench = Bench::new();
+    for second in 0..5 {
+        bench
+            .books
+            .admit(candidate("a", 1), bench.at(second))
+            .unwrap();
+    }
+    let too_many = bench.books.admit(candidate("a", 1), bench.at(3599));
+    assert!(matches!(too_many, Err(AdmitError::TooManyIds { .. })));
+    bench
+        .books
+        .admit(candidate("b", 2), bench.at(3599))
+        .unwrap();
+    bench
+        .books
+        .admit(candidate("a", 1), bench.at(3605))
+        .unwrap();
+}
+
+#[test]
+fn the_long_gone_are_forgotten_but_their_ids_stay_used() {
+    let bench = Bench::new();
+    let names: Vec<String> = (0..GONE_MAX + 20)
+        .map(|number| format!("x{number}"))
+        .collect();
+    for name in &names {
+        let (node, _) = bench.books.admit(candidate(name, 1), bench.at(0)).unwrap();
+        bench
+            .books
+            .leave(node.id.parse().unwrap(), None, bench.at(0))
+            .unwrap();
+    }
+    bench.sweep(3602, 3602);
+    assert_eq!(
+        bench.books.members().nodes.len(),
+        GONE_MAX + 20,
+        "control had slept"
+    );
+    bench.sweep(3603, 3603);
+    let members = bench.books.members();
+    assert_eq!(
+        (members.nodes.len(), members.nodes[0].id.as_str()),
+        (GONE_MAX, "n21")
+    );
+    let (node, _) = bench
+        .books
+        .admit(candidate("x0", 1), bench.at(3604))
+        .unwrap();
+    assert_eq!(node.id, format!("n{}", GONE_MAX + 21));
+}
+
+#[test]
+fn after_a_full_disk_memory_and_disk_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, full) = store_with_switch(dir.path().join("store"));
+    let now = Moment::now();
+    let books = Books::open(Arc::new(store), LEASE, 5, now.steady).unwrap();
+    books.admit(candidate("a", 1), now).unwrap();
+    let (_, mut changes) = books.watch();
+
+    full.store(true, Ordering::Relaxed);
+    let refused = books.admit(candidate("b", 2), now);
+    assert!(matches!(refused, Err(AdmitError::Store(_))));
+    assert!(books.leave(NodeId(1), None, now).is_err());
+    // Looking still works, and shows what was true.
+    assert_eq!(books.members().nodes.len(), 1);
+    assert_eq!(books.members().nodes[0].state, NodeState::Alive);
+    full.store(false, Ordering::Relaxed);
+
+    let (node, members) = books.admit(candidate("c", 3), now).unwrap();
+    assert!(node.id.parse::<NodeId>().unwrap() > NodeId(1));
+    let Ok(WatchEvent::Snapshot(snapshot)) = changes.try_recv() else {
+        panic!("watchers must be told to start over");
+    };
+    let Ok(WatchEvent::Change {
+        revision,
+        node: changed,
+    }) = changes.try_recv()
+    else {
+        panic!("watchers must be told of the change");
+    };
+    assert_eq!((revision, changed), (snapshot.revision + 1, node));
+    // What memory holds is what a restart would read.
+    drop(books);
+    let (store, _) = store_with_switch(dir.path().join("store"));
+    let books = Books::open(Arc::new(store), LEASE, 5, now.steady).unwrap();
+    assert_eq!(books.members(), members);
+}

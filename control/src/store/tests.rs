@@ -1,0 +1,151 @@
+//! What is on disk, with a disk that fails on command and modules whose ids clash.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use redb::backends::FileBackend;
+
+use super::*;
+
+/// A disk with a switch.
+#[derive(Debug)]
+struct Disk {
+    file: FileBackend,
+    full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn check(&self) -> Result<(), io::Error> {
+        if self.full.load(Ordering::Relaxed) {
+            let error = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(error);
+        }
+        Ok(())
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.check()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.check()?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.check()?;
+        self.file.write(offset, data)
+    }
+}
+
+/// A store whose disk is full while the switch is on.
+pub(crate) fn store_with_switch(path: PathBuf) -> (Store, Arc<AtomicBool>) {
+    let full = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&full);
+    let open = move || {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file: File = options.open(&path).map_err(redb::StorageError::Io)?;
+        let disk = Disk {
+            file: FileBackend::new(file)?,
+            full: Arc::clone(&full),
+        };
+        Database::builder().create_with_backend(disk)
+    };
+    let store = Store::open_with(Box::new(open), "test".to_owned(), "sea").unwrap();
+    (store, switch)
+}
+
+fn info(hash: ModuleHash, name: Option<&str>) -> ModuleInfo {
+    ModuleInfo {
+        hash: hash.to_string(),
+        name: name.map(str::to_owned),
+        size_bytes: 8,
+        added_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_call_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, full) = store_with_switch(dir.path().join("store"));
+    let token = |text: &str| blake3::hash(text.as_bytes());
+    assert!(store.add_token(token("one"), 1, 100, 0).unwrap());
+
+    full.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        let error = store.add_token(token("two"), 1, 100, 0).unwrap_err();
+        assert!(matches!(error, StoreError::Database(_)), "{error}");
+    }
+    assert!(store.faults() >= 1);
+    full.store(false, Ordering::Relaxed);
+
+    assert!(store.is_token_good(token("one"), 0).unwrap());
+    assert!(store.add_token(token("three"), 1, 100, 0).unwrap());
+    assert!(store.is_token_good(token("three"), 0).unwrap());
+}
+
+#[test]
+fn two_modules_cannot_share_an_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), "sea").unwrap();
+    let first = ModuleHash([7; 32]);
+    let mut second = first;
+    second.0[31] = 8;
+    assert_eq!(first.module_id(), second.module_id());
+
+    let stored = store.put_module(first, info(first, Some("a"))).unwrap();
+    assert_eq!(stored, PutModule::Stored(info(first, Some("a"))));
+    let clash = store.put_module(second, info(second, Some("a"))).unwrap();
+    assert_eq!(clash, PutModule::Clash(first.to_string()));
+    assert_eq!(store.module(second).unwrap(), None);
+    assert_eq!(store.module_named("a").unwrap(), Some(first));
+    // The same one again is no clash, and keeps its name.
+    let again = store.put_module(first, info(first, None)).unwrap();
+    assert_eq!(again, PutModule::Stored(info(first, Some("a"))));
+}
+
+#[test]
+fn expired_tokens_are_forgotten_and_used_up_ones_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), "sea").unwrap();
+    let hash = blake3::hash(b"one");
+    store.add_token(hash, 2, 100, 0).unwrap();
+    assert!(store.is_token_good(hash, 99).unwrap());
+    assert!(!store.is_token_good(hash, 100).unwrap());
+    // Found by eight bytes, believed by all of them.
+    let mut near = *hash.as_bytes();
+    near[31] ^= 1;
+    assert!(
+        !store
+            .is_token_good(blake3::Hash::from_bytes(near), 0)
+            .unwrap()
+    );
+
+    let take = |now_s| {
+        store.write(|transaction| take_token_use(transaction, hash, now_s).map(Ok::<_, ()>))
+    };
+    assert_eq!(take(100).unwrap(), Ok(false));
+    assert_eq!(take(0).unwrap(), Ok(true));
+    assert_eq!(take(0).unwrap(), Ok(true));
+    assert_eq!(take(0).unwrap(), Ok(false));
+
+    store.add_token(hash, 1, 100, 0).unwrap();
+    store.add_token(blake3::hash(b"two"), 1, 300, 200).unwrap();
+    // Even if the clock goes back: what was forgotten stays forgotten.
+    assert!(!store.is_token_good(hash, 0).unwrap());
+}

@@ -1,0 +1,330 @@
+//! Who is let in, and under which id.
+
+use super::*;
+
+#[tokio::test]
+async fn a_node_joins_and_can_prove_who_it_is() {
+    let bench = Bench::new().await;
+    let joined = bench.join("web-0").await;
+    assert_eq!(joined.node, NodeId(1));
+    assert_eq!(joined.identity.name().uri(), "tidelock://sea/node/web-0");
+    assert_eq!(joined.lease, bench.config.lease);
+    assert_eq!(joined.members.nodes.len(), 1);
+    assert_eq!(joined.members.nodes[0].state, NodeState::Alive);
+
+    let ticket = Ticket::verify(
+        joined.identity.ticket().unwrap(),
+        load_operator(bench.control.as_ref().unwrap()).authority(),
+        joined.identity.certificate(),
+        UnixTime::now(),
+    );
+    assert_eq!(ticket.unwrap().node, NodeId(1));
+    // Its certificate works: it may look, and renew its lease.
+    assert_eq!(
+        joined.client.nodes().await.unwrap(),
+        bench.operator.nodes().await.unwrap()
+    );
+    joined.client.lease(joined.node, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_lets_in_as_many_as_it_says() {
+    let bench = Bench::new().await;
+    let token = bench.token(3).await;
+    // Ten at once, whatever order they come in.
+    let address = bench.address();
+    let tries = (0..10).map(|number| {
+        let (token, address) = (token.clone(), address.clone());
+        tokio::spawn(async move {
+            let node = described(&format!("node-{number}"));
+            Client::join(&address, &token, &node)
+                .await
+                .map(|joined| joined.node)
+        })
+    });
+    let mut ids = Vec::new();
+    for attempt in tries.collect::<Vec<_>>() {
+        match attempt.await.unwrap() {
+            Ok(id) => ids.push(id),
+            Err(error) => assert_eq!(error.code(), Some(codes::TOKEN_REFUSED)),
+        }
+    }
+    ids.sort();
+    assert_eq!(ids, [NodeId(1), NodeId(2), NodeId(3)]);
+    assert_eq!(bench.operator.nodes().await.unwrap().nodes.len(), 3);
+}
+
+#[tokio::test]
+async fn all_tokens_that_do_not_work_get_the_same_answer() {
+    let bench = Bench::new().await;
+    let good = bench.token(1).await;
+    Client::join(&bench.address(), &good, &described("first"))
+        .await
+        .unwrap();
+    let expired = bench
+        .operator
+        .create_token(Duration::from_secs(1), 1)
+        .await
+        .unwrap();
+    let expired: JoinToken = expired.token.parse().unwrap();
+    until(jiff::Timestamp::now().as_second() + 2).await;
+
+    let http = bench.raw(None);
+    let mut answers = Vec::new();
+    let secrets = [good.secret(), expired.secret(), "0000", "", &"f".repeat(32)];
+    for secret in secrets {
+        // A bad name and a bad request must not show that a token was looked at.
+        for body in [join_body(secret, "second"), join_body(secret, "../")] {
+            let answer = http
+                .post(bench.url("/v1/join"))
+                .json(&body)
+                .send()
+                .await
+                .unwrap();
+            answers.push((answer.status(), answer.text().await.unwrap()));
+        }
+    }
+    assert_eq!(answers[0].0, 403);
+    assert!(
+        answers[0].1.contains(codes::TOKEN_REFUSED),
+        "{}",
+        answers[0].1
+    );
+    assert!(
+        answers.iter().all(|answer| *answer == answers[0]),
+        "{answers:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_bad_request_does_not_use_up_the_token() {
+    let bench = Bench::new().await;
+    let token = bench.token(1).await;
+    let http = bench.raw(None);
+    let send = async |body: &serde_json::Value| {
+        let answer = http
+            .post(bench.url("/v1/join"))
+            .json(body)
+            .send()
+            .await
+            .unwrap();
+        let body: crate::api::ErrorBody = answer.json().await.unwrap();
+        body.code
+    };
+    let good = join_body(token.secret(), "web-0");
+    let with = |key: &str, value: &str| {
+        let mut body = good.clone();
+        body[key] = value.into();
+        body
+    };
+    assert_eq!(
+        send(&with("csr_pem", "nonsense")).await,
+        codes::BAD_SIGNING_REQUEST
+    );
+    assert_eq!(
+        send(&with("csr_pem", &"x".repeat(20_000))).await,
+        codes::BAD_SIGNING_REQUEST
+    );
+    for name in ["", "UPPER", "a/b", "..", "a b", "%2e%2e"] {
+        assert_eq!(
+            send(&with("name", name)).await,
+            codes::BAD_REQUEST,
+            "{name}"
+        );
+    }
+    for addr in [
+        "0.0.0.0:1",
+        "127.0.0.1:0",
+        "224.0.0.1:5",
+        "example.com:80",
+        "file:///x",
+    ] {
+        assert_eq!(
+            send(&with("addr", addr)).await,
+            codes::BAD_REQUEST,
+            "{addr}"
+        );
+        assert_eq!(
+            send(&with("admin_addr", addr)).await,
+            codes::BAD_REQUEST,
+            "{addr}"
+        );
+    }
+    assert_eq!(
+        send(&with("version", &"9".repeat(65))).await,
+        codes::BAD_REQUEST
+    );
+    assert_eq!(send(&with("version", "a\nb")).await, codes::BAD_REQUEST);
+    Client::join(&bench.address(), &token, &described("web-0"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn guessing_is_slowed_down() {
+    let limits = JoinLimits {
+        source_attempts_max: 12,
+        source_refill: Duration::from_secs(3600),
+        ..JoinLimits::default()
+    };
+    let bench = Bench::with(|config| config.join_limits = limits).await;
+    let guess = JoinToken::generate(load_operator(bench.control.as_ref().unwrap()).authority());
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(code(
+            Client::join(&bench.address(), &guess, &described("eve")).await,
+        ));
+    }
+    // A failure counts as five attempts: 12 are used up by the third.
+    let refused = codes::TOKEN_REFUSED;
+    assert_eq!(answers, [refused, refused, refused, codes::TOO_MANY]);
+    // Members are not strangers.
+    bench.operator.nodes().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_join_trusts_only_the_tokens_authority() {
+    let bench = Bench::new().await;
+    let other = testing::authority("sea", UnixTime::now());
+    let token = JoinToken::generate(other.certificate());
+    let error = Client::join(&bench.address(), &token, &described("web-0"))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ClientError::NotTrusted { .. }), "{error}");
+    assert!(
+        error.to_string().contains("the join token names"),
+        "{error}"
+    );
+    assert_eq!(error.exit_code(), 5);
+}
+
+#[tokio::test]
+async fn a_token_does_not_let_anybody_be_somebody_else() {
+    let bench = Bench::new().await;
+    let first = bench.join("web-0").await;
+    let token = bench.token(1).await;
+    let body = join_body(token.secret(), "web-0");
+    let send = async || {
+        let sent = bench
+            .raw(None)
+            .post(bench.url("/v1/join"))
+            .json(&body)
+            .send();
+        sent.await.unwrap()
+    };
+    let answer = send().await;
+    assert_eq!(answer.status(), 409);
+    assert!(answer.text().await.unwrap().contains("n1 is called"));
+    assert_eq!(bench.state(first.node).await, NodeState::Alive);
+    // Once the name is free, the same token works.
+    first.client.leave(first.node).await.unwrap();
+    assert_eq!(send().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_restarted_node_is_a_new_node() {
+    let bench = Bench::new().await;
+    let first = bench.join("web-0").await;
+    let mut watch = watching(&bench.operator).await;
+
+    let second = bench.rejoin(&first).await.unwrap();
+    assert_eq!(second.node, NodeId(2));
+    assert_eq!(second.identity.tls_key(), first.identity.tls_key());
+    assert_eq!(changes(&mut watch, 2).await, ["n1 left", "n2 alive"]);
+    // The first start cannot come back.
+    let error = first.client.lease(first.node, false).await.unwrap_err();
+    assert!(error.is_node_gone(), "{error}");
+    assert_eq!(bench.state(NodeId(1)).await, NodeState::Left);
+}
+
+#[tokio::test]
+async fn ids_are_limited_per_name() {
+    let limits = JoinLimits {
+        ids_per_name_hour_max: 3,
+        ..JoinLimits::default()
+    };
+    let bench = Bench::with(|config| config.join_limits = limits).await;
+    let mut joined = bench.join("crasher").await;
+    for _ in 0..2 {
+        joined = bench.rejoin(&joined).await.unwrap();
+    }
+    assert_eq!(code(bench.rejoin(&joined).await), codes::TOO_MANY);
+    assert_eq!(bench.join("other").await.node, NodeId(4));
+}
+
+#[tokio::test]
+async fn a_restarted_control_plane_remembers_everything() {
+    let mut bench = Bench::new().await;
+    let used = bench.token(1).await;
+    Client::join(&bench.address(), &used, &described("one"))
+        .await
+        .unwrap();
+    let two = bench.join("two").await;
+    two.client.leave(two.node).await.unwrap();
+    let unused = bench.token(1).await;
+    let module = bench
+        .operator
+        .put_module(Some("hello.wasm"), WASM)
+        .await
+        .unwrap();
+    let before = bench.operator.nodes().await.unwrap();
+
+    bench.restart().await;
+
+    assert_eq!(bench.operator.nodes().await.unwrap(), before);
+    assert_eq!(bench.operator.modules().await.unwrap(), [module]);
+    let again = Client::join(&bench.address(), &used, &described("three")).await;
+    assert_eq!(code(again), codes::TOKEN_REFUSED);
+    let next = Client::join(&bench.address(), &unused, &described("three"))
+        .await
+        .unwrap();
+    assert_eq!(next.node, NodeId(3));
+    assert_eq!(next.members.revision, before.revision + 1);
+    // Certificates made before are still good.
+    bench.rejoin(&two).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_control_planes_cannot_share_a_store() {
+    let bench = Bench::new().await;
+    let config = ControlConfig {
+        listen: ([127, 0, 0, 1], 0).into(),
+        ..bench.config.clone()
+    };
+    let error = serve(config.clone()).await.unwrap_err();
+    assert!(
+        matches!(error, ServeError::Store(StoreError::InUse(_))),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("another control plane is using"),
+        "{error}"
+    );
+
+    let mut bench = bench;
+    bench.control.take().unwrap().shutdown().await;
+    let other = ControlConfig {
+        cluster: "lake".to_owned(),
+        ..config.clone()
+    };
+    let error = serve(other).await.unwrap_err().to_string();
+    assert!(
+        error.contains("belongs to cluster \"sea\", not to \"lake\""),
+        "{error}"
+    );
+    serve(config).await.unwrap().shutdown().await;
+}
+
+#[tokio::test]
+async fn a_torn_store_is_refused_and_left_alone() {
+    let mut bench = Bench::new().await;
+    bench.control.take().unwrap().shutdown().await;
+    let path = bench.dir.path().join("state/store.redb");
+    std::fs::write(&path, b"torn").unwrap();
+    let error = serve(bench.config.clone()).await.unwrap_err();
+    assert!(
+        matches!(error, ServeError::Store(StoreError::Database(_))),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), b"torn");
+}

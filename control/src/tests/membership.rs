@@ -1,0 +1,274 @@
+//! Leases, the watch, and who may change what.
+
+use super::*;
+
+#[tokio::test]
+async fn a_silent_node_is_lost_and_stays_lost() {
+    let lease = Duration::from_millis(400);
+    let bench = Bench::with(|config| config.lease = lease).await;
+    let mut watch = watching(&bench.operator).await;
+    let silent = bench.join("silent").await;
+    let chatty = bench.join("chatty").await;
+    let keeping = tokio::spawn({
+        let (client, node) = (chatty.client.clone(), chatty.node);
+        async move {
+            loop {
+                client.lease(node, false).await.unwrap();
+                tokio::time::sleep(lease / 10).await; // a lease is about time
+            }
+        }
+    });
+    let seen = changes(&mut watch, 3).await;
+    assert_eq!(seen, ["n1 alive", "n2 alive", "n1 lost"]);
+    let error = silent.client.lease(silent.node, false).await.unwrap_err();
+    assert!(error.is_node_gone() && error.exit_code() == 5, "{error}");
+    assert!(
+        silent
+            .client
+            .renew(&silent.identity)
+            .await
+            .unwrap_err()
+            .is_node_gone()
+    );
+    assert_eq!(bench.rejoin(&silent).await.unwrap().node, NodeId(3));
+    keeping.abort();
+}
+
+#[tokio::test]
+async fn draining_and_leaving_are_seen() {
+    let bench = Bench::new().await;
+    let mut watch = watching(&bench.operator).await;
+    let joined = bench.join("web-0").await;
+    joined.client.lease(joined.node, true).await.unwrap();
+    // It cannot be taken back.
+    joined.client.lease(joined.node, false).await.unwrap();
+    joined.client.leave(joined.node).await.unwrap();
+    joined.client.leave(joined.node).await.unwrap();
+    let seen = changes(&mut watch, 3).await;
+    assert_eq!(seen, ["n1 alive", "n1 draining", "n1 left"]);
+    assert_eq!(
+        bench.operator.nodes().await.unwrap().revision,
+        3,
+        "the second goodbye counted"
+    );
+}
+
+#[tokio::test]
+async fn a_watch_survives_a_restart_of_control() {
+    let mut bench = Bench::new().await;
+    let joined = bench.join("web-0").await;
+    let mut watch = watching(&bench.operator).await;
+
+    bench.restart().await;
+    joined.client.leave(joined.node).await.unwrap();
+
+    let mut interrupted = false;
+    let state = within(async {
+        loop {
+            match watch.next().await.expect("a watch goes on") {
+                Ok(WatchEvent::Snapshot(members)) => match members.nodes[0].state {
+                    NodeState::Alive => {}
+                    state => break state,
+                },
+                Ok(WatchEvent::Change { node, .. }) => break node.state,
+                Ok(WatchEvent::Heartbeat { .. }) => {}
+                Err(error) => {
+                    assert!(error.is_temporary(), "{error}");
+                    interrupted = true;
+                }
+            }
+        }
+    });
+    assert_eq!(state.await, NodeState::Left);
+    assert!(interrupted, "the watch did not notice the restart");
+}
+
+#[tokio::test]
+async fn a_slow_watcher_gets_a_snapshot_instead_of_a_gap() {
+    let limits = JoinLimits {
+        ids_per_name_hour_max: 10_000,
+        ..JoinLimits::default()
+    };
+    let bench = Bench::with(|config| config.join_limits = limits).await;
+    let mut joined = bench.join("web-0").await;
+    let mut watch = watching(&bench.operator).await;
+    for _ in 0..200 {
+        joined = bench.rejoin(&joined).await.unwrap();
+    }
+    let last = bench.operator.nodes().await.unwrap().revision;
+    let mut at = 1;
+    within(async {
+        while at < last {
+            match watch.next().await.unwrap().unwrap() {
+                WatchEvent::Snapshot(members) => at = members.revision,
+                WatchEvent::Change { revision, .. } => {
+                    assert_eq!(revision, at + 1, "a change was skipped");
+                    at = revision;
+                }
+                WatchEvent::Heartbeat { revision } => assert_eq!(revision, at),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn roles_are_kept_apart() {
+    let bench = Bench::new().await;
+    let one = bench.join("one").await;
+    let two = bench.join("two").await;
+
+    // A node is not an operator, and not another node.
+    assert_eq!(
+        code(one.client.create_token(LIMIT, 1).await),
+        codes::NOT_PERMITTED
+    );
+    assert_eq!(
+        code(one.client.put_module(None, WASM).await),
+        codes::NOT_PERMITTED
+    );
+    assert_eq!(
+        code(one.client.remove(two.node).await),
+        codes::NOT_PERMITTED
+    );
+    assert_eq!(code(one.client.leave(two.node).await), codes::NOT_PERMITTED);
+    assert_eq!(
+        code(one.client.lease(two.node, true).await),
+        codes::NOT_PERMITTED
+    );
+    // An operator is not a node.
+    assert_eq!(
+        code(bench.operator.lease(one.node, false).await),
+        codes::NOT_PERMITTED
+    );
+    let operator = load_operator(bench.control.as_ref().unwrap());
+    assert_eq!(
+        code(bench.operator.renew(&operator).await),
+        codes::NOT_PERMITTED
+    );
+    let as_operator = Client::rejoin(&bench.address(), &operator, &described("one")).await;
+    assert_eq!(code(as_operator), codes::NOT_PERMITTED);
+    assert_eq!(bench.state(two.node).await, NodeState::Alive);
+
+    // A stranger may join and nothing else.
+    let http = bench.raw(None);
+    for (method, path) in [
+        ("GET", "/v1/nodes"),
+        ("GET", "/v1/watch"),
+        ("GET", "/v1/cluster"),
+        ("GET", "/v1/modules"),
+        ("GET", "/v1/modules/x"),
+        ("PUT", "/v1/modules"),
+        ("DELETE", "/v1/nodes/n1"),
+        ("DELETE", "/v1/nodes/n1?remove=true"),
+    ] {
+        let method = method.parse::<reqwest::Method>().unwrap();
+        let answer = http
+            .request(method.clone(), bench.url(path))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 403, "{method} {path}");
+    }
+    for path in ["/v1/tokens", "/v1/rejoin", "/v1/renew"] {
+        let body = serde_json::json!({
+            "ttl_s": 1, "csr_pem": "", "addr": "1.2.3.4:5", "admin_addr": "1.2.3.4:5", "version": "",
+        });
+        let answer = http.post(bench.url(path)).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 403, "{path}");
+    }
+
+    // Somebody with a certificate of another authority does not even get a connection.
+    let other = testing::authority("sea", UnixTime::now());
+    let eve = other
+        .issue_identity(Role::Operator, "admin", &[], LIMIT, UnixTime::now())
+        .map(|eve| testing::trusting(&eve, operator.authority()))
+        .unwrap();
+    let eve = Client::with_identity(&bench.address(), &eve).unwrap();
+    let error = eve.nodes().await.unwrap_err();
+    assert!(error.code().is_none(), "it was answered: {error}");
+}
+
+#[tokio::test]
+async fn a_removed_node_cannot_come_back() {
+    let bench = Bench::new().await;
+    let joined = bench.join("web-0").await;
+    let removed = bench.operator.remove(joined.node).await.unwrap();
+    assert_eq!(removed.state, NodeState::Left);
+    assert!(
+        joined
+            .client
+            .lease(joined.node, false)
+            .await
+            .unwrap_err()
+            .is_node_gone()
+    );
+    assert!(
+        joined
+            .client
+            .renew(&joined.identity)
+            .await
+            .unwrap_err()
+            .is_node_gone()
+    );
+    assert_eq!(code(bench.rejoin(&joined).await), codes::NOT_PERMITTED);
+    // Its name is free for whoever holds a token.
+    bench.join("web-0").await;
+}
+
+#[tokio::test]
+async fn a_renewal_keeps_key_and_id() {
+    let bench = Bench::new().await;
+    let joined = bench.join("web-0").await;
+    let renewed = joined.client.renew(&joined.identity).await.unwrap();
+    assert_ne!(renewed.certificate(), joined.identity.certificate());
+    assert_eq!(renewed.tls_key(), joined.identity.tls_key());
+    let authority = joined.identity.authority();
+    let verify = |identity: &Identity| {
+        let ticket = identity.ticket().unwrap();
+        Ticket::verify(ticket, authority, identity.certificate(), UnixTime::now()).unwrap()
+    };
+    assert_eq!(verify(&renewed).node, joined.node);
+    assert_eq!(verify(&renewed).environments, Environments::Any);
+    let client = Client::with_identity(&bench.address(), &renewed).unwrap();
+    client.lease(joined.node, false).await.unwrap();
+
+    // Not for another key.
+    let body = serde_json::json!({ "csr_pem": Key::generate().signing_request() });
+    let http = bench.raw(Some(&joined.identity));
+    let answer = http
+        .post(bench.url("/v1/renew"))
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 400);
+    assert!(
+        answer
+            .text()
+            .await
+            .unwrap()
+            .contains(codes::BAD_SIGNING_REQUEST)
+    );
+}
+
+#[tokio::test]
+async fn a_client_outlives_the_certificate_it_began_with() {
+    let lifetime = Duration::from_secs(6);
+    let mut bench = Bench::with(|config| config.certificate_lifetime = lifetime).await;
+    let joined = bench.join("web-0").await;
+    bench.config.certificate_lifetime = Duration::from_secs(3600);
+    bench.restart().await;
+    let clone = joined.client.clone();
+    joined.client.renew(&joined.identity).await.unwrap();
+    let before = Client::with_identity(&bench.address(), &joined.identity).unwrap();
+    before.nodes().await.unwrap();
+
+    let expires = i64::try_from(joined.identity.not_after().as_secs()).unwrap();
+    until(expires + 1).await;
+    clone.lease(joined.node, false).await.unwrap();
+    // Neither the connection that is still open nor a new one.
+    assert_eq!(code(before.nodes().await), codes::NOT_PERMITTED);
+    let late = Client::with_identity(&bench.address(), &joined.identity).unwrap();
+    assert!(late.nodes().await.unwrap_err().code().is_none());
+}
