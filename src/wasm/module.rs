@@ -71,6 +71,7 @@ pub(super) struct Inner {
     hash: ModuleHash,
     bytes: Bytes,
     plain: Native,
+    memory_size: Option<(u64, u64)>,
     fuelled: OnceCell<Result<Native, ModuleError>>,
 }
 
@@ -149,6 +150,7 @@ impl Module {
             engine: engine.clone(),
             hash,
             bytes,
+            memory_size: memory_size(plain.pre.module()),
             plain,
             fuelled: OnceCell::new(),
         })))
@@ -195,6 +197,11 @@ impl Module {
             has: bounded(ty.to_string()),
             given: bounded(format!("({})", given.join(" "))),
         })
+    }
+
+    /// Least and largest size of its memory in bytes; None without a memory.
+    pub(super) fn memory_size(&self) -> Option<(u64, u64)> {
+        self.0.memory_size
     }
 
     pub(super) fn wasm(&self) -> &wasmtime::Module {
@@ -246,6 +253,16 @@ impl std::fmt::Debug for Module {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Module({})", self.0.hash)
     }
+}
+
+fn memory_size(module: &wasmtime::Module) -> Option<(u64, u64)> {
+    let needs = module.resources_required();
+    let min = needs.max_initial_memory_size.unwrap_or(0) << 16;
+    let mut exported = module.exports().filter_map(|export| match export.ty() {
+        ExternType::Memory(ty) => ty.maximum(),
+        _ => None,
+    });
+    (needs.num_memories > 0).then(|| (min, exported.next().unwrap_or(1 << 16) << 16))
 }
 
 fn hash_of(bytes: &[u8]) -> ModuleHash {
