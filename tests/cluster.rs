@@ -22,6 +22,8 @@
 mod bench;
 #[path = "cluster/faults.rs"]
 mod faults;
+#[path = "cluster/feed.rs"]
+mod feed;
 #[path = "cluster/many.rs"]
 mod many;
 #[path = "cluster/promises.rs"]

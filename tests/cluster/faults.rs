@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tidelock_control::client::{Client, NodeDescription};
 
-use crate::bench::{Cluster, Guest, NOTICE_MAX, PATIENCE, Seen, Shape};
+use crate::bench::{Cluster, Guest, NOTICE_MAX, PATIENCE, Shape};
+use crate::feed::Seen;
 
 const THREE: Shape = Shape {
     names: &["a", "b", "c"],

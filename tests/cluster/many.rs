@@ -1,6 +1,7 @@
 //! Many at once: races of links and unlinks, ten thousand links, spawns from everywhere.
 
-use crate::bench::{Cluster, Seen};
+use crate::bench::Cluster;
+use crate::feed::Seen;
 
 /// Whatever was owed came once; nothing came that was not owed.
 fn balanced(sums: &Seen) {

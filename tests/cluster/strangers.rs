@@ -13,7 +13,8 @@ use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
 use tidelock_proto::wire::{self, Frame, Hello, Route};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, PROTOCOL, Pid};
 
-use crate::bench::{Cluster, Guest, Seen};
+use crate::bench::{Cluster, Guest};
+use crate::feed::Seen;
 
 /// A cluster with a link between its nodes, which strangers must not touch.
 struct Bystanders {
@@ -416,11 +417,13 @@ fn a_broken_rule_ends_that_session_and_nothing_else() {
     let sender = "a sender lives on the node that its certificate names";
     let cases = [
         (
+            930,
             "a forged end",
             encoded(Frame::Signal(route(child, watcher), exit.clone())),
             sender,
         ),
         (
+            931,
             "a forged kill",
             encoded(Frame::Signal(route(child, watcher), Signal::Kill)),
             sender,
@@ -449,22 +452,26 @@ fn a_broken_rule_ends_that_session_and_nothing_else() {
         ),
         (935, "Hello twice", hello, "Hello comes once"),
         (
+            936,
             "Start of nothing",
             encoded(Frame::Start(3)),
             "Start follows Prepared",
         ),
         (
+            937,
             "an answer to nothing",
-            encoded(Frame::Prepared(3, pid("n930.1"))),
-            "a spawn",
+            encoded(Frame::Prepared(3, pid("n937.1"))),
+            "nobody asked for",
         ),
         (938, "garbage", vec![0xff; 64], "unknown kind of frame 255"),
         (
+            939,
             "a length beyond all",
             vec![0xff, 0xff, 0xff, 0xff, 3],
             "is too long",
         ),
         (
+            940,
             "a body of another frame",
             vec![2, 0, 0, 0, 9, 1, 2],
             "malformed body",
