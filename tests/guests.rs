@@ -6,6 +6,8 @@
 //! nothing but this repository. The compiled ones are looked for in `TIDELOCK_GUESTS`, which
 //! `cargo xtask test` sets; without it their tests say that they were left out.
 
+#![allow(clippy::print_stderr, reason = "read when a test fails")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
