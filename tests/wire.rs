@@ -313,6 +313,27 @@ fn a_header_is_judged_before_anything_is_kept() {
     assert!(frame_of(&bytes_of(&Frame::Hello(ticket))).is_ok());
 }
 
+#[test]
+fn one_damaged_byte_is_refused_or_means_itself() {
+    for (name, frame) in examples() {
+        let bytes = bytes_of(&frame);
+        for at in 0..bytes.len() {
+            for value in [0, 1, 2, 0x7f, 0x80, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                if let Ok(Some(frame)) = frame_of(&damaged) {
+                    let again = bytes_of(&frame);
+                    assert_eq!(
+                        again,
+                        damaged[..again.len()],
+                        "{name}, byte {at} is {value}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// A few bytes that claim 2³¹ things must be refused for what they are, at once.
 #[test]
 fn a_huge_claim_costs_nothing() {

@@ -129,6 +129,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.unlink = [0, 0, 2, 2, 0, 0];
             budget.give_up = 2;
         },
+        states_min: [230_000, 1_600_000],
         ..BASE
     },
     // The same table over a session that is lost and dialled again, by either.
@@ -147,6 +148,7 @@ pub(crate) const ALL: &[Scenario] = &[
         deeper: |budget| {
             budget.cut = 2;
         },
+        states_min: [300_000, 1_500_000],
         ..BASE
     },
     // Two processes of one node, and a remote one: local links obey the same table.
@@ -166,6 +168,7 @@ pub(crate) const ALL: &[Scenario] = &[
         deeper: |budget| {
             budget.link = [1, 0, 2, 2, 0, 0];
         },
+        states_min: [360_000, 4_800_000],
         ..BASE
     },
     // Three processes linked in a ring.
@@ -184,6 +187,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.link = [1, 1, 0, 1, 0, 1];
             budget.end = [1, 1, 1, 0];
         },
+        states_min: [27_000, 370_000],
         ..BASE
     },
     // Spawn, with a third process that guesses the child's pid, links it, kills it while it is
@@ -202,6 +206,7 @@ pub(crate) const ALL: &[Scenario] = &[
             ..NONE
         },
         deeper: |budget| budget.link[3] = 1,
+        states_min: [750_000, 3_600_000],
         ..BASE
     },
     // The guess crosses the making of the child.
@@ -221,6 +226,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.unlink = [0, 0, 1, 1, 0, 0];
             budget.kill = 1;
         },
+        states_min: [690_000, 5_600_000],
         ..BASE
     },
     // The same guess from the child's own node.
@@ -241,6 +247,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.end = [1, 1, 1, 0];
             budget.give_up = 1;
         },
+        states_min: [270_000, 2_300_000],
         ..BASE
     },
     // The parent guesses the pid of its own child to come.
@@ -262,6 +269,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.link = [3, 1, 0, 0, 0, 0];
             budget.give_up = 2;
         },
+        states_min: [220_000, 1_600_000],
         ..BASE
     },
     // Two spawns: the second is asked for while the first one's tombstone stands, and T spawns too.
@@ -283,6 +291,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.kill = 1;
             budget.cut = 1;
         },
+        states_min: [220_000, 890_000],
         ..BASE
     },
     // A parent that is killed from the child's node while its spawn is on the way.
@@ -305,6 +314,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.unlink = [0, 0, 1, 0, 0, 1];
             budget.end = [0, 1, 1, 0];
         },
+        states_min: [28_000, 1_900_000],
         ..BASE
     },
     // Spawn over a session that is lost and dialled again.
@@ -325,6 +335,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.end = [1, 1, 0, 0];
             budget.dial = [2, 1];
         },
+        states_min: [120_000, 450_000],
         ..BASE
     },
     // Spawns of two parents over two sessions: the second session uses the first one's numbers again.
@@ -345,6 +356,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.cut = 2;
             budget.dial = [2, 1];
         },
+        states_min: [120_000, 1_500_000],
         ..BASE
     },
     // A child that is linked, monitored or both, and a second monitor.
@@ -365,6 +377,7 @@ pub(crate) const ALL: &[Scenario] = &[
         deeper: |budget| {
             budget.monitor = 2;
         },
+        states_min: [220_000, 1_500_000],
         ..BASE
     },
     // Monitors beside links, over sessions that come and go; two monitors of one target stack.
@@ -386,6 +399,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.cut = 2;
             budget.demonitor = 2;
         },
+        states_min: [99_000, 580_000],
         ..BASE
     },
     // Sessions alone: dials that cross, cuts, stale epochs.
@@ -402,6 +416,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.cut = 4;
             budget.dial = [3, 3];
         },
+        states_min: [13_000, 140_000],
         ..BASE
     },
     // Dials that cross, with links over the session that stays.
@@ -421,6 +436,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.link = [0, 0, 2, 1, 0, 0];
             budget.cut = 2;
         },
+        states_min: [62_000, 1_000_000],
         ..BASE
     },
     // A sound network: dials must lead to a session, and links over it hold.
@@ -438,6 +454,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.unlink = [0, 0, 1, 1, 0, 0];
             budget.dial = [2, 2];
         },
+        states_min: [380, 39_000],
         ..BASE
     },
     // Either node may crash at any time.
@@ -457,6 +474,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.link = [1, 1, 1, 0, 0, 0];
             budget.unlink = [1, 0, 0, 0, 0, 0];
         },
+        states_min: [25_000, 220_000],
         ..BASE
     },
 ];
