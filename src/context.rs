@@ -372,6 +372,10 @@ impl Context {
         self.shared.step(|_, effects| {
             effects.push(Effect::Send(pid, tidelock_proto::link::Signal::Kill));
         });
+        if pid == self.pid() {
+            // Nothing of this process runs after its own death.
+            self.wait(|_| None::<()>).await;
+        }
     }
 
     // ---- spawning ----------------------------------------------------------------------------

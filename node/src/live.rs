@@ -389,6 +389,7 @@ impl Driver {
         let mut lease = Lease::new(length, Duration::ZERO);
         let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
         let readers = Arc::new(Semaphore::new(BULK_READERS));
+        let mut open = true;
         let expires_at = started + expires_in.min(Duration::from_secs(86_400 * 365));
         if !early.is_empty()
             && let Err(error) = self.take_in(&early.split())
@@ -417,7 +418,7 @@ impl Driver {
                         return SessionError::Lost("this machine stood still for a lease".into());
                     }
                 },
-                datagram = live.connection.read_datagram() => match datagram {
+                datagram = live.connection.read_datagram(), if open => match datagram {
                     Ok(bytes) => match Datagram::decode(&bytes) {
                         Some(Datagram::Ping(number)) => {
                             live.connection.send_datagram(&Datagram::Pong(number).encode());
@@ -431,7 +432,8 @@ impl Driver {
                         None => return SessionError::Misbehaved(
                             "a datagram is a Ping or a Pong".into()),
                     },
-                    Err(error) => return SessionError::Lost(error.to_string()),
+                    // The connection is closed. What the lane had brought before still counts.
+                    Err(_) => open = false,
                 },
                 Some(done) = bulk_in.recv() => {
                     let outcome = match done {
@@ -442,13 +444,13 @@ impl Driver {
                         return error;
                     }
                 }
-                opened = live.connection.accept_stream() => match opened {
+                opened = live.connection.accept_stream(), if open => match opened {
                     Ok(stream) => {
                         let max = self.env.limits().message_bytes_max;
                         let turns = readers.clone();
                         tokio::spawn(read_bulk(stream, turns, max, bulk_done.clone()));
                     }
-                    Err(error) => return SessionError::Lost(error.to_string()),
+                    Err(_) => open = false,
                 },
                 () = live.poked.notified() => {
                     if let Err(error) = self.carry_out() {
