@@ -3,10 +3,13 @@
 //! A process has the arguments, variables and directories of its configuration and nothing else of the host.
 //! Its WASI context is made at its first WASI call: most processes of a large program never make one.
 
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime};
+
 use tidelock_proto::spawn::ProcessConfig;
 use tidelock_proto::{Pid, bounded};
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
 use super::output::LineStream;
 use super::{Call, Caller, Linker, Result, State, Stdio, process, sync};
@@ -23,6 +26,9 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
     linker.allow_shadowing(true);
     sync! { linker, "wasi_snapshot_preview1";
         "sched_yield" => sched_yield();
+        "random_get" => random_get(ptr: u32, len: u32);
+        "clock_time_get" => clock_time_get(clock: u32, precision: u64, time_ptr: u32);
+        "proc_exit" => proc_exit(code: u32);
     }
     linker.allow_shadowing(false);
     sync! { linker, "lunatic::wasi";
@@ -37,6 +43,37 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
 /// Processes are preempted; there is nothing to give up.
 fn sched_yield(_call: Call<'_>) -> Result<u32> {
     Ok(0)
+}
+
+/// Bytes from the generator that WASI contexts use, too: seeded by the system, safe for keys.
+fn random_get(mut call: Call<'_>, ptr: u32, len: u32) -> Result<u32> {
+    let range = ptr as usize..ptr as usize + len as usize;
+    let Some(place) = call.parts()?.0.get_mut(range) else {
+        return Err(call.outside("ptr", ptr, u64::from(len)));
+    };
+    wasmtime_wasi::thread_rng().fill_bytes(place);
+    Ok(0)
+}
+
+/// Wall-clock time, or the time since the first process of this node asked for it; no other clock.
+fn clock_time_get(mut call: Call<'_>, clock: u32, _precision: u64, time_ptr: u32) -> Result<u32> {
+    const BAD_CLOCK: u32 = 8;
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let since = match clock {
+        // Before 1970 there was no such machine.
+        0 => SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+        1 => START.elapsed(),
+        _ => return Ok(BAD_CLOCK),
+    };
+    let nanoseconds = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+    call.put_u64("time_ptr", time_ptr, nanoseconds)?;
+    Ok(0)
+}
+
+fn proc_exit(_call: Call<'_>, code: u32) -> Result<()> {
+    Err(I32Exit(code.cast_signed()).into())
 }
 
 impl State {
