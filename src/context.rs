@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::environment::{Environment, Happening, SpawnOptions};
+use crate::environment::{Environment, SpawnOptions};
+use crate::info::Happening;
 use crate::mailbox::{Filter, Mark, Message, Received};
 use crate::process::{Core, Shared};
 use crate::remote::SpawnAnswer;

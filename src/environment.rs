@@ -5,17 +5,19 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, link};
 use tokio::sync::{Notify, broadcast};
 
 use crate::context::{not_clustered, unreachable};
+use crate::info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo};
 use crate::mailbox::Message;
+use crate::modules::ModuleStore;
 use crate::process::{About, Parked, Process, Shared, Signal};
+use crate::registry::Registry;
 use crate::remote::{Pending, Remote};
 use crate::table::Table;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Module};
@@ -65,31 +67,6 @@ impl Default for Limits {
     }
 }
 
-/// A line of a guest's output.
-#[derive(Debug, Clone)]
-pub struct OutputLine {
-    /// Who wrote it.
-    pub pid: Pid,
-    /// Where it wrote it.
-    pub stream: Stream,
-    /// The line without its end.
-    pub line: Bytes,
-    /// Whether the line was ended, or cut at a bound or at the end of the process.
-    pub ended: bool,
-}
-
-/// Which output of a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// Takes every line of output, on the task of the guest that wrote it. It must not block for long.
-pub type Output = Arc<dyn Fn(&OutputLine) + Send + Sync>;
-
 /// How an environment is set up.
 #[derive(Clone, Default)]
 pub struct EnvironmentConfig {
@@ -124,91 +101,6 @@ pub struct SpawnOptions {
     pub environ: Environ,
     /// What people see; the entry function if `None`.
     pub name: Option<String>,
-}
-
-/// Something that happened in an environment.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// When.
-    pub at: SystemTime,
-    /// To whom.
-    pub pid: Pid,
-    /// What.
-    pub what: Happening,
-}
-
-/// What happened to a process.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Happening {
-    /// It was made.
-    Spawned {
-        /// What people call it.
-        name: String,
-        /// By whom.
-        parent: Option<Pid>,
-    },
-    /// A link it asked for is in place.
-    Linked {
-        /// With whom.
-        peer: Pid,
-    },
-    /// It ended.
-    Ended {
-        /// Why.
-        reason: ExitReason,
-    },
-    /// It said something to the operator.
-    Said {
-        /// What.
-        text: String,
-    },
-}
-
-/// What people see of a process.
-#[derive(Debug, Clone)]
-pub struct ProcessInfo {
-    /// Which.
-    pub pid: Pid,
-    /// What people call it.
-    pub name: String,
-    /// Its code, if it is a guest.
-    pub module: Option<ModuleHash>,
-    /// Who spawned it.
-    pub parent: Option<Pid>,
-    /// When.
-    pub started_at: SystemTime,
-    /// Entries in its mailbox.
-    pub queued: usize,
-    /// Bytes in its mailbox.
-    pub queued_bytes: usize,
-    /// Bytes of its linear memory, if it is a guest.
-    pub memory_bytes: usize,
-    /// Received so far.
-    pub received: u64,
-    /// Linked to.
-    pub links: Vec<Pid>,
-    /// Monitors.
-    pub monitors: Vec<Pid>,
-    /// Monitored by.
-    pub watchers: Vec<Pid>,
-    /// Whether a link's end becomes a message.
-    pub traps_exits: bool,
-    /// Made for another node, and not started.
-    pub parked: bool,
-}
-
-/// Totals since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counters {
-    /// Processes alive.
-    pub alive: u64,
-    /// Processes made.
-    pub spawned: u64,
-    /// Processes ended normally.
-    pub ended_normally: u64,
-    /// Processes ended otherwise.
-    pub ended_abnormally: u64,
 }
 
 /// The processes of one node; cheap to clone.
@@ -464,7 +356,9 @@ impl Environment {
         let mut config = config;
         // Another node's word does not open this machine's files.
         let allowed = &self.0.limits.remote_preopens;
-        config.preopens.retain(|dir| is_below(Path::new(dir), allowed));
+        config
+            .preopens
+            .retain(|dir| is_below(Path::new(dir), allowed));
         let config = Arc::new(config);
         let refused = |error: SpawnError| match error {
             SpawnError::Refused(refusal) => refusal,
@@ -887,28 +781,6 @@ fn reserve(
     })
 }
 
-impl Shared {
-    fn info(&self) -> ProcessInfo {
-        let core = self.core();
-        ProcessInfo {
-            pid: self.pid,
-            name: self.about.name.clone(),
-            module: self.about.module,
-            parent: self.about.parent,
-            started_at: self.about.started_at,
-            queued: core.mailbox.len(),
-            queued_bytes: core.mailbox.bytes(),
-            memory_bytes: self.memory.load(Ordering::Relaxed),
-            received: core.received,
-            links: core.block.links().collect(),
-            monitors: core.block.monitors().map(|(_, pid)| pid).collect(),
-            watchers: core.block.watchers().collect(),
-            traps_exits: !core.die_when_link_dies,
-            parked: core.is_parked(),
-        }
-    }
-}
-
 /// A handle on a process, wherever it lives.
 #[derive(Debug)]
 struct Handle {
@@ -944,123 +816,5 @@ impl Process for Handle {
                 }
             }
         })
-    }
-}
-
-/// Names of processes, shared by all processes of an environment.
-#[derive(Debug)]
-pub struct Registry {
-    names: RwLock<HashMap<String, (u64, u64)>>,
-    max: usize,
-    exclusive: tokio::sync::Mutex<()>,
-}
-
-impl Registry {
-    fn new(max: usize) -> Self {
-        Registry {
-            names: RwLock::default(),
-            max,
-            exclusive: tokio::sync::Mutex::new(()),
-        }
-    }
-
-    /// Gives `name` to a process, whoever had it before. `false`: there are `names_max` names.
-    #[must_use]
-    pub fn put(&self, name: &str, node: u64, process: u64) -> bool {
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        if names.len() >= self.max && !names.contains_key(name) {
-            return false;
-        }
-        names.insert(name.to_owned(), (node, process));
-        true
-    }
-
-    /// Who has `name`: node and process.
-    pub fn find(&self, name: &str) -> Option<(u64, u64)> {
-        self.names
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .copied()
-    }
-
-    /// Takes a name away.
-    pub fn remove(&self, name: &str) {
-        self.names
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
-    }
-
-    /// Holds off every other look-up-or-spawn until dropped.
-    pub async fn exclusive(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.exclusive.lock().await
-    }
-}
-
-/// The modules that can be run and shipped from here, by content.
-#[derive(Debug)]
-pub struct ModuleStore {
-    modules: Mutex<Stored>,
-    bytes_max: usize,
-}
-
-#[derive(Default)]
-struct Stored {
-    by_hash: HashMap<ModuleHash, Module>,
-    /// Oldest use first.
-    order: VecDeque<ModuleHash>,
-    bytes: usize,
-}
-
-impl fmt::Debug for Stored {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} modules, {} bytes", self.by_hash.len(), self.bytes)
-    }
-}
-
-impl ModuleStore {
-    fn new(bytes_max: usize) -> Self {
-        ModuleStore {
-            modules: Mutex::default(),
-            bytes_max,
-        }
-    }
-
-    /// Keeps a module. The oldest ones are dropped above `modules_bytes_max`; processes that run
-    /// them are not disturbed.
-    pub fn keep(&self, module: &Module) {
-        let mut stored = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        let hash = module.hash();
-        if stored.by_hash.contains_key(&hash) {
-            return;
-        }
-        stored.bytes += module.bytes().len();
-        stored.by_hash.insert(hash, module.clone());
-        stored.order.push_back(hash);
-        while stored.bytes > self.bytes_max && stored.order.len() > 1 {
-            let Some(oldest) = stored.order.pop_front() else {
-                break;
-            };
-            if let Some(dropped) = stored.by_hash.remove(&oldest) {
-                stored.bytes -= dropped.bytes().len();
-            }
-        }
-    }
-
-    /// Finds a module by its content.
-    pub fn find(&self, hash: &ModuleHash) -> Option<Module> {
-        let stored = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        stored.by_hash.get(hash).cloned()
-    }
-
-    /// Every module kept here.
-    pub fn all(&self) -> Vec<Module> {
-        let stored = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        stored
-            .order
-            .iter()
-            .filter_map(|hash| stored.by_hash.get(hash).cloned())
-            .collect()
     }
 }

@@ -48,20 +48,23 @@
 mod context;
 mod environment;
 mod host;
+mod info;
 mod mailbox;
+mod modules;
 mod process;
+mod registry;
 mod remote;
 mod table;
 mod wasm;
 
 pub use context::{Context, SpawnRequest};
-pub use environment::{
-    Counters, Environment, EnvironmentConfig, Event, Happening, Limits, ModuleStore, Output,
-    OutputLine, ProcessInfo, Registry, SpawnOptions, Stream,
-};
+pub use environment::{Environment, EnvironmentConfig, Limits, SpawnOptions};
 pub use host::{GuestMetrics, Stdio, guest_metrics};
+pub use info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo, Stream};
 pub use mailbox::{Filter, Mark, Message, Received};
+pub use modules::ModuleStore;
 pub use process::{Parked, Process, Signal};
+pub use registry::Registry;
 pub use remote::{Pending, Remote, SpawnAnswer};
 pub use tidelock_proto::link::{LinkForm, LinkOutcome, Signal as LinkSignal};
 pub use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
