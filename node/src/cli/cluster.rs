@@ -184,7 +184,7 @@ impl LocalCluster {
             let path = format!("/v1/sessions?at_least={others}");
             let met = self
                 .wire
-                .get::<Vec<serde_json::Value>>(node.ready.admin_addr, &path);
+                .wait_for::<Vec<serde_json::Value>>(node.ready.admin_addr, &path);
             match timeout(MET_WITHIN, met).await {
                 Ok(sessions) => drop(sessions?),
                 Err(_) => {

@@ -28,6 +28,12 @@ use super::{
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long an ordinary answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long an answer may take that has to fetch and compile a module first.
+const WORK_WITHIN: Duration = Duration::from_secs(120);
+
 /// A line of a stream may be so long, and no longer.
 const LINE_BYTES_MAX: usize = 4 << 20;
 
@@ -198,13 +204,23 @@ impl Cluster {
             .await
     }
 
+    /// Asks one node for something that may take as long as it takes, such as the end of a process.
+    pub(crate) async fn wait_for<T: DeserializeOwned>(
+        &self,
+        admin: SocketAddr,
+        path: &str,
+    ) -> Outcome<T> {
+        self.ask(self.to_node(Method::GET, admin, path)).await
+    }
+
     /// Asks one node.
     pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         admin: SocketAddr,
         path: &str,
     ) -> Outcome<T> {
-        self.ask(self.to_node(Method::GET, admin, path)).await
+        let request = self.to_node(Method::GET, admin, path);
+        self.ask(request.timeout(ANSWER_WITHIN)).await
     }
 
     /// Asks one node to do something.
@@ -214,15 +230,18 @@ impl Cluster {
         path: &str,
         body: &impl Serialize,
     ) -> Outcome<T> {
-        self.ask(self.to_node(Method::POST, admin, path).json(body))
-            .await
+        let request = self.to_node(Method::POST, admin, path).json(body);
+        self.ask(request.timeout(WORK_WITHIN)).await
     }
 
     /// Asks one node to end something.
     pub(crate) async fn delete(&self, admin: SocketAddr, path: &str) -> Outcome {
-        checked(self.to_node(Method::DELETE, admin, path))
-            .await
-            .map(drop)
+        checked(
+            self.to_node(Method::DELETE, admin, path)
+                .timeout(ANSWER_WITHIN),
+        )
+        .await
+        .map(drop)
     }
 
     /// Asks several nodes for a list each. A node that does not answer is named and passed over, unless
@@ -329,6 +348,7 @@ impl Cluster {
     fn to_control(&self, method: Method, path: &str) -> RequestBuilder {
         self.control
             .request(method, format!("https://{}{path}", self.address))
+            .timeout(WORK_WITHIN)
     }
 
     fn to_node(&self, method: Method, admin: SocketAddr, path: &str) -> RequestBuilder {

@@ -85,7 +85,7 @@ impl Dev {
         let module = wire.put_module(&module_name(file), bytes).await?;
         let spawned = start(&wire, &cluster.nodes[0], &module, file, args).await?;
         let path = format!("/v1/processes/{}/wait", spawned.pid);
-        let ended: Ended = match wire.get(admin, &path).await {
+        let ended: Ended = match wire.wait_for(admin, &path).await {
             Ok(ended) => ended,
             // The first node is gone; its own last words say more than a lost connection.
             Err(failure) => {

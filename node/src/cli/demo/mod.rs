@@ -229,7 +229,7 @@ impl Story<'_> {
         let mut lines = stdout.lines();
         let wire = self.cluster.wire.clone();
         let path = format!("/v1/processes/{pid}/wait");
-        let ended = wire.get::<Ended>(self.cluster.nodes[0].ready.admin_addr, &path);
+        let ended = wire.wait_for::<Ended>(self.cluster.nodes[0].ready.admin_addr, &path);
         tokio::pin!(ended);
         let mut over: Option<(Ended, tokio::time::Instant)> = None;
         loop {
