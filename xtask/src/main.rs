@@ -17,7 +17,9 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup             make this machine able to compile guests
-  guests [--ship]   compile all guests; --ship also renews the wordcount.wasm of the repository
+  guests            compile all guests
+  guests --ship     and renew the wordcount.wasm of the repository
+  guests --check    whether that one was made from the sources here
   test [--quick]    everything a push must pass; --quick leaves out guests and demo
   tidy              the rules in tests/tidy.rs alone
   deny              licences and advisories, if cargo-deny is installed";
@@ -39,6 +41,7 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
         ["setup"] => guests::setup().map(drop),
         ["guests"] => guests::build().map(drop),
         ["guests", "--ship"] => guests::ship(),
+        ["guests", "--check"] => guests::check_shipped(),
         ["test"] => test::all(false),
         ["test", "--quick"] => test::all(true),
         ["tidy"] => test::tidy(),

@@ -25,6 +25,12 @@ pub(crate) fn all(quick: bool) -> Result<()> {
     job("docs", || docs(quick))?;
     job("protocol needs nothing of a machine", bare_protocol)?;
     job("licences and advisories", deny)?;
+    job("every rule of the protocol is missed when removed", || {
+        run(&mut command(
+            "cargo test --release --locked --package tidelock-proto --features switches \
+             --test model_switches",
+        ))
+    })?;
     if !quick {
         job("demo", demo)?;
     }
