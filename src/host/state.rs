@@ -72,7 +72,8 @@ impl State {
         self.context.note_memory(bytes);
     }
 
-    pub(super) fn is_instantiated(&self) -> bool {
+    /// Whether the start section is over.
+    pub(crate) fn is_instantiated(&self) -> bool {
         self.instantiated
     }
 

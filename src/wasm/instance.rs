@@ -59,9 +59,12 @@ impl Module {
             return Err(ReserveError::Limit { needs: min, max });
         }
         let bytes = |n| usize::try_from(n).unwrap_or(usize::MAX);
-        let slot = MemorySlot::take(bytes(min), bytes(declared.min(max)))?;
+        let slot = match self.engine().trusted() {
+            true => None,
+            false => Some(MemorySlot::take(bytes(min), bytes(declared.min(max)))?),
+        };
         Ok(Reservation {
-            slot: Some(slot),
+            slot,
             memory_bytes_max,
         })
     }
@@ -277,6 +280,15 @@ impl Limits {
     }
 }
 
+impl State {
+    /// Keeps why the instance could not be made. Later, the guest itself learns that it cannot grow.
+    fn refuse(&mut self, why: String) {
+        if !self.is_instantiated() {
+            self.limits.refused_at_start = Some(why);
+        }
+    }
+}
+
 impl ResourceLimiter for State {
     fn memory_growing(
         &mut self,
@@ -291,11 +303,10 @@ impl ResourceLimiter for State {
         };
         if desired > self.limits.memory_bytes_max {
             self.limits.memory_refused = true;
-            if slot.is_some() {
-                let max = self.limits.memory_bytes_max;
-                let text = format!("memory of {desired} bytes is above the limit of {max}");
-                self.limits.refused_at_start = Some(text);
-            }
+            let max = self.limits.memory_bytes_max;
+            self.refuse(format!(
+                "memory of {desired} bytes is above the limit of {max}"
+            ));
             return Ok(false);
         }
         // The memory is made right after this call, on this thread.
@@ -317,7 +328,14 @@ impl ResourceLimiter for State {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS_MAX)
+        let fits = desired <= TABLE_ELEMENTS_MAX;
+        if !fits {
+            let max = TABLE_ELEMENTS_MAX;
+            self.refuse(format!(
+                "table of {desired} elements is above the limit of {max}"
+            ));
+        }
+        Ok(fits)
     }
 
     fn instances(&self) -> usize {
