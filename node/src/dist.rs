@@ -10,7 +10,7 @@ mod handshake;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -118,6 +118,10 @@ struct Peer {
     live: RwLock<Option<Arc<Live>>>,
     /// The last session ended, or the last dial failed: nobody is placed there until one opens.
     lost: AtomicBool,
+    /// Why there is no session: how the last one ended, or what the last dial came to.
+    why: Mutex<String>,
+    /// Dials that came to nothing. Whoever waited for one of them has its answer.
+    failures: AtomicU64,
     /// A task dials it until there is a session.
     reconnecting: AtomicBool,
     /// Counts openings and endings; waiters look again.
@@ -274,6 +278,8 @@ impl Dist {
                 pair: Mutex::new(Pair::new(self.us, node)),
                 live: RwLock::default(),
                 lost: AtomicBool::new(false),
+                why: Mutex::new("no session".into()),
+                failures: AtomicU64::new(0),
                 reconnecting: AtomicBool::new(false),
                 changed: watch::Sender::new(0),
                 opening: tokio::sync::Mutex::default(),
@@ -294,6 +300,19 @@ impl Dist {
     /// The open session with a node.
     fn live(&self, node: NodeId) -> Option<Arc<Live>> {
         self.find(node)?.live()
+    }
+
+    /// Why a node cannot be reached now, in the words of whoever tried last.
+    fn why_no_session(&self, node: NodeId) -> String {
+        match self.find(node) {
+            Some(peer) => lock(&peer.why).clone(),
+            None => "no such node in this cluster".into(),
+        }
+    }
+
+    fn no_session(&self, node: NodeId) -> ExitReason {
+        let how = self.why_no_session(node);
+        ExitReason::NodeDown { node, how }
     }
 
     fn identity(&self) -> Arc<Identity> {
@@ -346,13 +365,6 @@ impl Dist {
                     .get(&member.name)
                     .is_none_or(|newest| *newest <= node)
         })
-    }
-}
-
-fn no_session(node: NodeId) -> ExitReason {
-    ExitReason::NodeDown {
-        node,
-        how: "no session".into(),
     }
 }
 
@@ -414,9 +426,9 @@ impl Remote for Dist {
         signal: &LinkSignal,
     ) -> Result<(), ExitReason> {
         let node = to.node();
-        let live = self.live(node).ok_or_else(|| no_session(node))?;
+        let live = self.live(node).ok_or_else(|| self.no_session(node))?;
         live.with(|session| session.signal(environ, from, to, signal))
-            .map_err(|_| no_session(node))
+            .map_err(|_| self.no_session(node))
     }
 
     fn message(
@@ -432,7 +444,7 @@ impl Remote for Dist {
         }
         let down = || SendError::Unreachable {
             node,
-            how: "no session".into(),
+            how: self.why_no_session(node),
         };
         let live = self.live(node).ok_or_else(down)?;
         let route = Route { environ, from, to };
@@ -450,9 +462,9 @@ impl Remote for Dist {
     }
 
     fn note(&self, node: NodeId, local: Pid) -> Result<(), ExitReason> {
-        let live = self.live(node).ok_or_else(|| no_session(node))?;
+        let live = self.live(node).ok_or_else(|| self.no_session(node))?;
         live.with(|session| session.note(local))
-            .map_err(|_| no_session(node))
+            .map_err(|_| self.no_session(node))
     }
 
     fn ask(
@@ -460,7 +472,7 @@ impl Remote for Dist {
         node: NodeId,
         prepare: Prepare,
     ) -> Result<(u64, oneshot::Receiver<SpawnAnswer>), ExitReason> {
-        let live = self.live(node).ok_or_else(|| no_session(node))?;
+        let live = self.live(node).ok_or_else(|| self.no_session(node))?;
         let (answer, answered) = oneshot::channel();
         let (parent, link) = (prepare.parent, prepare.link);
         let reference = live
@@ -476,7 +488,7 @@ impl Remote for Dist {
                 );
                 Ok(reference)
             })
-            .map_err(|_: session::Over| no_session(node))?;
+            .map_err(|_: session::Over| self.no_session(node))?;
         // A request no frame can hold is refused by the session itself.
         live.poked.notify_one();
         Ok((reference, answered))

@@ -12,7 +12,7 @@ use tidelock_proto::pair::Verdict;
 use tidelock_proto::session::{Session, SessionError, check_hello};
 use tidelock_proto::wire::{self, Frame, Hello};
 
-use super::{Dist, Peer, PeerEvent, lock, no_session};
+use super::{Dist, Peer, PeerEvent, lock};
 use crate::live::{Drive, Live};
 use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError};
 
@@ -36,7 +36,7 @@ impl Dist {
                 };
                 dialling.await.map_err(stopped).and_then(|opened| opened)
             }
-            None => Err(no_session(node)),
+            None => Err(self.no_session(node)),
         };
         if opened.is_err()
             && let Some(peer) = self.find(node)
@@ -62,28 +62,42 @@ impl Dist {
             };
         };
         let peer = self.peer(node);
-        // One dial at a time; whoever waited here looks first whether it is open.
+        // One dial at a time; what it comes to is the answer for all who waited for it.
+        let failures = peer.failures.load(Ordering::Acquire);
         let _dialling = peer.dialling.lock().await;
+        if peer.failures.load(Ordering::Acquire) != failures && peer.live().is_none() {
+            return Err(down(lock(&peer.why).clone()));
+        }
+        let outcome = self.dial_until_open(&peer, addr).await;
+        if let Err(how) = &outcome {
+            lock(&peer.why).clone_from(how);
+            peer.failures.fetch_add(1, Ordering::Release);
+        }
+        outcome.map_err(down)
+    }
+
+    /// Dials, again if need be, and says what it came to.
+    async fn dial_until_open(&self, peer: &Arc<Peer>, addr: SocketAddr) -> Result<(), String> {
         for _ in 0..DIALS_MAX {
             match peer.live() {
                 Some(live) if !live.is_over() => return Ok(()),
                 Some(live) => live.ended().await,
                 None => {}
             }
-            match tokio::time::timeout(self.lease, self.dial(&peer, addr)).await {
+            match tokio::time::timeout(self.lease, self.dial(peer, addr)).await {
                 Ok(Ok(true)) => return Ok(()),
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => return Err(down(error)),
+                Ok(Err(error)) => return Err(error),
                 Err(_) => {
                     let mut pair = lock(&peer.pair);
                     if let Some(epoch) = pair.dialling() {
                         pair.handle_dial_failed(epoch);
                     }
-                    return Err(down(TransportError::Silent { addr }.to_string()));
+                    return Err(TransportError::Silent { addr }.to_string());
                 }
             }
         }
-        Err(down("it dials us at the same time, again and again".into()))
+        Err("it dials us at the same time, again and again".into())
     }
 
     /// Dials once. `false`: the peer knows a higher epoch, or its own dial was taken; look again.
@@ -322,6 +336,7 @@ impl Dist {
             epoch,
         });
         peer.lost.store(false, Ordering::Relaxed);
+        *lock(&peer.why) = "the session is over".into();
         peer.set_live(Some(live.clone()));
         let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
         self.network.spawn(async move {
@@ -332,8 +347,9 @@ impl Dist {
             let _: Result<_, _> = events.send(PeerEvent::Down {
                 node: peer.node,
                 epoch,
-                why,
+                why: why.clone(),
             });
+            *lock(&peer.why) = why;
             peer.lost.store(true, Ordering::Relaxed);
             lock(&peer.pair).handle_ended(epoch);
             peer.set_live(None);
