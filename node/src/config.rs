@@ -70,6 +70,9 @@ table! {
         /// How long a peer may be silent before the session with it is over, in milliseconds. Both
         /// sides of a lost session know within this time and 300 ms.
         lease_ms: u64 = 3000,
+        /// Directories, with all below them, that processes spawned by other nodes may be given;
+        /// several are separated by `:`. Empty: such processes see no files of this machine.
+        remote_preopens: String = String::new(),
     }
 }
 

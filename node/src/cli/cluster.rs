@@ -157,7 +157,9 @@ impl LocalCluster {
             command
                 .arg("--join")
                 .arg(control.ready.addr.to_string())
-                .env("TIDELOCK_TOKEN", &token);
+                .env("TIDELOCK_TOKEN", &token)
+                // All nodes are this machine: what the first process may see, its children may.
+                .env("TIDELOCK_NODE_REMOTE_PREOPENS", ".");
             command.arg("--state-dir").arg(state(&name));
             if let Some(lease) = shape.lease {
                 command.arg("--lease-ms").arg(lease.as_millis().to_string());

@@ -172,6 +172,9 @@ impl Node {
             &mut limits.message_bytes_max,
             settings.limits.message_bytes_max,
         );
+        let remote = settings.node.remote_preopens.split(':');
+        let remote = remote.filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        limits.remote_preopens = remote.collect();
         Ok(config)
     }
 }
