@@ -647,7 +647,8 @@ impl Environment {
             };
             let mut ended = std::pin::pin!(notify.notified());
             ended.as_mut().enable();
-            let alive = self.exists(pid);
+            // Not `exists`: an end is remembered when the process leaves the table, not before.
+            let alive = pid.node() == self.0.node && self.0.table.find(pid).is_some();
             if let Some(reason) = self.end_of(pid) {
                 return reason;
             }
