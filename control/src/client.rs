@@ -48,6 +48,8 @@ use crate::api::{
 use crate::modules::{MODULE_BYTES_MAX, check_module_name, hash_of};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Shorter than the server's patience with idle connections, so that none is used as it closes.
+const POOL_IDLE_MAX: Duration = Duration::from_secs(5);
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
 const MODULE_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long a call is repeated while control cannot be reached.
@@ -378,7 +380,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .https_only(true)
             .connect_timeout(CONNECT_TIME_MAX)
-            .pool_idle_timeout(Duration::from_secs(20))
+            .pool_idle_timeout(POOL_IDLE_MAX)
             .build()
             .map_err(|error| usage(error.to_string()))?;
         Ok(Self {

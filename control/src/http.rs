@@ -31,7 +31,8 @@ use tower_service::Service;
 
 use crate::api::{ErrorBody, codes};
 
-const CONNECTIONS_MAX: usize = 1024;
+/// Below the 1024 files that a process may usually have open: the store needs some, too.
+const CONNECTIONS_MAX: usize = 768;
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 32 * 1024;

@@ -151,7 +151,7 @@ fn join_body(secret: &str, name: &str) -> serde_json::Value {
 /// Waits for the wall clock: what expires does so by that.
 async fn until(second: i64) {
     while jiff::Timestamp::now().as_second() < second {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await; // between two looks
     }
 }
 
