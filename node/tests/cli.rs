@@ -185,6 +185,42 @@ fn an_error_is_a_letter() {
 }
 
 #[test]
+fn every_code_has_a_page() {
+    let user = User::new();
+    let pages: Vec<serde_json::Value> = user.json(&["explain"]);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = vec![root.join("control/src/api.rs")];
+    let mut folders = vec![root.join("node/src/cli")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let list = if entry.path().is_dir() {
+                &mut folders
+            } else {
+                &mut files
+            };
+            list.push(entry.path());
+        }
+    }
+    let mut codes = 0;
+    for file in files {
+        let source = fs::read_to_string(&file).unwrap();
+        for (at, _) in source.match_indices("\"E") {
+            let code = source[at + 1..].split('"').next().unwrap();
+            if code.len() == 5 && code[1..].bytes().all(|digit| digit.is_ascii_digit()) {
+                codes += 1;
+                let known = pages.iter().any(|page| page["code"] == code);
+                assert!(
+                    known || code == "E9999",
+                    "{code} of {} has no page",
+                    file.display()
+                );
+            }
+        }
+    }
+    assert!(codes > 50, "only {codes} codes were found");
+}
+
+#[test]
 fn nobody_is_shown_how_the_program_is_written() {
     let user = User::new();
     fs::write(user.home.path().join("broken.wat"), "(module (func").unwrap();
@@ -474,6 +510,9 @@ fn operators_can_look_and_act() {
     assert_eq!(user.ok(&["ps", "-q"]).lines().count(), 2);
     let listed: Vec<api::ProcessInfo> = user.json(&["ps", "--on", "n2", "--module", &module.hash]);
     assert!(listed.iter().any(|process| process.pid == pid));
+    let named = user.ok(&["ps", "-q", "--module", "spin"]);
+    assert_eq!(named.lines().count(), 2, "{named}");
+    assert_eq!(user.ok(&["ps", "-q", "--module", "spun"]), "");
     let detail: api::ProcessDetail = user.json(&["show", pid]);
     assert_eq!((detail.info.pid.as_str(), detail.reason), (pid, None));
     let radius: api::BlastRadius = user.json(&["kill", "--dry-run", pid]);

@@ -185,9 +185,6 @@ differ from those of this machine alone. The verdicts name which."
 "E0052" Failed "the guest of the demonstration ended early"
 "It trapped or gave an exit code before it printed a result. Its last output is in the message."
 
-"E0060" Refused "another `tidelock dev` holds this place"
-"Two of them may run side by side; each prints the line to choose its cluster in another terminal."
-
 "E1001" Usage "the server could not understand the request"
 "A field is missing or out of range. If the command line made the request, the versions of the two
 may be too far apart: `tidelock nodes` shows the versions."

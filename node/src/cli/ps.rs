@@ -1,7 +1,7 @@
 //! `tidelock ps`.
 
 use clap::Args;
-use tidelock_control::api::{ProcessInfo, ProcessState};
+use tidelock_control::api::{ModuleInfo, ProcessInfo, ProcessState};
 
 use super::{
     Output,
@@ -25,37 +25,58 @@ impl Ps {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
         let nodes = cluster.chosen(self.on.as_deref()).await?;
         let mut rows: Vec<ProcessInfo> = cluster.of_all(&nodes, "/v1/processes", out).await?;
-        if let Some(module) = &self.module {
+        // Names are for people and for the filter; without them the hashes still tell.
+        let names = Names(cluster.modules().await.unwrap_or_default());
+        if let Some(asked) = &self.module {
             rows.retain(|row| {
                 row.module
                     .as_deref()
-                    .is_some_and(|name| is_module(name, module))
+                    .is_some_and(|hash| names.is(hash, asked))
             });
         }
         out.list(
             &rows,
             |row| row.pid.clone(),
             &[
-                "PID", "NAME", "STATE", "QUEUED", "MEMORY", "LINKS", "MODULE", "ENTRY", "STARTED",
+                "PID", "NAME", "STATE", "QUEUED", "MEMORY", "LINKS", "MODULE", "STARTED",
             ],
             |row| {
                 vec![
                     row.pid.clone(),
-                    row.name.clone().unwrap_or_default(),
+                    row.name.clone().unwrap_or_else(|| row.entry.clone()),
                     shaped(state(row.state)),
                     row.queued.to_string(),
                     size(row.memory_bytes),
                     row.links.to_string(),
                     row.module
                         .as_deref()
-                        .map(short)
+                        .map(|hash| names.of(hash))
                         .unwrap_or_default()
                         .to_owned(),
-                    row.entry.clone(),
                     ago(row.started_at),
                 ]
             },
         )
+    }
+}
+
+/// What modules are called.
+struct Names(Vec<ModuleInfo>);
+
+impl Names {
+    /// The name of a module; if it has none, the beginning of its hash.
+    fn of<'a>(&'a self, hash: &'a str) -> &'a str {
+        let module = self.0.iter().find(|module| module.hash == hash);
+        module
+            .and_then(|module| module.name.as_deref())
+            .unwrap_or_else(|| short(hash))
+    }
+
+    /// Whether a module is the one asked for: by name, hash, or the hash's beginning.
+    fn is(&self, hash: &str, asked: &str) -> bool {
+        let digits = asked.strip_prefix("b3:").unwrap_or(asked);
+        let begins = |hash: &str| digits.len() >= 4 && hash.starts_with(digits);
+        self.of(hash) == asked || hash.strip_prefix("b3:").is_some_and(begins)
     }
 }
 
@@ -75,12 +96,4 @@ pub(super) fn short(module: &str) -> &str {
         Some(_) => module.get(..11).unwrap_or(module),
         None => module,
     }
-}
-
-fn is_module(module: &str, asked: &str) -> bool {
-    module == asked
-        || module.starts_with("b3:") && module.starts_with(asked)
-        || module
-            .strip_prefix("b3:")
-            .is_some_and(|hex| asked.len() >= 4 && hex.starts_with(asked))
 }

@@ -193,7 +193,7 @@ fn info(process: &tidelock::ProcessInfo) -> ProcessInfo {
             ProcessState::Running
         },
         queued: process.queued as u64,
-        memory_bytes: process.queued_bytes as u64,
+        memory_bytes: process.memory_bytes as u64,
         links: process.links.len() as u64,
         monitors: process.monitors.len() as u64,
         parent: process.parent.map(|parent| parent.to_string()),
@@ -340,7 +340,7 @@ async fn status(Get(state): Get<State>) -> Json<NodeStatus> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: state.started_at,
         processes: subject.environment().counters().alive,
-        memory_bytes: 0,
+        memory_bytes: memory(subject.as_ref()),
         sessions: subject.sessions().len() as u64,
         draining: subject.is_draining(),
         expires_at: expiry(subject.as_ref()),
@@ -420,6 +420,15 @@ fn expiry(subject: &dyn Subject) -> Option<Timestamp> {
     Timestamp::from_second(i64::try_from(subject.identity().not_after().as_secs()).ok()?).ok()
 }
 
+/// Linear memory of all processes.
+fn memory(subject: &dyn Subject) -> u64 {
+    let processes = subject.environment().processes();
+    processes
+        .iter()
+        .map(|process| process.memory_bytes as u64)
+        .sum()
+}
+
 /// OpenMetrics text. Base units; a pid is never a label.
 async fn metrics(Get(state): Get<State>) -> Response {
     let subject = state.subject.as_ref();
@@ -456,6 +465,14 @@ async fn metrics(Get(state): Get<State>) -> Response {
         ),
     ];
     family("tidelock_exits", "counter", "Processes ended.", &exits);
+
+    let memory = plain(memory(subject) as f64);
+    family(
+        "tidelock_memory_bytes",
+        "gauge",
+        "Linear memory of guests.",
+        &memory,
+    );
 
     let sessions = subject.sessions();
     let per_peer = |value: &dyn Fn(&SessionInfo) -> f64| -> Vec<(String, f64)> {
