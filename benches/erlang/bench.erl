@@ -92,9 +92,10 @@ row(local_backlog, [Backlog, Count]) ->
 row(local_idle, [Count]) ->
     io:format("{\"phase\":\"before\"}~n"), timer:sleep(500),
     Me = self(), Begun = now_ns(),
-    All = [spawn(fun() -> receive load -> Me ! done end end) || _ <- lists:seq(1, Count)],
+    All = [spawn(fun() -> Me ! up, receive load -> Me ! done end end) || _ <- lists:seq(1, Count)],
+    repeat(Count, fun() -> receive up -> ok end end),
     Values = [rate(Count, Begun)],
-    timer:sleep(1000),
+    timer:sleep(500),
     io:format("{\"phase\":\"alive\"}~n"), timer:sleep(500),
     [Pid ! load || Pid <- All],
     repeat(Count, fun() -> receive done -> ok end end),

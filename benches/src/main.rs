@@ -126,19 +126,16 @@ impl Ours {
 
     fn run(&self, row: &str, place: Place) -> Result<Figures> {
         let mut command = Command::new(&self.tidelock);
-        match place {
-            Place::One => command.arg("run").arg(self.guests.join("many.wasm")),
-            Place::Two | Place::TwoLarge => {
-                let guest = if place == Place::Two {
-                    "many.wasm"
-                } else {
-                    "large.wasm"
-                };
-                command
-                    .args(["dev", "--nodes", "2", "--once"])
-                    .arg(self.guests.join(guest))
-            }
+        let guest = match place {
+            Place::One | Place::Two => "many.wasm",
+            Place::OneIdle => "idle.wasm",
+            Place::TwoLarge => "large.wasm",
         };
+        match place {
+            Place::One | Place::OneIdle => command.arg("run"),
+            Place::Two | Place::TwoLarge => command.args(["dev", "--nodes", "2", "--once"]),
+        };
+        command.arg(self.guests.join(guest));
         command.arg(row);
         program::run(command)
     }
@@ -178,7 +175,7 @@ impl Erlang {
             .arg(&self.code)
             .env("ERL_EPMD_PORT", &self.port)
             .env("ERL_EPMD_ADDRESS", "127.0.0.1");
-        if place != Place::One {
+        if matches!(place, Place::Two | Place::TwoLarge) {
             let name = format!("bench{}@127.0.0.1", std::process::id());
             command
                 .args(["-name", &name, "-kernel", "logger_level", "critical"])

@@ -126,14 +126,15 @@ fn pid(id: u32) -> Pid {
     Pid::from_raw(i32::try_from(id).expect("process ids are small"))
 }
 
-/// Bytes of memory a program has.
+/// Bytes of memory a program has, with the kernel's tables for it.
 fn resident(id: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    let mut kib = 0.0;
+    for name in ["VmRSS:", "VmPTE:"] {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.with_context(|| format!("no {name}"))?;
+        kib += line.trim().trim_end_matches(" kB").parse::<f64>()?;
+    }
     Ok(kib * 1024.0)
 }
 

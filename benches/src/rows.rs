@@ -72,6 +72,8 @@ pub(crate) enum Lunatic {
 pub(crate) enum Place {
     /// In one program.
     One,
+    /// The same, with the guest that only waits.
+    OneIdle,
     /// On two daemons of one machine.
     Two,
     /// The same, with the guest that declares more memory.
@@ -175,9 +177,9 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         title: "idle processes that then answer",
-        sizes: &["local_idle:10000", "local_idle:100000", "local_idle:200000"],
+        sizes: &["local_idle:10000", "local_idle:50000", "local_idle:200000"],
         short: "local_idle:300",
-        place: Place::One,
+        place: Place::OneIdle,
         figures: &[(BYTES, Unscaled(27e3)), (RATE, Unknown)],
         erlang: true,
     },

@@ -1,9 +1,9 @@
 //! Rows of one node.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tidelock_guest::{Data, Pid, Received, Spawn, kill, me, receive, send, sleep, spawn};
+use tidelock_guest::{Data, Pid, Received, Spawn, kill, me, receive, send, spawn};
 
 use super::{
     DONE, END, LOAD, Values, echo, fail, mine, noop, pid, rate, spread, take, take_end, windowed,
@@ -22,7 +22,6 @@ pub(crate) fn row(name: &str, numbers: &[u64]) -> Option<Values> {
         ("local_ping", &[count]) => ping(count),
         ("local_fanin", &[senders, count]) => fan_in(senders, count),
         ("local_backlog", &[backlog, count]) => behind(backlog, count),
-        ("local_idle", &[count]) => idle(count),
         _ => return None,
     })
 }
@@ -129,30 +128,5 @@ fn behind(backlog: u64, count: u64) -> Values {
     }
     let mut values = spread(times);
     values.push(("first_us", first.as_secs_f64() * 1e6));
-    values
-}
-
-/// Waits for one message and answers it.
-fn wait(parent: u64) {
-    take(LOAD);
-    send(pid(parent), DONE, &[1]);
-}
-
-fn idle(count: u64) -> Values {
-    // The harness reads how much memory the node has at the first two lines.
-    println!("{{\"phase\":\"before\"}}");
-    sleep(Duration::from_millis(500));
-    let begun = Instant::now();
-    let all: Vec<Pid> = (0..count).map(|_| start(wait)).collect();
-    let values = vec![rate(count, begun)];
-    sleep(Duration::from_millis(1000));
-    println!("{{\"phase\":\"alive\"}}");
-    sleep(Duration::from_millis(500));
-    for one in all {
-        send(one, LOAD, &[1]);
-    }
-    for _ in 0..count {
-        assert_eq!(take(DONE), [1]);
-    }
     values
 }
