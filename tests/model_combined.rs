@@ -132,6 +132,11 @@ fn monitors() {
 }
 
 #[test]
+fn node_monitors() {
+    hold_every_promise("node_monitors");
+}
+
+#[test]
 fn dials() {
     hold_every_promise("dials");
 }

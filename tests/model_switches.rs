@@ -52,6 +52,7 @@ const RULES: &[(&str, &str)] = &[
     ("the dead answer Link", "links"),
     ("the dead answer Unlink", "links"),
     ("the dead answer Monitor", "monitors"),
+    ("who watches a node is noted", "node_monitors"),
     ("a parked child ends like any other", "spawn"),
     ("a parked child's end is noted", "spawn"),
     ("giving spawn() up is a Cancel", "spawn"),

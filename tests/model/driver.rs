@@ -25,7 +25,7 @@
 //!   on `Verdict::Accept` the open session ends first and the own dial's connection is closed.
 //! * **D10 — order.** A lane is read in order, by one reader.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -66,6 +66,8 @@ pub(crate) struct Process {
     pub(crate) parked: Option<u64>,
     /// For the observer: the monitors it asked for and has not heard of.
     pub(crate) watching: BTreeMap<u64, Pid>,
+    /// For the observer: the monitors of the other node it has not heard of.
+    pub(crate) watching_node: BTreeSet<u64>,
 }
 
 impl Process {
@@ -76,6 +78,7 @@ impl Process {
             wait: None,
             parked: None,
             watching: BTreeMap::new(),
+            watching_node: BTreeSet::new(),
         }
     }
 }
@@ -224,7 +227,13 @@ impl World {
                             .break_promise("a Down comes twice, or after demonitor()");
                     }
                 }
-                Effect::NodeDown { .. } => {}
+                Effect::NodeDown { reference, .. } => {
+                    if let Some(process) = self.process(pid)
+                        && !process.watching_node.remove(&reference)
+                    {
+                        self.observer.break_promise("a node-down comes twice");
+                    }
+                }
                 Effect::Kill(by) => self.end_process(pid, ExitReason::Killed(Some(by))),
                 Effect::CancelSpawn(_, reference) => {
                     let here = side(pid.node());
@@ -339,6 +348,23 @@ impl World {
                 session.parked_ended(reference);
             }
             session.forget(pid);
+        }
+    }
+
+    /// `watcher` monitors the other node; without a session it is told at once (D2).
+    pub(crate) fn monitor_node(&mut self, watcher: Pid) {
+        let here = side(watcher.node());
+        let noted = self.session(here).is_some_and(|session| {
+            off("who watches a node is noted") || session.note(watcher).is_ok()
+        });
+        if let Some(process) = self.process(watcher) {
+            let reference = process.block.monitor_node(node(1 - here));
+            process.watching_node.insert(reference);
+        }
+        if !noted {
+            self.on_block(watcher, |block, out| {
+                block.session_lost(node(1 - here), &lost(here), out);
+            });
         }
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Budget {
     pub(crate) kill: u8,
     pub(crate) monitor: u8,
     pub(crate) demonitor: u8,
+    /// Monitors of the other node.
+    pub(crate) monitor_node: u8,
     /// Connections that are cut.
     pub(crate) cut: u8,
     /// Dials, per side.
@@ -55,6 +57,7 @@ const NONE: Budget = Budget {
     kill: 0,
     monitor: 0,
     demonitor: 0,
+    monitor_node: 0,
     cut: 0,
     dial: [0; 2],
     crash: [0; 2],
@@ -129,7 +132,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.unlink = [0, 0, 2, 2, 0, 0];
             budget.give_up = 2;
         },
-        states_min: [230_000, 1_600_000],
+        states_min: [200_000, 1_500_000],
         ..BASE
     },
     // The same table over a session that is lost and dialled again, by either.
@@ -148,7 +151,7 @@ pub(crate) const ALL: &[Scenario] = &[
         deeper: |budget| {
             budget.cut = 2;
         },
-        states_min: [300_000, 1_500_000],
+        states_min: [270_000, 1_300_000],
         ..BASE
     },
     // Two processes of one node, and a remote one: local links obey the same table.
@@ -168,7 +171,7 @@ pub(crate) const ALL: &[Scenario] = &[
         deeper: |budget| {
             budget.link = [1, 0, 2, 2, 0, 0];
         },
-        states_min: [360_000, 4_800_000],
+        states_min: [320_000, 4_300_000],
         ..BASE
     },
     // Three processes linked in a ring.
@@ -187,7 +190,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.link = [1, 1, 0, 1, 0, 1];
             budget.end = [1, 1, 1, 0];
         },
-        states_min: [27_000, 370_000],
+        states_min: [24_000, 330_000],
         ..BASE
     },
     // Spawn, with a third process that guesses the child's pid, links it, kills it while it is
@@ -206,7 +209,7 @@ pub(crate) const ALL: &[Scenario] = &[
             ..NONE
         },
         deeper: |budget| budget.link[3] = 1,
-        states_min: [750_000, 3_600_000],
+        states_min: [680_000, 3_200_000],
         ..BASE
     },
     // The guess crosses the making of the child.
@@ -226,7 +229,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.unlink = [0, 0, 1, 1, 0, 0];
             budget.kill = 1;
         },
-        states_min: [690_000, 5_600_000],
+        states_min: [620_000, 5_000_000],
         ..BASE
     },
     // The same guess from the child's own node.
@@ -247,7 +250,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.end = [1, 1, 1, 0];
             budget.give_up = 1;
         },
-        states_min: [270_000, 2_300_000],
+        states_min: [240_000, 2_100_000],
         ..BASE
     },
     // The parent guesses the pid of its own child to come.
@@ -269,7 +272,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.link = [3, 1, 0, 0, 0, 0];
             budget.give_up = 2;
         },
-        states_min: [220_000, 1_600_000],
+        states_min: [200_000, 1_400_000],
         ..BASE
     },
     // Two spawns: the second is asked for while the first one's tombstone stands, and T spawns too.
@@ -291,7 +294,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.kill = 1;
             budget.cut = 1;
         },
-        states_min: [220_000, 890_000],
+        states_min: [200_000, 800_000],
         ..BASE
     },
     // A parent that is killed from the child's node while its spawn is on the way.
@@ -314,7 +317,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.unlink = [0, 0, 1, 0, 0, 1];
             budget.end = [0, 1, 1, 0];
         },
-        states_min: [28_000, 1_900_000],
+        states_min: [25_000, 1_700_000],
         ..BASE
     },
     // Spawn over a session that is lost and dialled again.
@@ -335,7 +338,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.end = [1, 1, 0, 0];
             budget.dial = [2, 1];
         },
-        states_min: [120_000, 450_000],
+        states_min: [110_000, 400_000],
         ..BASE
     },
     // Spawns of two parents over two sessions: the second session uses the first one's numbers again.
@@ -356,7 +359,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.cut = 2;
             budget.dial = [2, 1];
         },
-        states_min: [120_000, 1_500_000],
+        states_min: [110_000, 1_300_000],
         ..BASE
     },
     // A child that is linked, monitored or both, and a second monitor.
@@ -377,7 +380,7 @@ pub(crate) const ALL: &[Scenario] = &[
         deeper: |budget| {
             budget.monitor = 2;
         },
-        states_min: [220_000, 1_500_000],
+        states_min: [200_000, 1_400_000],
         ..BASE
     },
     // Monitors beside links, over sessions that come and go; two monitors of one target stack.
@@ -399,7 +402,28 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.cut = 2;
             budget.demonitor = 2;
         },
-        states_min: [99_000, 580_000],
+        states_min: [89_000, 520_000],
+        ..BASE
+    },
+    // Monitors of nodes, over sessions that come and go.
+    Scenario {
+        name: "node_monitors",
+        budget: Budget {
+            link: [0, 0, 1, 0, 0, 0],
+            end: [0, 1, 1, 0],
+            monitor_node: 2,
+            cut: 1,
+            dial: [1, 1],
+            crash: [0, 1],
+            ..NONE
+        },
+        child_lives: true,
+        deeper: |budget| {
+            budget.monitor_node = 3;
+            budget.cut = 2;
+            budget.dial = [2, 1];
+        },
+        states_min: [16_000, 300_000],
         ..BASE
     },
     // Sessions alone: dials that cross, cuts, stale epochs.
@@ -416,7 +440,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.cut = 4;
             budget.dial = [3, 3];
         },
-        states_min: [13_000, 140_000],
+        states_min: [11_000, 130_000],
         ..BASE
     },
     // Dials that cross, with links over the session that stays.
@@ -436,7 +460,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.link = [0, 0, 2, 1, 0, 0];
             budget.cut = 2;
         },
-        states_min: [62_000, 1_000_000],
+        states_min: [56_000, 950_000],
         ..BASE
     },
     // A sound network: dials must lead to a session, and links over it hold.
@@ -454,7 +478,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.unlink = [0, 0, 1, 1, 0, 0];
             budget.dial = [2, 2];
         },
-        states_min: [380, 39_000],
+        states_min: [340, 35_000],
         ..BASE
     },
     // Either node may crash at any time.
@@ -474,7 +498,7 @@ pub(crate) const ALL: &[Scenario] = &[
             budget.link = [1, 1, 1, 0, 0, 0];
             budget.unlink = [1, 0, 0, 0, 0, 0];
         },
-        states_min: [25_000, 220_000],
+        states_min: [22_000, 200_000],
         ..BASE
     },
 ];
@@ -511,6 +535,7 @@ impl Scenario {
             (b.kill > 0, Kind::Kill),
             (b.monitor > 0, Kind::Monitor),
             (b.demonitor > 0, Kind::Demonitor),
+            (b.monitor_node > 0, Kind::MonitorNode),
             (b.cut > 0, Kind::Cut),
             (any(&b.dial), Kind::Dial),
             (any(&b.crash), Kind::Crash),
@@ -543,6 +568,7 @@ impl fmt::Display for Budget {
             ("kill", self.kill),
             ("monitor", self.monitor),
             ("demonitor", self.demonitor),
+            ("monitor of a node", self.monitor_node),
             ("cut", self.cut),
             ("dial by n1", self.dial[0]),
             ("dial by n2", self.dial[1]),

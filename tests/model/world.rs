@@ -69,6 +69,7 @@ pub(crate) enum Step {
     Kill(Pid, Pid),
     Monitor(Pid, Pid),
     Demonitor(Pid, u64),
+    MonitorNode(Pid),
     Cut(usize),
     Dial(usize),
     Crash(usize),
@@ -93,6 +94,7 @@ pub(crate) enum Kind {
     Kill,
     Monitor,
     Demonitor,
+    MonitorNode,
     Cut,
     Dial,
     Crash,
@@ -118,6 +120,7 @@ impl Step {
             Step::Kill(..) => Kind::Kill,
             Step::Monitor(..) => Kind::Monitor,
             Step::Demonitor(..) => Kind::Demonitor,
+            Step::MonitorNode(_) => Kind::MonitorNode,
             Step::Cut(_) => Kind::Cut,
             Step::Dial(_) => Kind::Dial,
             Step::Crash(_) => Kind::Crash,
@@ -333,6 +336,9 @@ impl World {
                 steps.push(Step::Monitor(me, pid(target, scenario.third)));
             }
         }
+        if budget.monitor_node > 0 {
+            steps.push(Step::MonitorNode(me));
+        }
         if budget.demonitor > 0 {
             let held = process.watching.keys();
             steps.extend(held.map(|reference| Step::Demonitor(me, *reference)));
@@ -445,6 +451,10 @@ impl World {
                 let reference = process.block.monitor(target, &mut effects);
                 process.watching.insert(reference, target);
                 self.on_block(me, |_, out| out.append(&mut effects));
+            }
+            Step::MonitorNode(me) => {
+                self.budget.monitor_node -= 1;
+                self.monitor_node(me);
             }
             Step::Demonitor(me, reference) => {
                 self.budget.demonitor -= 1;
@@ -618,6 +628,9 @@ impl World {
                 return Some("a monitor's Down never comes");
             }
         }
+        if !process.watching_node.is_empty() && !agreed {
+            return Some("a node-down never comes");
+        }
         for watcher in process.block.watchers() {
             let knows = self
                 .alive(watcher)
@@ -680,6 +693,7 @@ impl World {
             Step::ParkedTooLong(child) => format!("{} was parked for too long", name(child)),
             Step::Kill(by, target) => format!("{} kills {}", name(by), name(target)),
             Step::Monitor(me, target) => format!("{} monitors {}", name(me), name(target)),
+            Step::MonitorNode(me) => format!("{} monitors the other node", name(me)),
             Step::Demonitor(me, _) => format!("{} withdraws a monitor", name(me)),
             Step::Cut(at) => format!("connection {} is cut", at + 1),
             Step::Dial(side) => format!("{} dials", node(side)),
