@@ -45,8 +45,15 @@ fn sched_yield(_call: Call<'_>) -> Result<u32> {
     Ok(0)
 }
 
+/// Random bytes of one call: filling more would hold up others.
+const RANDOM_BYTES_MAX: u32 = 16 << 20;
+
 /// Bytes from the generator that WASI contexts use, too: seeded by the system, safe for keys.
 fn random_get(mut call: Call<'_>, ptr: u32, len: u32) -> Result<u32> {
+    const INVALID: u32 = 28;
+    if len > RANDOM_BYTES_MAX {
+        return Ok(INVALID);
+    }
     let range = ptr as usize..ptr as usize + len as usize;
     let Some(place) = call.parts()?.0.get_mut(range) else {
         return Err(call.outside("ptr", ptr, u64::from(len)));

@@ -7,6 +7,7 @@ mod modules;
 mod process;
 mod small;
 mod tidelock;
+mod wasi;
 
 use std::time::Duration;
 

@@ -1,0 +1,101 @@
+//! WASI preview 1: what a process is given, and that it is all.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::*;
+use crate::ProcessConfig;
+
+const WASI: &str = r#"
+    (import "wasi_snapshot_preview1" "path_open"
+        (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "clock_time_get"
+        (func $clock (param i32 i64 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))"#;
+
+#[tokio::test]
+async fn paths_stay_below_their_directory() {
+    let dir = std::env::temp_dir().join(format!("tidelock-{}-wasi", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(dir.join("open")).unwrap();
+    fs::write(dir.join("secret"), "s").unwrap();
+    fs::write(dir.join("open/inside"), "hello").unwrap();
+    std::os::unix::fs::symlink("../secret", dir.join("open/link")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", dir.join("open/absolute")).unwrap();
+
+    let paths = [
+        "inside",
+        "../secret",
+        "/etc/passwd",
+        "link",
+        "absolute",
+        "x/../../secret",
+    ];
+    let data: String = paths
+        .iter()
+        .enumerate()
+        .map(|(i, path)| format!(r#"(data (i32.const {}) "{path}")"#, 1000 + i * 100))
+        .collect();
+    // Follows symbolic links, asks for reading.
+    let open = |i: usize| {
+        format!(
+            "(call $path_open (i32.const 3) (i32.const 1) (i32.const {}) (i32.const {})
+                (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 4))",
+            1000 + i * 100,
+            paths[i].len()
+        )
+    };
+    let refused: String = (1..paths.len())
+        .map(|i| format!("(if (i32.eqz {}) (then unreachable))", open(i)))
+        .collect();
+    let body = format!(
+        r#"{data} (func (export "_start")
+            {refused}
+            (call $check32 {inside} (i32.const 0))
+            (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 9))
+            (call $check32 (call $fd_read (i32.load (i32.const 4)) (i32.const 16) (i32.const 1)
+                (i32.const 8)) (i32.const 0))
+            (call $check32 (i32.load (i32.const 8)) (i32.const 5))
+            (call $check32 (i32.load8_u (i32.const 64)) (i32.const 104)))
+        (func (export "without")
+            (call $check32 {inside} (i32.const 8)))"#,
+        inside = open(0)
+    );
+    let env = environment();
+    let module = guest(&env, WASI, &body).await;
+    let given = ProcessConfig {
+        preopens: vec![dir.join("open").to_str().unwrap().to_owned()],
+        ..ProcessConfig::default()
+    };
+    for (entry, config) in [("_start", given), ("without", ProcessConfig::default())] {
+        let options = SpawnOptions {
+            config: Arc::new(config),
+            ..SpawnOptions::default()
+        };
+        let pid = env.spawn_wasm(&module, entry, vec![], options).unwrap();
+        assert_eq!(end(&env, pid).await, ExitReason::Normal, "{entry}");
+    }
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
+async fn clocks_chance_and_an_empty_standard_input() {
+    let code = r#"
+        (call $check32 (call $yield) (i32.const 0))
+        (call $check32 (call $clock (i32.const 0) (i64.const 1) (i32.const 0)) (i32.const 0))
+        (if (i64.lt_u (i64.load (i32.const 0)) (i64.const 1600000000000000000)) (then unreachable))
+        (call $check32 (call $clock (i32.const 1) (i64.const 1) (i32.const 0)) (i32.const 0))
+        (if (i32.eqz (call $clock (i32.const 9) (i64.const 1) (i32.const 0))) (then unreachable))
+        (call $check32 (call $random (i32.const 0) (i32.const 16)) (i32.const 0))
+        (if (i64.eqz (i64.or (i64.load (i32.const 0)) (i64.load (i32.const 8)))) (then unreachable))
+        (call $check32 (call $random (i32.const 0) (i32.const 99999999)) (i32.const 28))
+        (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 9))
+        (call $check32 (call $fd_read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 8))
+            (i32.const 0))
+        (call $check32 (i32.load (i32.const 8)) (i32.const 0))
+        (drop (call $random (i32.const 65535) (i32.const 2)))"#;
+    let reason = run(WASI, "", code).await;
+    assert!(trap(&reason).contains("random_get: ptr"), "{reason:?}");
+}
