@@ -7,11 +7,15 @@
 //!                               ├────────────────────────────▶ Left ◀┤
 //!                               │  lease ran out                     │
 //!                               └────────────────────────────▶ Lost ◀┘
+//!                                          lease │
+//!                                      Alive ◀───┘ unless the name has a later start
 //! ```
 //!
 //! # Guarantees
 //!
-//! * Lost and Left are for good: whoever is there must join again, under a new id.
+//! * Left is for good: whoever is there must join again, under a new id. Lost is only what control
+//!   believes: a node that was cut off from control alone still has its sessions and its processes,
+//!   so it is listed again as soon as it is heard of, unless its name has a later start.
 //! * Each change has its own revision, larger by one than the one before, across restarts.
 //! * Whoever watches gets a snapshot and then every change after it, in order, or another snapshot.
 //! * At most one start of a name is present.
@@ -115,6 +119,15 @@ struct State {
     swept_at: Instant,
     /// The store's count of faults that `nodes` is of.
     faults: u64,
+}
+
+impl State {
+    /// Whether the name of this start has a later one.
+    fn is_replaced(&self, id: NodeId, entry: &Entry) -> bool {
+        let name = &entry.record.info.name;
+        let mut later = self.nodes.range(NodeId(id.0 + 1)..);
+        later.any(|(_, other)| other.record.info.name == *name)
+    }
 }
 
 struct Entry {
@@ -244,10 +257,16 @@ impl Books {
         now: Moment,
     ) -> Result<u64, ChangeError> {
         let mut state = self.fresh()?;
-        let entry = state.nodes.get_mut(&id).ok_or(ChangeError::Unknown(id))?;
+        let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
         if entry.record.key != *key {
             return Err(ChangeError::NotYours(id));
         }
+        if entry.record.info.state == NodeState::Lost && !state.is_replaced(id, entry) {
+            let changed = with_state(&entry.record, NodeState::Alive);
+            let revision = self.store.update(std::slice::from_ref(&changed))?;
+            self.publish(&mut state, vec![changed], revision, now.steady);
+        }
+        let entry = state.nodes.get_mut(&id).ok_or(ChangeError::Unknown(id))?;
         check_present(id, entry)?;
         entry.until = now.steady + self.lease;
         entry.record.info.last_seen = now.wall;
@@ -285,10 +304,8 @@ impl Books {
     pub(crate) fn remove(&self, id: NodeId, now: Moment) -> Result<NodeInfo, ChangeError> {
         let mut state = self.fresh()?;
         let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
-        let changed = match entry.record.info.state {
-            NodeState::Alive | NodeState::Draining => with_state(&entry.record, NodeState::Left),
-            NodeState::Lost | NodeState::Left => entry.record.clone(),
-        };
+        // A lost one too: it may be back in a moment.
+        let changed = with_state(&entry.record, NodeState::Left);
         let info = changed.info.clone();
         let revision = self.store.remove_key(&changed, now.wall.as_second())?;
         self.publish(&mut state, vec![changed], revision, now.steady);

@@ -79,8 +79,37 @@ fn a_lease_runs_out_after_its_time_and_not_before() {
     assert_eq!(bench.states(), [NodeState::Alive]);
     bench.sweep(19, 19);
     assert_eq!(bench.states(), [NodeState::Lost]);
-    let late = bench.books.lease(NodeId(1), &[1; 32], false, bench.at(20));
-    assert!(matches!(late, Err(ChangeError::Gone { .. })));
+}
+
+#[test]
+fn a_node_that_was_only_cut_off_from_control_is_listed_again() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    bench.sweep(1, 11);
+    assert_eq!(bench.states(), [NodeState::Lost]);
+    let lease = |key: u8, at: u64| {
+        bench
+            .books
+            .lease(NodeId(1), &[key; 32], false, bench.at(at))
+    };
+    assert!(matches!(lease(2, 12), Err(ChangeError::NotYours(_))));
+    lease(1, 12).unwrap();
+    assert_eq!(bench.states(), [NodeState::Alive]);
+    bench.sweep(12, 23);
+    assert_eq!(bench.states(), [NodeState::Lost], "silent again");
+    // A later start of the name is the node now.
+    bench.books.admit(candidate("a", 1), bench.at(24)).unwrap();
+    assert!(matches!(lease(1, 25), Err(ChangeError::Gone { .. })));
+}
+
+#[test]
+fn a_lost_node_that_was_removed_does_not_come_back() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    bench.sweep(1, 11);
+    bench.books.remove(NodeId(1), bench.at(12)).unwrap();
+    let back = bench.books.lease(NodeId(1), &[1; 32], false, bench.at(13));
+    assert!(matches!(back, Err(ChangeError::Gone { .. })));
 }
 
 #[test]
