@@ -3,6 +3,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | [`driver`] | what a node must do around the protocol crate, and nothing more |
+//! | [`spawning`] | the part of it that makes children |
 //! | [`world`] | two nodes and the network between them; every step that can happen next |
 //! | [`observer`] | who is owed what, kept outside the system and compared with it |
 //! | [`search`] | breadth-first, so the first violation is a shortest one |
@@ -15,6 +16,7 @@ pub(crate) mod driver;
 pub(crate) mod observer;
 pub(crate) mod scenarios;
 pub(crate) mod search;
+mod spawning;
 pub(crate) mod world;
 
 use std::cell::Cell;

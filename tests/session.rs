@@ -1,0 +1,418 @@
+//! What a session takes, and what ends it.
+//!
+//! Goal: a peer that is not correct is found out at its first wrong frame and costs little; one
+//! that is correct is never accused. Method: a table of every frame no correct peer can send, each
+//! with the rule it breaks; beside it the stragglers that are harmless; Hellos that disagree with
+//! their certificates; and everything that has a bound, at its bound.
+
+#[allow(dead_code, reason = "another test uses the rest")]
+mod frames;
+
+use bytes::Bytes;
+use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, route, there};
+use tidelock_proto::link::{Block, Effect, LinkAnswer, LinkForm, Signal};
+use tidelock_proto::session::{Action, Limits, Session, SessionError, check_hello};
+use tidelock_proto::spawn::{Prepare, Refusal};
+use tidelock_proto::wire::{BulkHead, CONTROL_BYTES_MAX, Frame, Hello, Route};
+use tidelock_proto::{Environ, ExitReason, NodeId, PROTOCOL, Pid, TEXT_BYTES_MAX};
+
+fn session() -> Session {
+    Session::new(US, PEER, 1, Limits::default())
+}
+
+/// A session in which our spawn 1 is asked for, and their spawn 1 is being prepared.
+fn busy() -> Session {
+    let mut session = session();
+    let ours = Prepare {
+        parent: here(5),
+        ..prepare()
+    };
+    assert_eq!(session.ask(ours), Ok(1));
+    take(&mut session, Frame::Prepare(1, Box::new(prepare()))).unwrap();
+    session
+}
+
+/// Hands a frame over as bytes and returns what is to be done.
+fn take(session: &mut Session, frame: Frame) -> Result<Vec<Action>, SessionError> {
+    session.handle_bytes(&bytes_of(&frame))?;
+    Ok(std::iter::from_fn(|| session.poll_action()).collect())
+}
+
+#[test]
+fn no_correct_peer_sends_these() {
+    let forged = |from, to| {
+        Frame::Signal(
+            Route {
+                environ: Environ(1),
+                from,
+                to,
+            },
+            Signal::Kill,
+        )
+    };
+    let head = |bytes| BulkHead { stream: 1, bytes };
+    let parent = |parent, environ| Prepare {
+        parent,
+        environ: Environ(environ),
+        ..prepare()
+    };
+    let table = [
+        ("Hello comes once", Frame::Hello(hello())),
+        ("Stale answers a Hello", Frame::Stale(1)),
+        ("a sender lives on", forged(here(7), here(5))),
+        (
+            "a sender lives on",
+            forged(Pid::new(NodeId(3), 1).unwrap(), here(5)),
+        ),
+        ("a target lives on", forged(there(7), there(5))),
+        ("a sender's environment", {
+            let route = Route {
+                environ: Environ(2),
+                ..route()
+            };
+            Frame::Message(route, None, Bytes::new())
+        }),
+        (
+            "message_bytes_max",
+            Frame::Bulk(route(), None, head(u64::MAX)),
+        ),
+        (
+            "a spawn reference is used once",
+            Frame::Prepare(1, Box::new(prepare())),
+        ),
+        (
+            "a parent lives on",
+            Frame::Prepare(2, Box::new(parent(here(5), 1))),
+        ),
+        (
+            "a sender's environment",
+            Frame::Prepare(2, Box::new(parent(there(7), 2))),
+        ),
+        ("a child lives on", Frame::Prepared(1, here(9))),
+        ("nobody asked for", Frame::Prepared(2, there(9))),
+        ("nobody asked for", Frame::Refused(2, Refusal::Draining)),
+        ("nobody asked for", Frame::Cancelled(2)),
+        ("answers a Cancel", Frame::Cancelled(1)),
+        ("Start follows Prepared", Frame::Start(1)),
+        ("Start follows Prepared", Frame::Start(9)),
+        ("Cancel follows Prepare", Frame::Cancel(9)),
+        ("about a process of this node", Frame::Query(1, there(9))),
+        ("an answer answers", Frame::Answer(1, true)),
+    ];
+    for (rule, frame) in table {
+        let mut session = busy();
+        session.restrict([Environ(1)]);
+        match take(&mut session, frame.clone()) {
+            Err(SessionError::Misbehaved(text)) => {
+                assert!(text.contains(rule), "{frame:?}: {text}");
+            }
+            other => panic!("{frame:?} was taken: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_answered_once_is_not_answered_twice() {
+    let mut session = busy();
+    assert_eq!(
+        take(&mut session, Frame::Prepared(1, there(9))),
+        Ok(vec![Action::Adopt(1, there(9))])
+    );
+    for again in [
+        Frame::Prepared(1, there(9)),
+        Frame::Refused(1, Refusal::Draining),
+        Frame::Cancelled(1),
+    ] {
+        let mut session = session.clone();
+        assert!(take(&mut session, again.clone()).is_err(), "{again:?}");
+    }
+    assert_eq!(session.start(1, here(5)), Ok(()));
+    assert!(take(&mut session, Frame::Prepared(1, there(9))).is_err());
+
+    let mut hosts = busy();
+    assert!(hosts.made(1, here(9)));
+    assert_eq!(take(&mut hosts, Frame::Start(1)), Ok(vec![Action::Run(1)]));
+    assert!(take(&mut hosts, Frame::Start(1)).is_err());
+
+    let mut asks = busy();
+    let question = Frame::Query(4, here(5));
+    assert_eq!(
+        take(&mut asks, question.clone()),
+        Ok(vec![Action::Query(4, here(5))])
+    );
+    assert!(take(&mut asks, question).is_err());
+}
+
+#[test]
+fn stragglers_are_harmless() {
+    // Whatever a block is told about what is no longer its business, it neither says nor does.
+    let mut block = Block::new(here(5));
+    let mut effects = Vec::new();
+    block.link(there(7), None, LinkForm::Value, &mut effects);
+    let before = block.clone();
+    effects.clear();
+    let reason = || ExitReason::Exit(1);
+    for (from, signal) in [
+        (
+            there(7),
+            Signal::LinkAck {
+                id: 99,
+                answer: LinkAnswer::Linked,
+            },
+        ),
+        (
+            there(7),
+            Signal::LinkAck {
+                id: 99,
+                answer: LinkAnswer::NoProcess,
+            },
+        ),
+        (
+            there(7),
+            Signal::LinkAck {
+                id: 99,
+                answer: LinkAnswer::Crossed,
+            },
+        ),
+        (
+            there(8),
+            Signal::LinkAck {
+                id: 1,
+                answer: LinkAnswer::Linked,
+            },
+        ),
+        (there(7), Signal::UnlinkAck { id: 1 }),
+        (there(8), Signal::Exit { reason: reason() }),
+        (
+            there(8),
+            Signal::MonitorAck {
+                reference: 1,
+                exists: false,
+            },
+        ),
+        (
+            there(8),
+            Signal::Down {
+                reference: 1,
+                reason: reason(),
+            },
+        ),
+        (there(8), Signal::Demonitor { reference: 1 }),
+    ] {
+        let mut session = session();
+        let route = Route { from, ..route() };
+        let taken = take(&mut session, Frame::Signal(route, signal.clone()));
+        assert_eq!(taken, Ok(vec![Action::Deliver(route, signal.clone())]));
+        block.handle(from, signal.clone(), &mut effects);
+        assert_eq!(
+            (effects.as_slice(), &block),
+            (&[][..], &before),
+            "{signal:?}"
+        );
+    }
+    // A Down about somebody else's process is a forgery, and ignored.
+    let reference = block.monitor(there(7), &mut effects);
+    effects.clear();
+    let down = Signal::Down {
+        reference,
+        reason: reason(),
+    };
+    block.handle(there(8), down, &mut effects);
+    assert!(effects.is_empty());
+
+    // Answers that cross a Cancel; the tombstone goes with Cancelled.
+    for answer in [
+        Frame::Prepared(1, there(9)),
+        Frame::Refused(1, Refusal::Draining),
+    ] {
+        let mut session = busy();
+        session.cancel(1);
+        assert_eq!(take(&mut session, answer), Ok(vec![]));
+        assert_eq!(take(&mut session, Frame::Cancelled(1)), Ok(vec![]));
+        assert!(take(&mut session, Frame::Cancelled(1)).is_err());
+    }
+    // A Cancel that finds nothing is answered all the same.
+    let mut session = busy();
+    session.refuse(1, Refusal::Draining);
+    drop(session.poll_transmit());
+    assert_eq!(take(&mut session, Frame::Cancel(1)), Ok(vec![]));
+    assert_eq!(
+        session.poll_transmit(),
+        Some(bytes_of(&Frame::Cancelled(1)))
+    );
+}
+
+#[test]
+fn a_bad_frame_does_not_undo_the_good_ones_before_it() {
+    let mut session = session();
+    let good = Frame::Signal(route(), Signal::Kill);
+    let mut bytes = bytes_of(&good);
+    bytes.extend([0, 0, 0, 0, 99]);
+    bytes.extend(bytes_of(&good));
+    assert!(matches!(
+        session.handle_bytes(&bytes),
+        Err(SessionError::Misbehaved(_))
+    ));
+    assert_eq!(
+        session.poll_action(),
+        Some(Action::Deliver(route(), Signal::Kill))
+    );
+    assert_eq!(session.poll_action(), None);
+}
+
+#[test]
+fn a_hello_is_compared_with_its_certificate() {
+    let ok = hello();
+    assert_eq!(check_hello(&ok, US, PEER), Ok(()));
+    let versions = |versions| Hello {
+        versions,
+        ..hello()
+    };
+    let (old, new) = PROTOCOL;
+    assert_eq!(check_hello(&versions((old, new + 7)), US, PEER), Ok(()));
+    for theirs in [(new + 1, new + 2), (0, old - 1)] {
+        assert_eq!(
+            check_hello(&versions(theirs), US, PEER),
+            Err(SessionError::Incompatible {
+                ours: PROTOCOL,
+                theirs
+            })
+        );
+    }
+    let node = |id| Hello {
+        from: NodeId(id),
+        ..hello()
+    };
+    let table = [
+        ("upwards", versions((2, 1)), PEER),
+        ("certificate", hello(), NodeId(3)),
+        (
+            "another node",
+            Hello {
+                to: NodeId(9),
+                ..hello()
+            },
+            PEER,
+        ),
+        ("of its own", node(0), NodeId(0)),
+        ("of its own", node(US.0), US),
+        ("of its own", node(1 << 23), NodeId(1 << 23)),
+        (
+            "from 1",
+            Hello {
+                epoch: 0,
+                ..hello()
+            },
+            PEER,
+        ),
+    ];
+    for (rule, hello, certified) in table {
+        let error = check_hello(&hello, US, certified).unwrap_err().to_string();
+        assert!(error.contains(rule), "{error}");
+    }
+}
+
+// ---- bounds ------------------------------------------------------------------------------------
+
+/// A guest's last words must not end a session: they are cut where they are said.
+#[test]
+fn no_text_makes_a_frame_that_a_peer_refuses() {
+    let long = || "é".repeat(TEXT_BYTES_MAX * 3);
+    for reason in [
+        ExitReason::Trap(long()),
+        ExitReason::Limit(long()),
+        ExitReason::Fault(long()),
+        ExitReason::NotStarted(long()),
+        ExitReason::LinkDied {
+            pid: there(7),
+            why: long(),
+        },
+        ExitReason::NodeDown {
+            node: PEER,
+            how: long(),
+        },
+    ] {
+        let mut block = Block::new(here(5));
+        block.adopt(there(7), None);
+        block.adopt_watcher(there(7), 1);
+        let mut effects = Vec::new();
+        block.end(reason, &mut effects);
+        for effect in effects {
+            let Effect::Send(to, signal) = effect else {
+                continue;
+            };
+            let route = Route {
+                environ: Environ(1),
+                from: here(5),
+                to,
+            };
+            let frame = Frame::Signal(route, signal);
+            assert_eq!(frame_of(&bytes_of(&frame)), Ok(Some(frame)));
+        }
+    }
+    let mut session = busy();
+    drop(session.poll_transmit());
+    session.refuse(1, Refusal::BadModule(long()));
+    let sent = session.poll_transmit().unwrap();
+    assert!(matches!(frame_of(&sent), Ok(Some(Frame::Refused(1, _)))));
+}
+
+#[test]
+fn a_spawn_that_no_frame_holds_is_refused_here() {
+    let mut session = session();
+    let mut huge = prepare();
+    huge.config.args = vec!["x".repeat(CONTROL_BYTES_MAX)];
+    assert_eq!(session.ask(huge), Ok(1));
+    assert_eq!(session.poll_transmit(), None, "nothing is sent");
+    assert!(matches!(
+        session.poll_action(),
+        Some(Action::Refused(1, Refusal::NotPermitted(_)))
+    ));
+    assert!(session.at_rest());
+    assert_eq!(session.ask(prepare()), Ok(2));
+}
+
+#[test]
+fn a_peer_has_only_so_many_spawns_and_questions_under_way() {
+    let limits = Limits {
+        hosting_max: 2,
+        queries_max: 2,
+        ..Limits::default()
+    };
+    let mut session = Session::new(US, PEER, 1, limits);
+    for reference in 1..=2 {
+        let taken = take(&mut session, Frame::Prepare(reference, Box::new(prepare())));
+        assert_eq!(taken.unwrap().len(), 1);
+    }
+    assert_eq!(
+        take(&mut session, Frame::Prepare(3, Box::new(prepare()))),
+        Ok(vec![])
+    );
+    let answer = session.poll_transmit().unwrap();
+    assert!(matches!(
+        frame_of(&answer),
+        Ok(Some(Frame::Refused(3, Refusal::Full(_))))
+    ));
+    for question in 1..=2 {
+        assert!(take(&mut session, Frame::Query(question, here(1))).is_ok());
+    }
+    assert!(take(&mut session, Frame::Query(3, here(1))).is_err());
+}
+
+#[test]
+fn asking_the_dead_leaves_nothing_behind() {
+    let mut session = session();
+    let before = session.locals();
+    for local in 1..100 {
+        let to = here(local);
+        let route = Route { to, ..route() };
+        let link = Signal::Link { id: 1, tag: None };
+        assert!(take(&mut session, Frame::Signal(route, link)).is_ok());
+        let answer = Signal::LinkAck {
+            id: 1,
+            answer: LinkAnswer::NoProcess,
+        };
+        assert_eq!(session.signal(Environ(1), to, there(7), &answer), Ok(()));
+    }
+    assert_eq!(session.locals(), before);
+}
