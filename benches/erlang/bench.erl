@@ -94,7 +94,7 @@ row(local_idle, [Count]) ->
     Me = self(), Begun = now_ns(),
     All = [spawn(fun() -> Me ! up, receive load -> Me ! done end end) || _ <- lists:seq(1, Count)],
     repeat(Count, fun() -> receive up -> ok end end),
-    Values = [rate(Count, Begun)],
+    Values = [rate(Count, Begun), {alive, Count}],
     timer:sleep(500),
     io:format("{\"phase\":\"alive\"}~n"), timer:sleep(500),
     [Pid ! load || Pid <- All],

@@ -73,6 +73,6 @@ fn main() {
             send(*one, GO, &[]);
         }
         nurseries.iter().for_each(|_| drop(take(DONE)));
-        println!("{{\"row\":\"{row}\",\"per_s\":{rate}}}");
+        println!("{{\"row\":\"{row}\",\"per_s\":{rate},\"alive\":{count}}}");
     }
 }
