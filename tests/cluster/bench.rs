@@ -26,7 +26,7 @@ use serde_json::Value;
 use tidelock_certs::tls::https_client_config;
 use tidelock_certs::{Identity, Role};
 use tidelock_control::api::{Ended, SessionInfo, SpawnProcess, Spawned};
-use tidelock_control::client::Client;
+use tidelock_control::client::{Client, NodeDescription};
 use tokio::runtime::Runtime;
 
 use crate::feed::{Feed, Seen};
@@ -201,6 +201,40 @@ impl Cluster {
         );
         let daemon = Daemon::spawn(name, self.node_command(name, false)).ready();
         self.add(name, daemon);
+    }
+
+    /// Has control list a node that is not run by anybody here, at an address; returns its id.
+    pub(crate) fn list(&self, name: &str, addr: SocketAddr) -> String {
+        let ghost = NodeDescription {
+            name: name.to_owned(),
+            addr,
+            admin_addr: addr,
+            version: "0.0.0".to_owned(),
+        };
+        let control = self.control.addr().to_string();
+        let joined = self.block_on(async {
+            let token = self
+                .operator
+                .create_token(PATIENCE, 1)
+                .await
+                .expect("a token");
+            let token = token.token.parse().expect("a token");
+            Client::join(&control, &token, &ghost).await
+        });
+        joined.expect("control lists it").node.to_string()
+    }
+
+    /// What a guest on a node meets when it turns to a node that was [listed](Self::list).
+    pub(crate) fn turn_to(&self, from: &str, ghost: &str) -> Guest {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let guest = self.spawn(from, &["unreachable", ghost]);
+            // The membership reaches the node a moment later than us.
+            if !guest.one("spawned").text("how").contains("no such node") {
+                return guest;
+            }
+            assert!(Instant::now() < deadline, "{from} never learnt of {ghost}");
+        }
     }
 
     /// A node's daemon.

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use tidelock_control::client::{Client, NodeDescription};
-
-use crate::bench::{Cluster, Guest, NOTICE_MAX, PATIENCE, Shape};
+use crate::bench::{Cluster, Guest, NOTICE_MAX, Shape};
 use crate::feed::Seen;
 
 const THREE: Shape = Shape {
@@ -377,31 +375,8 @@ fn udp_that_does_not_get_through_is_said() {
     // A member that control lists, behind a firewall that swallows: bound, and never read.
     let hole = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let addr = hole.local_addr().expect("an address");
-    let ghost = NodeDescription {
-        name: "ghost".to_owned(),
-        addr,
-        admin_addr: addr,
-        version: "0.0.0".to_owned(),
-    };
-    let token = cluster
-        .block_on(cluster.operator.create_token(PATIENCE, 1))
-        .expect("a token");
-    let token = token.token.parse().expect("a token");
-    let control = cluster.control.addr().to_string();
-    let joined = cluster
-        .block_on(Client::join(&control, &token, &ghost))
-        .expect("control lists it");
-    let ghost = joined.node.to_string();
-
-    let deadline = Instant::now() + PATIENCE;
-    let guest = loop {
-        let guest = cluster.spawn("a", &["unreachable", &ghost]);
-        // The membership reaches the node a moment later than us.
-        if !guest.one("spawned").text("how").contains("no such node") {
-            break guest;
-        }
-        assert!(Instant::now() < deadline, "a never learnt of {ghost}");
-    };
+    let ghost = cluster.list("ghost", addr);
+    let guest = cluster.turn_to("a", &ghost);
     let how = guest.one("spawned").text("how");
     assert!(how.starts_with("Err(Unreachable("), "{how}");
     for words in [

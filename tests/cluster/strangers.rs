@@ -303,6 +303,46 @@ fn a_ticket_is_good_for_its_own_node_only() {
 }
 
 #[test]
+fn a_dial_that_reaches_somebody_else_is_no_session() {
+    let by = Bystanders::new();
+    // Control lists a node at the address of b: whoever answers there is not the one asked for.
+    let ghost = by.cluster.list("ghost", by.cluster.node("b").addr());
+    let guest = by.cluster.turn_to("a", &ghost);
+    let how = guest.one("spawned").text("how");
+    assert!(how.starts_with("Err(Unreachable("), "{how}");
+    assert!(
+        how.contains("this is another node than the one dialled"),
+        "{how}"
+    );
+    assert_eq!(guest.one("down").number("code"), 255);
+
+    // And one where an impostor answers, of an authority of its own.
+    let odd = by.identity(970, Odd::OtherAuthority);
+    let identity = testing::trusting(&odd, by.authority.certificate());
+    let (_impostor, addr) = by.cluster.block_on(async {
+        let socket = Socket::bind("127.0.0.1:0".parse().expect("an address")).expect("a socket");
+        let addr = socket.local_addr();
+        let lease = std::time::Duration::from_secs(3);
+        let transport = Transport::new(socket, &identity, lease).expect("a transport");
+        let accepting = transport.clone();
+        tokio::spawn(async move {
+            while let Some(accepting) = accepting.accept().await {
+                // The dialler ends it.
+                let _ = accepting.complete().await;
+            }
+        });
+        (transport, addr)
+    });
+    let ghost = by.cluster.list("impostor", addr);
+    let guest = by.cluster.turn_to("a", &ghost);
+    let why = guest.one("spawned").text("how");
+    assert!(why.contains("invalid peer certificate"), "{why}");
+    assert_eq!(guest.one("down").number("code"), 255);
+    eprintln!("another node: {how}\nan impostor: {why}");
+    by.undisturbed();
+}
+
+#[test]
 fn a_hello_that_does_not_fit_is_refused_with_the_rule() {
     let by = Bystanders::new();
     let identity = by.identity(920, Odd::Nothing);
