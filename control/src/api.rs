@@ -41,7 +41,7 @@ pub mod codes {
     pub const TOO_LARGE: &str = "E1006";
     /// The signing request is malformed, badly signed, or its key is too weak.
     pub const BAD_SIGNING_REQUEST: &str = "E1007";
-    /// The node has been declared lost or has left; it must join again under a new id.
+    /// The node has left, or its name has a later start; it must join again under a new id.
     pub const NODE_GONE: &str = "E1008";
     /// The module's bytes do not have the hash they were sent under, or clash with another module.
     pub const MODULE_REFUSED: &str = "E1009";
@@ -185,7 +185,8 @@ pub enum NodeState {
     Alive,
     /// Alive, but it takes no new work.
     Draining,
-    /// Its lease ran out. It must join again, under a new id.
+    /// Its lease ran out. It is listed as alive again if it is heard of before its name has a later
+    /// start.
     Lost,
     /// It said goodbye, was removed by an operator, or a later start of the same name replaced it.
     Left,

@@ -435,7 +435,7 @@ impl App {
 }
 
 /// One reader of the membership.
-struct Watcher {
+pub(crate) struct Watcher {
     app: Arc<App>,
     /// To be told before anything else.
     snapshot: Option<Members>,
@@ -445,7 +445,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn open(app: Arc<App>, stop: watch::Receiver<bool>) -> Result<Self, ApiError> {
+    pub(crate) async fn open(app: Arc<App>, stop: watch::Receiver<bool>) -> Result<Self, ApiError> {
         let (members, changes) = blocking(Arc::clone(&app), |app| Ok(app.books.watch())).await?;
         let revision = members.revision;
         Ok(Self {
@@ -458,7 +458,7 @@ impl Watcher {
     }
 
     /// `None` when the server ends.
-    async fn next(&mut self) -> Option<WatchEvent> {
+    pub(crate) async fn next(&mut self) -> Option<WatchEvent> {
         loop {
             if let Some(members) = self.snapshot.take() {
                 return Some(WatchEvent::Snapshot(members));

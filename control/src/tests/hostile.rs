@@ -237,10 +237,10 @@ async fn endless_heads_are_cut_off() {
 
 #[tokio::test]
 async fn an_unreachable_control_plane_is_named() {
-    // A port that was ours a moment ago: nobody listens.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    // A port that is taken and not listened on: nobody else can answer there.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
     let authority = testing::authority("sea", UnixTime::now());
     let identity = authority
         .issue_identity(Role::Operator, "ann", &[], LIMIT, UnixTime::now())
