@@ -32,7 +32,9 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::modules::Fetcher;
-use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError, Unknown};
+use crate::transport::{
+    Canary, Connection, LaneReader, LaneWriter, Opened, TransportError, Unknown,
+};
 
 /// Bytes read from the lane before anything else gets its turn.
 const READ_BYTES: usize = 256 << 10;
@@ -387,6 +389,7 @@ impl Driver {
         let live = self.live.clone();
         let started = Instant::now();
         let mut lease = Lease::new(length, Duration::ZERO);
+        let canary = Canary::new(live.connection.addr());
         let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
         let readers = Arc::new(Semaphore::new(BULK_READERS));
         let mut open = true;
@@ -408,8 +411,13 @@ impl Driver {
                 () = timer => match lease.handle_timeout(started.elapsed()) {
                     Verdict::Ping(number) => {
                         live.connection.send_datagram(&Datagram::Ping(number).encode());
+                        canary.ask();
                     }
                     Verdict::Wait => {}
+                    Verdict::Expired if lease.is_suspected() => {
+                        return SessionError::Lost(
+                            "nobody listens at its address any more".into());
+                    }
                     Verdict::Expired => {
                         return SessionError::Lost(format!(
                             "no round trip within the lease of {} ms", length.as_millis()));
@@ -418,6 +426,11 @@ impl Driver {
                         return SessionError::Lost("this machine stood still for a lease".into());
                     }
                 },
+                () = canary.refused() => {
+                    if let Some(number) = lease.suspect(started.elapsed()) {
+                        live.connection.send_datagram(&Datagram::Ping(number).encode());
+                    }
+                }
                 datagram = live.connection.read_datagram(), if open => match datagram {
                     Ok(bytes) => match Datagram::decode(&bytes) {
                         Some(Datagram::Ping(number)) => {

@@ -416,6 +416,53 @@ impl Connection {
     }
 }
 
+/// Learns from the kernel of a peer's machine that nobody listens at its address any more.
+///
+/// A socket of its own, connected to that address: only such a one is told. What it sends is one byte, which
+/// no QUIC endpoint answers. Whoever can forge the answer can cause a hint, and no more than a hint.
+#[derive(Debug)]
+pub struct Canary(Option<tokio::net::UdpSocket>);
+
+impl Canary {
+    /// Without a socket, it never sings.
+    pub fn new(addr: SocketAddr) -> Self {
+        let any: SocketAddr = if addr.is_ipv4() {
+            (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+        };
+        let open = || {
+            let socket = UdpSocket::bind(any)?;
+            socket.connect(addr)?;
+            socket.set_nonblocking(true)?;
+            tokio::net::UdpSocket::from_std(socket)
+        };
+        Canary(open().ok())
+    }
+
+    /// Asks. The answer, if any, comes out of [`Canary::refused`].
+    pub fn ask(&self) {
+        if let Some(socket) = &self.0 {
+            // What was refused before is told here, too; the next one is heard all the same.
+            let _: std::io::Result<usize> = socket.try_send(&[0]);
+        }
+    }
+
+    /// Waits until an ask was refused. Dropping the future loses nothing.
+    pub async fn refused(&self) {
+        let Some(socket) = &self.0 else {
+            return std::future::pending().await;
+        };
+        loop {
+            match socket.recv(&mut [0; 8]).await {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
+                // Nobody has reason to send here; a moment, so that nobody keeps us busy.
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+}
+
 fn closed(error: quinn::ConnectionError) -> TransportError {
     TransportError::Closed(reason(&error))
 }

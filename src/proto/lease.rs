@@ -8,6 +8,12 @@
 //! [`Lease::poll_timeout`] (when to come back) and [`Lease::handle_timeout`] (coming early is
 //! harmless).
 //!
+//! # A hint
+//!
+//! The kernel of a machine whose program died answers that nobody listens any more. That is no verdict:
+//! anybody can say so. It makes us ask once more, and wait [`SUSPICION`] for the answer instead of
+//! a lease ([`Lease::suspect`]).
+//!
 //! # A late clock
 //!
 //! If our own timer ran late, the silence may be ours. More than [`GRACE`] late: one fresh Ping is
@@ -21,6 +27,9 @@ pub const PING_EVERY: Duration = Duration::from_millis(250);
 
 /// How late our own timer may run before silence is not held against the peer.
 pub const GRACE: Duration = Duration::from_millis(250);
+
+/// How long the fresh Ping after a hint has. Well above a round trip and any pause of a busy peer.
+pub const SUSPICION: Duration = Duration::from_millis(150);
 
 /// How long the fresh Ping after a late timer has.
 const SECOND_CHANCE: Duration = Duration::from_secs(1);
@@ -52,6 +61,8 @@ pub struct Lease {
     second_chance: Option<Duration>,
     /// The second chance was used since the last renewal.
     chance_used: bool,
+    /// The Ping that a hint led to, and when it is judged.
+    suspicion: Option<(u64, Duration)>,
 }
 
 impl Lease {
@@ -65,6 +76,7 @@ impl Lease {
             sent: std::collections::VecDeque::new(),
             second_chance: None,
             chance_used: false,
+            suspicion: None,
         }
     }
 
@@ -74,7 +86,26 @@ impl Lease {
     }
 
     fn judged_at(&self) -> Duration {
-        self.second_chance.unwrap_or(self.renewed_at + self.length)
+        let lease = self.second_chance.unwrap_or(self.renewed_at + self.length);
+        self.suspicion.map_or(lease, |(_, at)| lease.min(at))
+    }
+
+    /// Handles a hint that the peer is gone. Returns the Ping that is to be sent now; `None`: a hint is
+    /// looked into already.
+    pub fn suspect(&mut self, now: Duration) -> Option<u64> {
+        if self.suspicion.is_some() {
+            return None;
+        }
+        let Verdict::Ping(number) = self.ping(now) else {
+            return None;
+        };
+        self.suspicion = Some((number, now + SUSPICION));
+        Some(number)
+    }
+
+    /// Whether a hint is being looked into.
+    pub fn is_suspected(&self) -> bool {
+        self.suspicion.is_some()
     }
 
     /// Says what is due at `now`.
@@ -120,6 +151,8 @@ impl Lease {
         self.renewed_at = left_at.max(self.renewed_at);
         self.second_chance = None;
         self.chance_used = false;
+        // An answer to what was asked before the hint says nothing about it.
+        self.suspicion = self.suspicion.filter(|(asked, _)| number < *asked);
         Some(now.saturating_sub(left_at))
     }
 }
@@ -177,6 +210,22 @@ mod tests {
         assert_eq!(run(&mut silent, ms(3_100), |_| false), ms(4_100));
         assert!(lease.handle_pong(number, ms(3_200)).is_some());
         assert!(matches!(lease.handle_timeout(ms(3_350)), Verdict::Ping(3)));
+    }
+
+    #[test]
+    fn a_hint_shortens_the_wait_and_is_no_verdict() {
+        let mut lease = Lease::new(LEASE, ms(0));
+        let Verdict::Ping(before) = lease.handle_timeout(ms(0)) else {
+            panic!("no ping")
+        };
+        let asked = lease.suspect(ms(100)).expect("a hint leads to a ping");
+        assert_eq!(lease.suspect(ms(110)), None);
+        // The answer to an earlier Ping was under way when the peer died.
+        assert!(lease.handle_pong(before, ms(120)).is_some());
+        let mut silent = lease.clone();
+        assert_eq!(run(&mut silent, ms(120), |_| false), ms(250));
+        assert!(lease.handle_pong(asked, ms(200)).is_some());
+        assert_eq!(run(&mut lease, ms(200), |_| false), ms(3_100));
     }
 
     #[test]
