@@ -724,6 +724,11 @@ async fn read_bulk(
                 let rule = format!("a bulk message is at most {max} bytes");
                 return Err(SessionError::Misbehaved(rule));
             }
+            if bytes.capacity() - bytes.len() < chunk.len() {
+                // Growing copies. What is not filled is address space, not memory.
+                let more = (3 * bytes.capacity()).max(READ_BYTES);
+                bytes.reserve(more.min(max));
+            }
             bytes.extend_from_slice(&chunk);
         }
         Ok((number, bytes.freeze()))
