@@ -63,6 +63,8 @@ pub struct Lease {
     chance_used: bool,
     /// The Ping that a hint led to, and when it is judged.
     suspicion: Option<(u64, Duration)>,
+    /// That Ping was sent again because our own timer ran late; it is not sent a third time.
+    asked_again: bool,
 }
 
 impl Lease {
@@ -77,6 +79,7 @@ impl Lease {
             second_chance: None,
             chance_used: false,
             suspicion: None,
+            asked_again: false,
         }
     }
 
@@ -113,6 +116,20 @@ impl Lease {
         let late = now.saturating_sub(self.poll_timeout());
         if late > self.length {
             return Verdict::Frozen;
+        }
+        if let Some((_, at)) = self.suspicion
+            && now >= at
+        {
+            // The answer may lie here unread: the wait is short, and it was we who were late.
+            if now - at > SUSPICION / 3 && !self.asked_again {
+                self.asked_again = true;
+                let again = self.ping(now);
+                if let Verdict::Ping(number) = again {
+                    self.suspicion = Some((number, now + SUSPICION));
+                }
+                return again;
+            }
+            return Verdict::Expired;
         }
         if late > GRACE && !self.chance_used {
             self.chance_used = true;
@@ -153,6 +170,7 @@ impl Lease {
         self.chance_used = false;
         // An answer to what was asked before the hint says nothing about it.
         self.suspicion = self.suspicion.filter(|(asked, _)| number < *asked);
+        self.asked_again &= self.suspicion.is_some();
         Some(now.saturating_sub(left_at))
     }
 }
@@ -226,6 +244,22 @@ mod tests {
         assert_eq!(run(&mut silent, ms(120), |_| false), ms(250));
         assert!(lease.handle_pong(asked, ms(200)).is_some());
         assert_eq!(run(&mut lease, ms(200), |_| false), ms(3_100));
+    }
+
+    #[test]
+    fn a_hint_is_looked_into_again_if_our_timer_was_late() {
+        let mut lease = Lease::new(LEASE, ms(0));
+        assert!(matches!(lease.handle_timeout(ms(0)), Verdict::Ping(_)));
+        lease.suspect(ms(100)).expect("a hint leads to a ping");
+        // Due at 250, looked at 80 ms late.
+        let Verdict::Ping(again) = lease.handle_timeout(ms(330)) else {
+            panic!("judged at once")
+        };
+        let mut silent = lease.clone();
+        assert_eq!(run(&mut silent, ms(330), |_| false), ms(480));
+        assert!(lease.handle_pong(again, ms(331)).is_some());
+        assert!(!lease.is_suspected());
+        assert_eq!(run(&mut lease, ms(331), |_| false), ms(3_330));
     }
 
     #[test]
