@@ -627,9 +627,10 @@ impl Subject for Node {
                 Some(hash) => client.module(hash).await,
                 None => client.module_named(name).await.map(|(_, bytes)| bytes),
             };
-            let bytes = bytes.map_err(|error| match error.code() {
-                Some(_) => ApiError::not_found(error.to_string()),
-                None => ApiError::new(
+            let bytes = bytes.map_err(|error| match error {
+                // Its code is a part of the answer of its own.
+                ClientError::Refused { body, .. } => ApiError::not_found(body.message),
+                error => ApiError::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "control_unreachable",
                     error.to_string(),
