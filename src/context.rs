@@ -134,7 +134,7 @@ impl Context {
     pub fn try_send(&mut self, to: Pid, message: Message) -> Result<(), Message> {
         if to.node() == self.shared.env.node() {
             if let Some(target) = self.shared.env.find(self.shared.about.environ, to) {
-                target.receive_message(message);
+                return target.offer_message(message);
             }
             return Ok(());
         }

@@ -529,8 +529,7 @@ impl Environment {
         let node = to.node();
         if node == self.0.node {
             if let Some(target) = self.find(environ, to) {
-                target.receive_message(message);
-                if target.is_crowded() {
+                if target.receive_message(message) {
                     tokio::task::yield_now().await;
                 }
             }

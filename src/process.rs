@@ -396,24 +396,37 @@ impl Shared {
         }
     }
 
-    /// Puts a message into the mailbox. `false` if the process has ended.
+    /// Puts a message into the mailbox; one that has ended takes nothing. `true`: the mailbox is above
+    /// half of a bound, and local senders yield once per send.
     pub(crate) fn receive_message(&self, message: Message) -> bool {
-        let mut core = self.core();
+        self.push_message(self.core(), message)
+    }
+
+    /// As [`Shared::receive_message`], unless the mailbox is crowded: then the message comes back.
+    pub(crate) fn offer_message(&self, message: Message) -> Result<(), Message> {
+        let core = self.core();
+        if self.is_crowded(&core) {
+            return Err(message);
+        }
+        self.push_message(core, message);
+        Ok(())
+    }
+
+    fn push_message(&self, mut core: MutexGuard<'_, Core>, message: Message) -> bool {
         if core.block.ended().is_some() {
             return false;
         }
         core.mailbox.push(Received::Message(message));
         self.check_mailbox(&mut core);
+        let crowded = self.is_crowded(&core);
         let wakers = core.wake();
         drop(core);
         wakers.call();
-        true
+        crowded
     }
 
-    /// Whether the mailbox is above half of a bound: local senders yield once per send.
-    pub(crate) fn is_crowded(&self) -> bool {
+    fn is_crowded(&self, core: &Core) -> bool {
         let limits = self.env.limits();
-        let core = self.core();
         core.mailbox.len() > limits.mailbox_len_max / 2
             || core.mailbox.bytes() > limits.mailbox_bytes_max / 2
     }
