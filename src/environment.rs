@@ -528,10 +528,10 @@ impl Environment {
         }
         let node = to.node();
         if node == self.0.node {
-            if let Some(target) = self.find(environ, to) {
-                if target.receive_message(message) {
-                    tokio::task::yield_now().await;
-                }
+            if let Some(target) = self.find(environ, to)
+                && target.receive_message(message)
+            {
+                tokio::task::yield_now().await;
             }
             return Ok(());
         }
