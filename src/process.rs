@@ -41,6 +41,7 @@ use tidelock_proto::spawn::ProcessConfig;
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, bounded};
 use tokio::sync::oneshot;
 
+use crate::context::not_clustered;
 use crate::environment::Environment;
 use crate::mailbox::{Filter, Mailbox, Message, Notice, Received};
 
@@ -386,10 +387,7 @@ impl Shared {
         }
         let sent = match self.env.remote() {
             Some(remote) => remote.signal(self.about.environ, self.pid, to, &signal),
-            None => Err(ExitReason::NodeDown {
-                node: to.node(),
-                how: "this node is not part of a cluster".into(),
-            }),
+            None => Err(not_clustered(to.node())),
         };
         if let Err(reason) = sent {
             core.block.unsent(to, &signal, &reason, more);

@@ -54,10 +54,7 @@ impl Fetcher {
                 .unwrap_or_else(PoisonError::into_inner);
             under_way.entry(hash).or_default().clone()
         };
-        let outcome = cell
-            .get_or_init(|| self.get(hash, Some(peer), env))
-            .await
-            .clone();
+        let outcome = cell.get_or_init(|| self.get(hash, peer, env)).await.clone();
         // A failure is not remembered: the module may be deployed in a moment.
         self.under_way
             .lock()
@@ -69,16 +66,13 @@ impl Fetcher {
     async fn get(
         &self,
         hash: ModuleHash,
-        peer: Option<&Connection>,
+        peer: &Connection,
         env: &Environment,
     ) -> Result<Module, Refusal> {
         if let Some(module) = env.modules().find(&hash) {
             return Ok(module);
         }
-        let mut bytes = None;
-        if let Some(peer) = peer {
-            bytes = ask_peer(peer, hash).await;
-        }
+        let mut bytes = ask_peer(peer, hash).await;
         if bytes.is_none() {
             let control = self
                 .control
