@@ -345,7 +345,7 @@ impl Context {
     pub async fn monitor_node(&mut self, node: NodeId) -> u64 {
         self.ready(node, None).await;
         let me = self.pid();
-        let remote = self.shared.env.remote().cloned();
+        let remote = self.shared.env.remote();
         let own = node == self.shared.env.node();
         self.shared.step(|core, effects: &mut Vec<Effect>| {
             let reference = core.block.monitor_node(node);
@@ -463,7 +463,7 @@ impl Context {
         if self.ready(node, deadline).await == Ready::TimedOut {
             return Err(SpawnError::TimedOut);
         }
-        let remote = self.shared.env.remote().cloned();
+        let remote = self.shared.env.remote();
         let remote = remote.ok_or_else(|| unreachable(node, &not_clustered(node)))?;
         let config = request.config.unwrap_or_else(|| self.config().clone());
         let prepare = Prepare {

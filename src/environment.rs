@@ -114,7 +114,7 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     table: Table,
     next: AtomicU64,
-    remote: OnceLock<Arc<dyn Remote>>,
+    remote: OnceLock<Weak<dyn Remote>>,
     registry: Registry,
     modules: ModuleStore,
     events: broadcast::Sender<Event>,
@@ -191,8 +191,18 @@ impl Environment {
     ///
     /// Outside a tokio runtime.
     pub fn new(config: EnvironmentConfig) -> Result<Self, EngineError> {
-        let engine = Engine::new(config.engine)?;
-        Ok(Environment(Arc::new(Inner {
+        let engine = Engine::new(config.engine.clone())?;
+        Ok(Self::with_engine(config, engine))
+    }
+
+    /// As [`Environment::new`], with an engine that other environments may use as well; what `config`
+    /// says of one is not looked at.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn with_engine(config: EnvironmentConfig, engine: Engine) -> Self {
+        Environment(Arc::new(Inner {
             node: config.node,
             engine,
             runtime: tokio::runtime::Handle::current(),
@@ -211,7 +221,7 @@ impl Environment {
             spawned: AtomicU64::new(0),
             normal: AtomicU64::new(0),
             abnormal: AtomicU64::new(0),
-        })))
+        }))
     }
 
     /// The node its pids name.
@@ -241,14 +251,17 @@ impl Environment {
 
     /// Connects this environment to others. Only the first call counts; it comes before the first
     /// process.
-    pub fn set_remote(&self, remote: Arc<dyn Remote>) {
+    ///
+    /// It is held weakly, since it knows the environment: whoever made it keeps it. Without it, other
+    /// nodes are out of reach.
+    pub fn set_remote(&self, remote: Weak<dyn Remote>) {
         // The first one stays.
         let _: Result<(), _> = self.0.remote.set(remote);
     }
 
     /// The way to other nodes.
-    pub fn remote(&self) -> Option<&Arc<dyn Remote>> {
-        self.0.remote.get()
+    pub fn remote(&self) -> Option<Arc<dyn Remote>> {
+        self.0.remote.get()?.upgrade()
     }
 
     pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {

@@ -151,18 +151,26 @@ impl Peer {
 }
 
 /// What a dist is made from.
-pub(crate) struct DistConfig {
-    pub(crate) env: Environment,
-    pub(crate) transport: Transport,
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) lease: Duration,
-    pub(crate) limits: session::Limits,
-    pub(crate) fetcher: Arc<Fetcher>,
-    pub(crate) network: Handle,
+#[derive(Debug)]
+pub struct DistConfig {
+    /// Whose processes it connects.
+    pub env: Environment,
+    /// What it speaks over.
+    pub transport: Transport,
+    /// Who it is: a node's certificate with its start ticket.
+    pub identity: Arc<Identity>,
+    /// How long a peer may be silent.
+    pub lease: Duration,
+    /// Bounds of every session.
+    pub limits: session::Limits,
+    /// Where sessions run.
+    pub network: Handle,
 }
 
 impl Dist {
-    pub(crate) fn new(config: DistConfig) -> Arc<Self> {
+    /// Sessions for `config.env`, without a control plane: whoever makes it hands it to
+    /// [`Environment::set_remote`], runs [`Dist::accept`] and says who the members are.
+    pub fn new(config: DistConfig) -> Arc<Self> {
         Arc::new_cyclic(|me| Dist {
             us: config.env.node(),
             env: config.env,
@@ -170,7 +178,7 @@ impl Dist {
             identity: RwLock::new(config.identity),
             lease: config.lease,
             limits: config.limits,
-            fetcher: config.fetcher,
+            fetcher: Arc::default(),
             members: RwLock::default(),
             peers: RwLock::default(),
             newest: Mutex::default(),
@@ -181,9 +189,14 @@ impl Dist {
         })
     }
 
+    /// Asks control for modules, too, when a peer has nothing.
+    pub(crate) fn set_control(&self, client: tidelock_control::client::Client) {
+        self.fetcher.set_control(client);
+    }
+
     /// What control lists, as of now. Peers of a larger id are dialled by us, so that the whole
     /// cluster is linked up without anybody asking.
-    pub(crate) fn set_members(&self, members: impl IntoIterator<Item = Member>) {
+    pub fn set_members(&self, members: impl IntoIterator<Item = Member>) {
         let mut eager = Vec::new();
         {
             let mut known = self.members.write().unwrap_or_else(PoisonError::into_inner);

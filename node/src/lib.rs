@@ -71,7 +71,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::dist::{Dist, DistConfig, Member, PeerEvent};
-use crate::modules::Fetcher;
 use crate::observe::{Journal, Observer, Subject};
 use crate::transport::{Socket, Transport, TransportError};
 
@@ -268,8 +267,6 @@ impl Node {
             node,
             ..config.environment
         })?;
-        let fetcher = Arc::new(Fetcher::default());
-        fetcher.set_control(client.clone());
         let network = Network::new().map_err(|error| StartError::Network(error.to_string()))?;
         let transport = {
             let _network = network.handle().enter();
@@ -281,10 +278,11 @@ impl Node {
             identity: Arc::new(identity.clone()),
             lease: config.lease,
             limits: config.session_limits,
-            fetcher,
             network: network.handle(),
         });
-        env.set_remote(dist.clone());
+        dist.set_control(client.clone());
+        let remote: Arc<dyn tidelock::Remote> = dist.clone();
+        env.set_remote(Arc::downgrade(&remote));
         let (events_max, lines_max) = config.kept_max;
         let journal = Journal::keep(&env, events_max, lines_max);
         let handle = network.handle();

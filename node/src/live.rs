@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use crate::modules::Fetcher;
 use crate::transport::{
-    Canary, Connection, LaneReader, LaneWriter, Opened, TransportError, Unknown,
+    Connection, LaneReader, LaneWriter, Opened, TransportError, Unknown,
 };
 
 /// Bytes read from the lane before anything else gets its turn.
@@ -72,7 +72,7 @@ pub(crate) struct Live {
     ending: Notify,
     verdict: Mutex<Option<SessionError>>,
     waiting: Mutex<HashMap<u64, Waiting>>,
-    parked: Mutex<HashMap<u64, Parked>>,
+    parked: Mutex<BTreeMap<u64, Parked>>,
     queries: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
     bulk_out: mpsc::UnboundedSender<(u64, Bytes)>,
     bulk_backlog: AtomicU64,
@@ -389,7 +389,7 @@ impl Driver {
         let live = self.live.clone();
         let started = Instant::now();
         let mut lease = Lease::new(length, Duration::ZERO);
-        let canary = Canary::new(live.connection.addr());
+        let canary = live.connection.canary();
         let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
         let readers = Arc::new(Semaphore::new(BULK_READERS));
         let mut open = true;

@@ -12,8 +12,12 @@
 //! * QUIC's own idle timeout is only a backstop behind the lease, see [`tidelock_proto::lease`].
 //! * A connection is validated by Retry when many handshakes are open (address spoofing).
 
+use std::fmt;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as Poller, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,6 +76,76 @@ pub enum TransportError {
 #[derive(Debug, Clone)]
 pub struct Transport {
     endpoint: quinn::Endpoint,
+    /// Whether the kernel carries the datagrams, and so knows of ports that nobody listens at.
+    kernel: bool,
+}
+
+/// Carries datagrams in place of the kernel: a tunnel, a simulated network.
+///
+/// Datagrams may be lost, delayed, repeated and reordered; they are not cut. All of it is called on
+/// the runtime that the [`Transport`] was made in.
+pub trait Carrier: Send + Sync + fmt::Debug + 'static {
+    /// Where peers send to.
+    fn addr(&self) -> SocketAddr;
+
+    /// Sends one datagram, now or never.
+    fn send(&self, to: SocketAddr, datagram: &[u8]);
+
+    /// Writes the next datagram to `buffer` and returns its length and its sender; wakes the caller
+    /// when there may be one.
+    fn poll_receive(
+        &self,
+        poller: &mut Poller<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<(usize, SocketAddr)>;
+}
+
+/// A carrier as QUIC wants its sockets.
+#[derive(Debug)]
+struct Carried(Arc<dyn Carrier>);
+
+/// A carrier always takes datagrams.
+#[derive(Debug)]
+struct AlwaysWritable;
+
+impl quinn::UdpPoller for AlwaysWritable {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl quinn::AsyncUdpSocket for Carried {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn quinn::UdpPoller>> {
+        Box::pin(AlwaysWritable)
+    }
+
+    fn try_send(&self, transmit: &quinn::udp::Transmit<'_>) -> io::Result<()> {
+        self.0.send(transmit.destination, transmit.contents);
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        poller: &mut Poller<'_>,
+        buffers: &mut [io::IoSliceMut<'_>],
+        meta: &mut [quinn::udp::RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let (Some(buffer), Some(meta)) = (buffers.first_mut(), meta.first_mut()) else {
+            return Poll::Ready(Ok(0));
+        };
+        let (len, addr) = std::task::ready!(self.0.poll_receive(poller, buffer));
+        *meta = quinn::udp::RecvMeta {
+            addr,
+            len,
+            stride: len,
+            ..Default::default()
+        };
+        Poll::Ready(Ok(1))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.0.addr())
+    }
 }
 
 fn transport_config(lease: Duration) -> quinn::TransportConfig {
@@ -173,7 +247,43 @@ impl Transport {
                 }
             })?;
         endpoint.set_default_client_config(client);
-        Ok(Transport { endpoint })
+        Ok(Transport {
+            endpoint,
+            kernel: true,
+        })
+    }
+
+    /// As [`Transport::new`], with `carrier` in place of a socket of the kernel. What QUIC decides by
+    /// chance follows from `seed`; keys and connection ids do not.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Bind`] or [`TransportError::Identity`].
+    pub fn over(
+        carrier: Arc<dyn Carrier>,
+        identity: &Identity,
+        lease: Duration,
+        seed: [u8; 32],
+    ) -> Result<Self, TransportError> {
+        let addr = carrier.addr();
+        let (server, client) = quic_configs(identity, lease)?;
+        let mut config = quinn::EndpointConfig::default();
+        config.rng_seed(Some(seed));
+        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(
+            config,
+            Some(server),
+            Arc::new(Carried(carrier)),
+            Arc::new(quinn::TokioRuntime),
+        )
+        .map_err(|error| TransportError::Bind {
+            addr,
+            why: error.to_string(),
+        })?;
+        endpoint.set_default_client_config(client);
+        Ok(Transport {
+            endpoint,
+            kernel: false,
+        })
     }
 
     /// From now on dials and accepts as `identity`; open connections are not touched.
@@ -200,7 +310,7 @@ impl Transport {
             .map_err(|error| TransportError::Closed(error.to_string()))?;
         connecting
             .await
-            .map(Connection)
+            .map(|connection| Connection(connection, self.kernel))
             .map_err(|error| match error {
                 quinn::ConnectionError::TimedOut => TransportError::Silent { addr },
                 other => TransportError::Closed(reason(&other)),
@@ -220,7 +330,7 @@ impl Transport {
                 continue;
             }
             match incoming.accept() {
-                Ok(connecting) => return Some(Accepting(connecting)),
+                Ok(connecting) => return Some(Accepting(connecting, self.kernel)),
                 Err(error) => tracing::debug!(%error, "a connection was not accepted"),
             }
         }
@@ -235,7 +345,7 @@ impl Transport {
 
 /// A connection whose TLS is not complete yet.
 #[derive(Debug)]
-pub struct Accepting(quinn::Connecting);
+pub struct Accepting(quinn::Connecting, bool);
 
 impl Accepting {
     /// Waits for TLS.
@@ -246,7 +356,7 @@ impl Accepting {
     pub async fn complete(self) -> Result<Connection, TransportError> {
         self.0
             .await
-            .map(Connection)
+            .map(|connection| Connection(connection, self.1))
             .map_err(|error| TransportError::Closed(reason(&error)))
     }
 }
@@ -261,9 +371,9 @@ fn reason(error: &quinn::ConnectionError) -> String {
     }
 }
 
-/// One QUIC connection to a peer.
+/// One QUIC connection to a peer, and whether the kernel carries it.
 #[derive(Debug, Clone)]
-pub struct Connection(quinn::Connection);
+pub struct Connection(quinn::Connection, bool);
 
 /// What a peer opened.
 #[derive(Debug)]
@@ -316,6 +426,15 @@ impl Connection {
     /// Where the peer is.
     pub fn addr(&self) -> SocketAddr {
         self.0.remote_address()
+    }
+
+    /// What learns that nobody listens at the peer's address any more.
+    pub fn canary(&self) -> Canary {
+        if self.1 {
+            Canary::new(self.addr())
+        } else {
+            Canary(None)
+        }
     }
 
     /// Whether the peer can take datagrams.

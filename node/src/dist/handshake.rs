@@ -176,7 +176,7 @@ impl Dist {
     // ---- accepting ---------------------------------------------------------------------------
 
     /// Accepts connections until the socket is closed.
-    pub(crate) async fn accept(self: Arc<Self>) {
+    pub async fn accept(self: Arc<Self>) {
         while let Some(accepting) = self.transport.accept().await {
             let me = self.clone();
             tokio::spawn(async move {

@@ -1,0 +1,513 @@
+//! A simulated cluster: whole nodes, each on a clock of its own that stands still until it is told to run.
+//!
+//! Real: environments with native and Wasm processes, sessions, transport, QUIC, TLS, certificates and
+//! tickets. Simulated: the network, the clocks, and control, of which only the membership is left.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tidelock::{
+    Engine, EngineConfig, Environment, EnvironmentConfig, Happening, Module, NodeId, Pid, Remote,
+    SpawnOptions,
+};
+use tidelock_certs::testing::{Odd, authority, node};
+use tidelock_certs::{Authority, Identity, UnixTime};
+use tidelock_node::dist::{Dist, DistConfig, Member, PeerEvent};
+use tidelock_node::transport::Transport;
+use tidelock_proto::session::Limits;
+use tokio::runtime::Runtime;
+use tokio::sync::broadcast::Receiver;
+use tokio::time::Instant;
+
+use crate::chance::Chance;
+use crate::journal::{Entry, Journal, What};
+use crate::network::{Clock, Network, WINDOW, Weather};
+use crate::plan::{END_AT, Fault, NODES, Plan, REAPING_AT};
+use crate::script::{Actor, CHILD, Scribe, World, token};
+
+/// The lease of every node.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// How long control takes to list a node as lost.
+const CONTROL_LEASE: Duration = Duration::from_secs(10);
+
+/// What all runs of this program share: they cost seconds, and change nothing.
+struct Common {
+    engine: Engine,
+    module: Module,
+    authority: Authority,
+    now: UnixTime,
+    identities: Mutex<BTreeMap<(NodeId, usize), Arc<Identity>>>,
+}
+
+fn common() -> &'static Common {
+    static COMMON: OnceLock<Common> = OnceLock::new();
+    COMMON.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        let _inside = runtime.enter();
+        // Without checks of the time in loops: a tick of the real clock must not change a run.
+        let engine = Engine::new(EngineConfig {
+            trusted: true,
+            ..EngineConfig::default()
+        })
+        .expect("an engine");
+        let bytes = wat::parse_str(CHILD).expect("the child is proper text");
+        let module = runtime.block_on(Module::compile(&engine, bytes));
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = UnixTime::since_unix_epoch(since.expect("it is after 1970"));
+        Common {
+            engine,
+            module: module.expect("the child is a module"),
+            authority: authority("simulated", now),
+            now,
+            identities: Mutex::default(),
+        }
+    })
+}
+
+fn identity(id: NodeId, name: usize) -> Arc<Identity> {
+    let common = common();
+    let mut all = common
+        .identities
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let key = (id, name);
+    let made = || {
+        let name = format!("node-{name}");
+        Arc::new(node(&common.authority, id, &name, Odd::Nothing, common.now))
+    };
+    all.entry(key).or_insert_with(made).clone()
+}
+
+/// One start of a node.
+struct Machine {
+    id: NodeId,
+    addr: SocketAddr,
+    runtime: Runtime,
+    env: Environment,
+    dist: Arc<Dist>,
+    scribe: Scribe,
+    /// Stands still since then.
+    paused_at: Option<Duration>,
+}
+
+/// A cluster under a plan.
+struct Cluster<'a> {
+    plan: &'a Plan,
+    network: Arc<Network>,
+    journal: Arc<Journal>,
+    world: Arc<World>,
+    /// By name.
+    machines: Vec<Option<Machine>>,
+    members: BTreeMap<NodeId, Member>,
+    next_id: u64,
+    control_down: bool,
+    /// Actors made so far, for their seeds.
+    actors: u64,
+    agenda: BTreeMap<(Duration, u64), Step>,
+    steps: u64,
+}
+
+/// Something that is due.
+#[derive(Debug, Clone)]
+enum Step {
+    Begin(Fault),
+    Cut(usize, usize, bool),
+    Restart(usize),
+    Resume(usize),
+    Calm,
+    ControlUp,
+    Lost(NodeId),
+    /// Makes up for actors that ended.
+    Fill,
+    Quiet,
+    Reap,
+}
+
+/// How a run went.
+pub(crate) struct Run {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) datagrams: u64,
+    /// Changes if any datagram, or its time, does.
+    pub(crate) digest: u64,
+}
+
+/// Runs a plan from its start to its end.
+pub(crate) fn run(plan: &Plan) -> Run {
+    let mut cluster = Cluster::new(plan);
+    let mut now = Duration::ZERO;
+    while now < END_AT {
+        while let Some(((at, _), _)) = cluster.agenda.first_key_value()
+            && *at <= now
+        {
+            let (_, step) = cluster.agenda.pop_first().expect("just seen");
+            cluster.carry_out(now, step);
+        }
+        now += WINDOW;
+        for machine in cluster.machines.iter().flatten() {
+            if machine.paused_at.is_none() {
+                let until = machine.scribe.clock.shows(now);
+                machine
+                    .runtime
+                    .block_on(async { tokio::time::sleep_until(until).await });
+            }
+        }
+    }
+    let (datagrams, digest) = cluster.network.trace();
+    // What the end of the machines would write is no part of the run.
+    let entries = cluster.journal.take();
+    for machine in cluster.machines.iter().flatten() {
+        cluster.network.unplug(machine.addr);
+    }
+    Run {
+        entries,
+        datagrams,
+        digest,
+    }
+}
+
+impl<'a> Cluster<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let common = common();
+        let mut cluster = Cluster {
+            plan,
+            network: Network::new(plan.seed, plan.weather()),
+            journal: Arc::default(),
+            world: World::new(common.module.clone(), plan.quiet_at),
+            machines: (0..NODES).map(|_| None).collect(),
+            members: BTreeMap::new(),
+            next_id: 1,
+            control_down: false,
+            actors: 0,
+            agenda: BTreeMap::new(),
+            steps: 0,
+        };
+        for name in 0..NODES {
+            cluster.start(name, Duration::ZERO);
+        }
+        for due in plan.faults() {
+            cluster.plan_step(due.at, Step::Begin(due.fault));
+        }
+        cluster.plan_step(Duration::ZERO, Step::Fill);
+        cluster.plan_step(plan.quiet_at, Step::Quiet);
+        cluster.plan_step(REAPING_AT, Step::Reap);
+        cluster
+    }
+
+    fn plan_step(&mut self, at: Duration, step: Step) {
+        self.steps += 1;
+        self.agenda.insert((at, self.steps), step);
+    }
+
+    fn addr(name: usize) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1 + name as u8], 7_701 + name as u16))
+    }
+
+    fn start(&mut self, name: usize, now: Duration) {
+        let id = NodeId(self.next_id);
+        self.next_id += 1;
+        let addr = Self::addr(name);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let clock = Clock {
+            base: runtime.block_on(async { Instant::now() }),
+            since: now,
+            fast_ppm: self.plan.skew(id.0),
+        };
+        let port = self.network.plug(addr, clock);
+        let scribe = Scribe {
+            journal: self.journal.clone(),
+            clock,
+        };
+        scribe.write(What::Started(id));
+        let identity = identity(id, name);
+        let mut chance = Chance::of(self.plan.seed, 200 + id.0);
+        let mut seed = [0; 32];
+        for part in seed.chunks_mut(8) {
+            part.copy_from_slice(&chance.next().to_le_bytes());
+        }
+        let heard = scribe.clone();
+        let (env, dist) = runtime.block_on(async {
+            let config = EnvironmentConfig {
+                node: id,
+                output: Some(Arc::new(move |line| {
+                    if let Some(token) = token(&line.line) {
+                        heard.write(What::Ran {
+                            child: line.pid,
+                            token,
+                        });
+                    }
+                })),
+                ..EnvironmentConfig::default()
+            };
+            let env = Environment::with_engine(config, common().engine.clone());
+            env.modules().keep(&common().module);
+            let transport =
+                Transport::over(port.clone(), &identity, LEASE, seed).expect("a transport");
+            let dist = Dist::new(DistConfig {
+                env: env.clone(),
+                transport,
+                identity,
+                lease: LEASE,
+                limits: Limits::default(),
+                network: tokio::runtime::Handle::current(),
+            });
+            let remote: Arc<dyn Remote> = dist.clone();
+            env.set_remote(Arc::downgrade(&remote));
+            tokio::spawn(write_sessions(scribe.clone(), id, dist.events()));
+            tokio::spawn(write_ends(scribe.clone(), env.events()));
+            tokio::spawn(dist.clone().accept());
+            (env, dist)
+        });
+        self.machines[name] = Some(Machine {
+            id,
+            addr,
+            runtime,
+            env,
+            dist,
+            scribe,
+            paused_at: None,
+        });
+        // A later start of a name is the only one that is alive.
+        let name = format!("node-{name}");
+        for member in self.members.values_mut() {
+            member.alive &= member.name != name;
+        }
+        let member = Member {
+            id,
+            name,
+            addr,
+            alive: true,
+        };
+        self.members.insert(id, member);
+        self.tell_members(Some(id));
+        self.note_nodes();
+    }
+
+    /// Control tells everybody who takes part; whoever has just joined learns it in any case.
+    fn tell_members(&self, joined: Option<NodeId>) {
+        for machine in self.machines.iter().flatten() {
+            if !self.control_down || joined == Some(machine.id) {
+                let _inside = machine.runtime.enter();
+                machine.dist.set_members(self.members.values().cloned());
+            }
+        }
+    }
+
+    fn note_nodes(&self) {
+        let nodes = self.machines.iter().flatten();
+        *self
+            .world
+            .nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = nodes.map(|machine| machine.id).collect();
+    }
+
+    fn fault(&self, now: Duration, text: String) {
+        self.journal.write(now, What::Fault(text));
+    }
+
+    fn carry_out(&mut self, now: Duration, step: Step) {
+        match step {
+            Step::Begin(fault) => {
+                if now < self.plan.quiet_at {
+                    self.begin(now, fault);
+                }
+            }
+            Step::Cut(a, b, cut) => {
+                self.network.cut(Self::addr(a), Self::addr(b), cut);
+                if !cut {
+                    self.fault(now, format!("healed {a} -> {b}"));
+                }
+            }
+            Step::Restart(name) => self.start(name, now),
+            Step::Resume(name) => self.resume(name, now),
+            Step::Calm => {
+                self.network.set_weather(self.plan.weather());
+                self.fault(now, "the storm is over".into());
+            }
+            Step::ControlUp => {
+                self.control_down = false;
+                self.fault(now, "control is back".into());
+                self.tell_members(None);
+            }
+            Step::Lost(id) => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.alive = false;
+                }
+                self.tell_members(None);
+            }
+            Step::Fill => self.fill(now),
+            Step::Quiet => self.quiet(now),
+            Step::Reap => self.reap(now),
+        }
+    }
+
+    fn begin(&mut self, now: Duration, fault: Fault) {
+        self.fault(now, format!("{fault:?}"));
+        match fault {
+            Fault::OneWay(a, b, length) => self.cut(now, a, b, length),
+            Fault::Partition(a, b, length) => {
+                self.cut(now, a, b, length);
+                self.cut(now, b, a, length);
+            }
+            Fault::Isolate(a, length) => {
+                for b in (0..NODES).filter(|b| *b != a) {
+                    self.cut(now, a, b, length);
+                    self.cut(now, b, a, length);
+                }
+            }
+            Fault::Crash(name, later) => {
+                if let Some(machine) = self.machines[name].take() {
+                    self.network.unplug(machine.addr);
+                    self.journal.write(now, What::Crashed(machine.id));
+                    self.plan_step(now + CONTROL_LEASE, Step::Lost(machine.id));
+                    drop(machine);
+                    self.note_nodes();
+                    self.plan_step(now + later, Step::Restart(name));
+                }
+            }
+            Fault::Pause(name, length) => {
+                if let Some(machine) = &mut self.machines[name]
+                    && machine.paused_at.is_none()
+                {
+                    machine.paused_at = Some(now);
+                    self.journal.write(now, What::Paused(machine.id));
+                    self.plan_step(now + length, Step::Resume(name));
+                }
+            }
+            Fault::Storm(lost_per_mille, length) => {
+                self.network.set_weather(Weather {
+                    lost_per_mille,
+                    late_per_mille: 100,
+                    ..self.plan.weather()
+                });
+                self.plan_step(now + length, Step::Calm);
+            }
+            Fault::ControlDown(length) => {
+                self.control_down = true;
+                self.plan_step(now + length, Step::ControlUp);
+            }
+        }
+    }
+
+    fn cut(&mut self, now: Duration, a: usize, b: usize, length: Duration) {
+        self.network.cut(Self::addr(a), Self::addr(b), true);
+        self.plan_step(now + length, Step::Cut(a, b, false));
+    }
+
+    fn resume(&mut self, name: usize, now: Duration) {
+        if let Some(machine) = &mut self.machines[name]
+            && machine.paused_at.take().is_some()
+        {
+            self.journal.write(now, What::Resumed(machine.id));
+            let missed = machine.scribe.clock.shows(now);
+            // The clock jumps: every timer of the meantime is late.
+            machine.runtime.block_on(async {
+                let behind = missed.saturating_duration_since(Instant::now());
+                tokio::time::advance(behind).await;
+            });
+        }
+    }
+
+    fn fill(&mut self, now: Duration) {
+        let wanted = self.plan.actors;
+        let mut made = self.actors;
+        for machine in self.machines.iter().flatten() {
+            if machine.paused_at.is_some() {
+                continue;
+            }
+            let lives = machine.env.counters().alive as usize;
+            let _inside = machine.runtime.enter();
+            for _ in lives..wanted {
+                made += 1;
+                let (scribe, world) = (machine.scribe.clone(), self.world.clone());
+                let chance = Chance::of(self.plan.seed, 10_000 + made);
+                machine
+                    .env
+                    .spawn_native("actor", SpawnOptions::default(), |me| {
+                        Actor {
+                            me,
+                            scribe,
+                            world,
+                            chance,
+                            friends: Vec::new(),
+                            monitors: Vec::new(),
+                        }
+                        .run()
+                    })
+                    .expect("there is room");
+            }
+        }
+        self.actors = made;
+        let next = now + Duration::from_millis(500);
+        if next < self.plan.quiet_at {
+            self.plan_step(next, Step::Fill);
+        }
+    }
+
+    fn quiet(&mut self, now: Duration) {
+        self.network.heal();
+        self.network.set_weather(self.plan.weather());
+        self.control_down = false;
+        for name in 0..NODES {
+            self.resume(name, now);
+            if self.machines[name].is_none() {
+                self.start(name, now);
+            }
+        }
+        self.agenda.retain(|_, step| matches!(step, Step::Reap));
+        self.tell_members(None);
+        self.journal.write(now, What::Quiet);
+    }
+
+    fn reap(&mut self, now: Duration) {
+        self.journal.write(now, What::Reaping);
+        let mut chance = Chance::of(self.plan.seed, 4);
+        for machine in self.machines.iter().flatten() {
+            let _inside = machine.runtime.enter();
+            let mut all: Vec<Pid> = machine.env.processes().iter().map(|info| info.pid).collect();
+            all.sort_unstable();
+            for pid in all {
+                if chance.per_mille(500) {
+                    machine.env.kill(pid, None);
+                }
+            }
+        }
+    }
+}
+
+async fn write_sessions(scribe: Scribe, on: NodeId, mut events: Receiver<PeerEvent>) {
+    while let Ok(event) = events.recv().await {
+        scribe.write(match event {
+            PeerEvent::Up { node: peer, epoch } => What::NodeUp { on, peer, epoch },
+            PeerEvent::Down {
+                node: peer,
+                epoch,
+                why,
+            } => What::NodeDown {
+                on,
+                peer,
+                epoch,
+                why,
+            },
+        });
+    }
+}
+
+async fn write_ends(scribe: Scribe, mut events: Receiver<tidelock::Event>) {
+    while let Ok(event) = events.recv().await {
+        if let Happening::Ended { reason } = event.what {
+            scribe.write(What::Ended {
+                pid: event.pid,
+                normal: reason.is_normal(),
+            });
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What an observer outside the system writes down: calls, returns, notices, and the faults.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidelock::{NodeId, Pid};
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Since the start of the simulated cluster.
+    pub(crate) at: Duration,
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A process came to be, told by itself.
+    Began(Pid),
+    /// A process ended, told by its node.
+    Ended { pid: Pid, normal: bool },
+    LinkCalled { by: Pid, to: Pid },
+    LinkReturned { by: Pid, to: Pid, how: Linked },
+    UnlinkCalled { by: Pid, to: Pid },
+    UnlinkReturned { by: Pid, to: Pid, in_time: bool },
+    LinkDied { by: Pid, about: Pid },
+    MonitorReturned { by: Pid, to: Pid, reference: u64 },
+    Demonitored { by: Pid, reference: u64 },
+    Down { by: Pid, about: Pid, reference: u64 },
+    Sent { by: Pid, to: Pid, number: u64 },
+    NotSent { by: Pid, to: Pid },
+    Got { by: Pid, from: Pid, meant: Pid, number: u64 },
+    SpawnCalled { by: Pid, on: NodeId, token: u32 },
+    SpawnReturned { by: Pid, token: u32, child: Option<Pid> },
+    /// A child executed its first instruction, told by itself.
+    Ran { child: Pid, token: u32 },
+    Killed { by: Pid, target: Pid },
+    NodeUp { on: NodeId, peer: NodeId, epoch: u64 },
+    NodeDown { on: NodeId, peer: NodeId, epoch: u64, why: String },
+    /// A fault began or ended, in words.
+    Fault(String),
+    Started(NodeId),
+    /// Nothing of this node counts from here on.
+    Crashed(NodeId),
+    Paused(NodeId),
+    Resumed(NodeId),
+    /// Every fault is healed; nothing is killed for a while.
+    Quiet,
+    /// Some of the processes that still live are about to be killed, so that halves show.
+    Reaping,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Linked {
+    Yes,
+    /// The other one was gone; nothing else is told.
+    Gone,
+    TimedOut,
+}
+
+impl What {
+    /// Whose observation this is, if a node's or a process's.
+    fn observer(&self) -> Option<NodeId> {
+        match self {
+            What::Began(pid) | What::Ended { pid, .. } | What::Ran { child: pid, .. } => {
+                Some(pid.node())
+            }
+            What::LinkCalled { by, .. }
+            | What::LinkReturned { by, .. }
+            | What::UnlinkCalled { by, .. }
+            | What::UnlinkReturned { by, .. }
+            | What::LinkDied { by, .. }
+            | What::MonitorReturned { by, .. }
+            | What::Demonitored { by, .. }
+            | What::Down { by, .. }
+            | What::Sent { by, .. }
+            | What::NotSent { by, .. }
+            | What::Got { by, .. }
+            | What::SpawnCalled { by, .. }
+            | What::SpawnReturned { by, .. }
+            | What::Killed { by, .. } => Some(by.node()),
+            What::NodeUp { on, .. } | What::NodeDown { on, .. } => Some(*on),
+            What::Fault(_)
+            | What::Started(_)
+            | What::Crashed(_)
+            | What::Paused(_)
+            | What::Resumed(_)
+            | What::Quiet
+            | What::Reaping => None,
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>9.3} s  ", self.at.as_secs_f64())?;
+        match &self.what {
+            What::Fault(text) => write!(f, "** {text}"),
+            what => write!(f, "{what:?}"),
+        }
+    }
+}
+
+/// The journal of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Journal(Mutex<Pages>);
+
+#[derive(Debug, Default)]
+struct Pages {
+    entries: Vec<Entry>,
+    crashed: Vec<NodeId>,
+}
+
+impl Journal {
+    fn lock(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a line, unless it comes from a node that crashed.
+    pub(crate) fn write(&self, at: Duration, what: What) {
+        let mut pages = self.lock();
+        if what
+            .observer()
+            .is_some_and(|node| pages.crashed.contains(&node))
+        {
+            return;
+        }
+        if let What::Crashed(node) = what {
+            pages.crashed.push(node);
+        }
+        pages.entries.push(Entry { at, what });
+    }
+
+    pub(crate) fn take(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.lock().entries)
+    }
+}

@@ -1,0 +1,611 @@
+//! The judge: reads a journal and knows the promises, and nothing of how they are kept.
+//!
+//! What a process was told counts from when it read it; each empties its mailbox before it unlinks or
+//! demonitors, so that what it reads afterwards came afterwards. Where two events cross and either order
+//! is right, the judge takes the side of the accused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tidelock::{NodeId, Pid};
+
+use crate::cluster::LEASE;
+use crate::journal::{Entry, Linked, What};
+use crate::plan::{Fault, Plan};
+use crate::script::PATIENCE;
+
+/// What a dead or cut-off node may take on top of the lease to be noticed.
+const NOTICE: Duration = Duration::from_millis(300);
+/// What a call may take on top of its deadline: a window, a timer's rounding, a slow clock.
+const SLACK: Duration = Duration::from_millis(100);
+/// How long after a fault has ended a session may still end because of it.
+const AFTERMATH: Duration = Duration::from_secs(9);
+
+/// A promise that was not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) promise: &'static str,
+    pub(crate) how: String,
+}
+
+/// What was seen in a run whose promises were kept.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    pub(crate) calls: u64,
+    pub(crate) told: u64,
+    pub(crate) messages: u64,
+    pub(crate) sessions_lost: u64,
+    pub(crate) processes: u64,
+    /// How long cut-off or crashed nodes took to be noticed.
+    pub(crate) noticed: Vec<Duration>,
+}
+
+/// Reads the whole journal.
+pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
+    let facts = Facts::read(entries);
+    told_for_a_reason(entries)?;
+    told_of_every_end(&facts)?;
+    monitors(&facts)?;
+    spawns(&facts)?;
+    order(&facts)?;
+    calls_end(&facts)?;
+    sessions(entries)?;
+    let noticed = nodes_are_noticed(plan, entries)?;
+    no_false_verdict(plan, entries)?;
+    let count = |of: fn(&What) -> bool| entries.iter().filter(|entry| of(&entry.what)).count() as u64;
+    Ok(Seen {
+        calls: count(|what| {
+            matches!(
+                what,
+                What::LinkCalled { .. }
+                    | What::UnlinkCalled { .. }
+                    | What::MonitorReturned { .. }
+                    | What::Demonitored { .. }
+                    | What::SpawnCalled { .. }
+                    | What::Sent { .. }
+                    | What::Killed { .. }
+            )
+        }),
+        told: count(|what| matches!(what, What::LinkDied { .. } | What::Down { .. })),
+        messages: count(|what| matches!(what, What::Got { .. })),
+        sessions_lost: count(|what| matches!(what, What::NodeDown { .. })),
+        processes: count(|what| matches!(what, What::Began(_) | What::Ran { .. })),
+        noticed,
+    })
+}
+
+fn broken<T>(promise: &'static str, how: String) -> Result<T, Broken> {
+    Err(Broken { promise, how })
+}
+
+/// The journal, sorted for look-ups; places are indices into it.
+struct Facts<'a> {
+    entries: &'a [Entry],
+    /// Where, and whether normally.
+    ended: BTreeMap<Pid, (usize, bool)>,
+    crashed: BTreeMap<NodeId, usize>,
+    /// Session ends, told by `.0` about `.1`.
+    downs: BTreeMap<(NodeId, NodeId), Vec<usize>>,
+    /// What each process did or was told about each other.
+    about: BTreeMap<(Pid, Pid), Vec<usize>>,
+}
+
+impl<'a> Facts<'a> {
+    fn read(entries: &'a [Entry]) -> Self {
+        let mut facts = Facts {
+            entries,
+            ended: BTreeMap::new(),
+            crashed: BTreeMap::new(),
+            downs: BTreeMap::new(),
+            about: BTreeMap::new(),
+        };
+        for (at, entry) in entries.iter().enumerate() {
+            match entry.what {
+                What::Ended { pid, normal } => {
+                    facts.ended.insert(pid, (at, normal));
+                }
+                What::Crashed(node) => {
+                    facts.crashed.insert(node, at);
+                }
+                What::NodeDown { on, peer, .. } => {
+                    facts.downs.entry((on, peer)).or_default().push(at);
+                }
+                What::LinkCalled { by, to }
+                | What::LinkReturned { by, to, .. }
+                | What::UnlinkCalled { by, to }
+                | What::UnlinkReturned { by, to, .. }
+                | What::LinkDied { by, about: to } => {
+                    facts.about.entry((by, to)).or_default().push(at);
+                }
+                What::SpawnReturned {
+                    by,
+                    child: Some(child),
+                    ..
+                } => facts.about.entry((by, child)).or_default().push(at),
+                _ => {}
+            }
+        }
+        facts
+    }
+
+    fn what(&self, at: usize) -> &What {
+        &self.entries[at].what
+    }
+
+    fn lives(&self, pid: Pid) -> bool {
+        !self.ended.contains_key(&pid) && !self.crashed.contains_key(&pid.node())
+    }
+
+    /// Whether `on` had to hear of the end of something at `peer` after `at`, and why.
+    fn out_of_reach(&self, on: Pid, peer: Pid, at: usize) -> Option<&'static str> {
+        if on.node() == peer.node() {
+            return None;
+        }
+        if self.crashed.contains_key(&peer.node()) {
+            return Some("its node crashed");
+        }
+        let downs = self.downs.get(&(on.node(), peer.node()));
+        downs
+            .is_some_and(|downs| downs.iter().any(|down| *down > at))
+            .then_some("the session ended")
+    }
+
+    /// Whether `p` may have taken its link with `q` back, at `after` or later.
+    fn may_have_unlinked(&self, p: Pid, q: Pid, after: usize) -> bool {
+        let mut under_way = false;
+        for at in self.about.get(&(p, q)).into_iter().flatten().copied() {
+            match *self.what(at) {
+                What::UnlinkCalled { .. } => {
+                    under_way = true;
+                    if at >= after {
+                        return true;
+                    }
+                }
+                What::UnlinkReturned { in_time: true, .. } => {
+                    if under_way && at >= after {
+                        return true;
+                    }
+                    under_way = false;
+                }
+                What::LinkReturned {
+                    how: Linked::TimedOut,
+                    ..
+                } => under_way = true,
+                _ => {}
+            }
+        }
+        // A link() that has not returned may have been given up, if its caller was killed in it: that
+        // ends in an Exit or an Unlink, and either is right.
+        under_way
+    }
+}
+
+/// P1 (never two) and P2: every LinkDied has a link that it ends.
+fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
+    /// Something that may have made a half.
+    struct Cause {
+        by: Pid,
+        returned: bool,
+    }
+    let mut causes: BTreeMap<(Pid, Pid), Vec<Cause>> = BTreeMap::new();
+    let mut unlinked: BTreeSet<(Pid, Pid)> = BTreeSet::new();
+    let close = |causes: &mut BTreeMap<(Pid, Pid), Vec<Cause>>, p: Pid, q: Pid| {
+        if let Some(all) = causes.get_mut(&(p, q)) {
+            all.retain(|cause| cause.by != p && !cause.returned);
+        }
+    };
+    for entry in entries {
+        match entry.what {
+            What::LinkCalled { by: p, to: q } => {
+                for pair in [(p, q), (q, p)] {
+                    causes.entry(pair).or_default().push(Cause {
+                        by: p,
+                        returned: false,
+                    });
+                }
+            }
+            What::LinkReturned { by: p, to: q, how } => {
+                if let Some(all) = causes.get_mut(&(q, p)) {
+                    for cause in all.iter_mut().filter(|cause| cause.by == p) {
+                        cause.returned = true;
+                    }
+                }
+                if how == Linked::Yes {
+                    unlinked.remove(&(p, q));
+                } else if let Some(all) = causes.get_mut(&(p, q))
+                    && let Some(last) = all.iter().rposition(|cause| cause.by == p)
+                {
+                    all.remove(last);
+                }
+            }
+            What::SpawnReturned {
+                by: p,
+                child: Some(q),
+                ..
+            } => causes.entry((p, q)).or_default().push(Cause {
+                by: p,
+                returned: true,
+            }),
+            What::UnlinkCalled { by: p, to: q } => {
+                close(&mut causes, p, q);
+                unlinked.insert((p, q));
+            }
+            What::LinkDied { by: p, about: q } => {
+                if causes.get(&(p, q)).is_none_or(Vec::is_empty) {
+                    if unlinked.contains(&(p, q)) {
+                        return broken("P2", format!("{p} unlinked {q}, and was told of its end"));
+                    }
+                    return broken("P1", format!("{p} was told of {q} once too often"));
+                }
+                close(&mut causes, p, q);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// P1 (never zero): whoever outlives a link was told of its end.
+fn told_of_every_end(facts: &Facts<'_>) -> Result<(), Broken> {
+    for ((p, q), places) in &facts.about {
+        if p == q || !facts.lives(*p) {
+            continue;
+        }
+        // The last thing that p knows: linked since `since`, asked for at `asked`?
+        let (mut asked, mut linked) = (0, None);
+        for at in places.iter().copied() {
+            match *facts.what(at) {
+                What::LinkCalled { .. } => asked = at,
+                What::LinkReturned {
+                    how: Linked::Yes, ..
+                } => linked = Some((asked, at)),
+                What::SpawnReturned { .. } => linked = Some((at, at)),
+                _ => linked = None,
+            }
+        }
+        // A LinkDied that is read between the call and its return does not count against the call, and
+        // one that is read later does: a process does one thing after the other.
+        let Some((asked, since)) = linked else {
+            continue;
+        };
+        if facts.may_have_unlinked(*q, *p, asked) {
+            continue;
+        }
+        let why = match facts.ended.get(q) {
+            Some((_, true)) => None,
+            Some((_, false)) => Some("it ended"),
+            None => facts.out_of_reach(*p, *q, since),
+        };
+        if let Some(why) = why {
+            return broken("P1", format!("{p} was never told of {q}, though {why}"));
+        }
+    }
+    Ok(())
+}
+
+/// A monitor is told once, or withdrawn.
+fn monitors(facts: &Facts<'_>) -> Result<(), Broken> {
+    let mut open: BTreeMap<(Pid, u64), (Pid, usize)> = BTreeMap::new();
+    let mut over: BTreeSet<(Pid, u64)> = BTreeSet::new();
+    for (at, entry) in facts.entries.iter().enumerate() {
+        match entry.what {
+            What::MonitorReturned { by, to, reference } => {
+                open.insert((by, reference), (to, at));
+            }
+            What::Demonitored { by, reference } => {
+                open.remove(&(by, reference));
+                over.insert((by, reference));
+            }
+            What::Down {
+                by,
+                about,
+                reference,
+            } => {
+                if over.contains(&(by, reference)) {
+                    return broken("P1", format!("monitor {reference} of {by} was told too much"));
+                }
+                match open.remove(&(by, reference)) {
+                    Some((to, _)) if to == about => over.insert((by, reference)),
+                    _ => return broken("P7", format!("{by} got a Down of {about} it never asked for")),
+                };
+            }
+            _ => {}
+        }
+    }
+    for ((by, reference), (to, at)) in open {
+        let must = facts.ended.contains_key(&to) || facts.out_of_reach(by, to, at).is_some();
+        if by != to && facts.lives(by) && must {
+            return broken(
+                "P1",
+                format!("monitor {reference} of {by} was never told of {to}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// P3 and P4, and that a child is told of its parent's end.
+fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
+    let mut called: BTreeMap<u32, Pid> = BTreeMap::new();
+    let mut returned: BTreeMap<u32, (usize, Option<Pid>)> = BTreeMap::new();
+    let mut ran: BTreeMap<u32, (usize, Pid)> = BTreeMap::new();
+    for (at, entry) in facts.entries.iter().enumerate() {
+        match entry.what {
+            What::SpawnCalled { by, token, .. } => {
+                called.insert(token, by);
+            }
+            What::SpawnReturned { token, child, .. } => {
+                returned.insert(token, (at, child));
+            }
+            What::Ran { child, token } => {
+                if ran.insert(token, (at, child)).is_some() {
+                    return broken("P7", format!("spawn {token} ran twice"));
+                }
+            }
+            _ => {}
+        }
+    }
+    for (token, (at, child)) in &ran {
+        let Some(parent) = called.get(token).copied() else {
+            return broken("P7", format!("{child} ran, and nobody spawned it"));
+        };
+        if let Some((_, outcome)) = returned.get(token)
+            && *outcome != Some(*child)
+        {
+            return broken(
+                "P4",
+                format!("spawn {token} of {parent} failed, and {child} ran"),
+            );
+        }
+        let parent_gone = match facts.ended.get(&parent) {
+            Some((_, normal)) => !normal,
+            None => facts.out_of_reach(*child, parent, *at).is_some(),
+        };
+        if parent_gone && facts.lives(*child) && !facts.may_have_unlinked(parent, *child, 0) {
+            return broken("P3", format!("{child} outlived its link with its parent {parent}"));
+        }
+    }
+    for (token, (at, child)) in &returned {
+        let (Some(child), Some(parent)) = (child, called.get(token)) else {
+            continue;
+        };
+        let reached = facts.lives(*child) && facts.out_of_reach(*parent, *child, *at).is_none();
+        if reached && facts.out_of_reach(*child, *parent, *at).is_none() && !ran.contains_key(token) {
+            return broken("P6", format!("{child} was spawned and never ran"));
+        }
+    }
+    Ok(())
+}
+
+/// P5 and P7: messages arrive in order, without gaps in a session, at whom they were meant for.
+fn order(facts: &Facts<'_>) -> Result<(), Broken> {
+    let mut sent: BTreeMap<(Pid, Pid), Vec<(u64, usize)>> = BTreeMap::new();
+    let mut got: BTreeMap<(Pid, Pid), usize> = BTreeMap::new();
+    let cut = |a: Pid, b: Pid, from: usize, to: usize| {
+        let between = |on: NodeId, peer: NodeId| {
+            facts
+                .downs
+                .get(&(on, peer))
+                .is_some_and(|downs| downs.iter().any(|down| (from..to).contains(down)))
+        };
+        between(a.node(), b.node())
+            || between(b.node(), a.node())
+            || facts.crashed.contains_key(&a.node())
+            || facts.crashed.contains_key(&b.node())
+    };
+    for (at, entry) in facts.entries.iter().enumerate() {
+        match entry.what {
+            What::Sent { by, to, number } => sent.entry((by, to)).or_default().push((number, at)),
+            What::Got {
+                by,
+                from,
+                meant,
+                number,
+            } => {
+                if meant != by {
+                    return broken("P7", format!("{by} got what was meant for {meant}"));
+                }
+                let all = sent.get(&(from, by)).map_or(&[][..], Vec::as_slice);
+                let Some(place) = all.iter().position(|(sent, _)| *sent == number) else {
+                    return broken("P7", format!("{by} got {number} from {from}, never sent"));
+                };
+                let next = got.entry((from, by)).or_default();
+                if place < *next {
+                    return broken("P5", format!("{by} got {number} from {from} late or twice"));
+                }
+                if place > *next && !cut(from, by, all[*next].1, at) {
+                    return broken(
+                        "P5",
+                        format!("{by} missed {} from {from}, then got {number}", all[*next].0),
+                    );
+                }
+                *next = place + 1;
+            }
+            _ => {}
+        }
+    }
+    for ((from, to), all) in sent {
+        let next = got.get(&(from, to)).copied().unwrap_or(0);
+        let Some((number, at)) = all.get(next) else {
+            continue;
+        };
+        // Children read and say nothing.
+        let reads = facts
+            .entries
+            .iter()
+            .any(|entry| entry.what == What::Began(to));
+        if reads && facts.lives(to) && !cut(from, to, *at, facts.entries.len()) {
+            return broken("P5", format!("{to} never got {number} from {from}"));
+        }
+    }
+    Ok(())
+}
+
+/// P6: calls end by their deadline, unless their machine stands still.
+fn calls_end(facts: &Facts<'_>) -> Result<(), Broken> {
+    let mut under_way: BTreeMap<Pid, Duration> = BTreeMap::new();
+    let mut paused: BTreeMap<NodeId, Duration> = BTreeMap::new();
+    let end = facts.entries.last().map_or(Duration::ZERO, |entry| entry.at);
+    let late = |pid: Pid, began: Duration, at: Duration, paused: &BTreeMap<NodeId, Duration>| {
+        let still = paused.get(&pid.node()).is_some_and(|until| *until >= began);
+        (at > began + PATIENCE + SLACK && !still).then_some(pid)
+    };
+    for entry in facts.entries {
+        match entry.what {
+            What::LinkCalled { by, .. }
+            | What::UnlinkCalled { by, .. }
+            | What::SpawnCalled { by, .. } => {
+                under_way.insert(by, entry.at);
+            }
+            What::LinkReturned { by, .. }
+            | What::UnlinkReturned { by, .. }
+            | What::SpawnReturned { by, .. } => {
+                if let Some(began) = under_way.remove(&by)
+                    && let Some(pid) = late(by, began, entry.at, &paused)
+                {
+                    let took = entry.at - began;
+                    return broken("P6", format!("a call of {pid} took {took:?}"));
+                }
+            }
+            What::Paused(node) => {
+                paused.insert(node, Duration::MAX);
+            }
+            What::Resumed(node) => {
+                paused.insert(node, entry.at);
+            }
+            _ => {}
+        }
+    }
+    for (by, began) in under_way {
+        if facts.lives(by)
+            && let Some(pid) = late(by, began, end, &paused)
+        {
+            return broken("P6", format!("a call of {pid} never returned"));
+        }
+    }
+    Ok(())
+}
+
+/// P7: sessions of a pair open and end in turn, each with a larger epoch.
+fn sessions(entries: &[Entry]) -> Result<(), Broken> {
+    let mut last: BTreeMap<(NodeId, NodeId), (u64, bool)> = BTreeMap::new();
+    for entry in entries {
+        match entry.what {
+            What::NodeUp { on, peer, epoch } => {
+                if let Some((before, open)) = last.insert((on, peer), (epoch, true))
+                    && (open || before >= epoch)
+                {
+                    return broken("P7", format!("{on} opened {epoch} with {peer} after {before}"));
+                }
+            }
+            What::NodeDown {
+                on, peer, epoch, ..
+            } => {
+                if last.insert((on, peer), (epoch, false)) != Some((epoch, true)) {
+                    return broken("P7", format!("{on} ended {epoch} with {peer}, which was not open"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// P6: a node that is cut off or gone is noticed by both sides within the lease and a bit.
+fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Broken> {
+    let faults: Vec<_> = plan
+        .faults()
+        .into_iter()
+        .filter(|due| due.at < plan.quiet_at && !matches!(due.fault, Fault::ControlDown(_)))
+        .collect();
+    let mut noticed = Vec::new();
+    let long = LEASE + NOTICE + SLACK;
+    for due in &faults {
+        let (pairs, length): (Vec<(usize, usize)>, Duration) = match due.fault {
+            Fault::OneWay(a, b, length) | Fault::Partition(a, b, length) => {
+                (vec![(a, b), (b, a)], length)
+            }
+            Fault::Isolate(a, length) => {
+                let pairs = (0..crate::plan::NODES).filter(|b| *b != a);
+                (pairs.flat_map(|b| [(a, b), (b, a)]).collect(), length)
+            }
+            _ => continue,
+        };
+        // Alone in its time, or it cannot be told what was noticed.
+        let alone = faults.iter().all(|other| {
+            other == due
+                || other.at > due.at + long
+                || other.at + length_of(&other.fault) + AFTERMATH < due.at
+        });
+        if length < long || due.at + long > plan.quiet_at || !alone {
+            continue;
+        }
+        for (on, peer) in pairs {
+            let (mut names, mut open) = (BTreeMap::new(), None);
+            let mut next = 0;
+            for entry in entries {
+                match entry.what {
+                    What::Started(node) => {
+                        // The first starts come in the order of the names; later ones are not judged.
+                        names.insert(node, next);
+                        next += 1;
+                    }
+                    What::NodeUp { on: a, peer: b, .. } if entry.at <= due.at => {
+                        if names.get(&a) == Some(&on) && names.get(&b) == Some(&peer) {
+                            open = Some((a, b));
+                        }
+                    }
+                    What::NodeDown { on: a, peer: b, .. } if entry.at <= due.at => {
+                        if open == Some((a, b)) {
+                            open = None;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            let Some((a, b)) = open else { continue };
+            let down = entries.iter().find(|entry| {
+                entry.at > due.at
+                    && matches!(entry.what, What::NodeDown { on, peer, .. } if (on, peer) == (a, b))
+            });
+            match down.map(|entry| entry.at - due.at) {
+                Some(took) if took <= LEASE + NOTICE + LEASE / 100 => noticed.push(took),
+                Some(took) => {
+                    return broken("P6", format!("{a} noticed after {took:?} that {b} was cut off"));
+                }
+                None => return broken("P6", format!("{a} never noticed that {b} was cut off")),
+            }
+        }
+    }
+    Ok(noticed)
+}
+
+fn length_of(fault: &Fault) -> Duration {
+    match fault {
+        Fault::OneWay(_, _, length)
+        | Fault::Partition(_, _, length)
+        | Fault::Isolate(_, length)
+        | Fault::Pause(_, length)
+        | Fault::Crash(_, length)
+        | Fault::Storm(_, length)
+        | Fault::ControlDown(length) => *length,
+    }
+}
+
+/// No session ends but for a fault: loss of up to 5 % and delay are none.
+fn no_false_verdict(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
+    let faults = plan.faults();
+    for entry in entries {
+        if let What::NodeDown { on, peer, why, .. } = &entry.what {
+            let justified = faults.iter().any(|due| {
+                !matches!(due.fault, Fault::ControlDown(_))
+                    && due.at <= entry.at
+                    && due.at + length_of(&due.fault) + AFTERMATH >= entry.at
+            });
+            if !justified {
+                return broken("P6", format!("{on} gave {peer} up without a cause: {why}"));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! What happens to the cluster of one seed, and when.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::chance::Chance;
+use crate::network::Weather;
+
+/// From here on the network is whole and nobody begins anything.
+pub(crate) const QUIET_AT: Duration = Duration::from_secs(22);
+/// When half of those who live are killed, so that halves of links show.
+pub(crate) const REAPING_AT: Duration = Duration::from_secs(28);
+/// The end.
+pub(crate) const END_AT: Duration = Duration::from_millis(31_500);
+
+/// Nodes of a cluster.
+pub(crate) const NODES: usize = 3;
+/// Native processes that each node keeps alive.
+pub(crate) const ACTORS: usize = 7;
+/// Faults of a seed.
+const FAULTS: usize = 5;
+
+/// Something bad. Nodes are numbered by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing gets from one to the other, for so long.
+    OneWay(usize, usize, Duration),
+    /// Nothing gets through in either direction.
+    Partition(usize, usize, Duration),
+    /// A node reaches nobody.
+    Isolate(usize, Duration),
+    /// A node's process is gone at once; its name starts again so much later.
+    Crash(usize, Duration),
+    /// A node stands still (SIGSTOP, SIGCONT).
+    Pause(usize, Duration),
+    /// So many per mille of all datagrams are lost.
+    Storm(u64, Duration),
+    /// Control tells nobody anything.
+    ControlDown(Duration),
+}
+
+/// A fault and its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    pub(crate) at: Duration,
+    pub(crate) fault: Fault,
+}
+
+/// What follows from a seed, or less than that: a plan is shrunk by leaving things out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// Which of the seed's faults happen.
+    pub(crate) mask: u32,
+    pub(crate) actors: usize,
+    /// When the actors fall silent.
+    pub(crate) quiet_at: Duration,
+}
+
+impl Plan {
+    pub(crate) fn of(seed: u64) -> Self {
+        Plan {
+            seed,
+            mask: (1 << FAULTS) - 1,
+            actors: ACTORS,
+            quiet_at: QUIET_AT,
+        }
+    }
+
+    pub(crate) fn weather(&self) -> Weather {
+        let mut chance = Chance::of(self.seed, 2);
+        Weather {
+            lost_per_mille: [0, 0, 10, 50][chance.below(4) as usize],
+            twice_per_mille: [0, 20][chance.below(2) as usize],
+            late_per_mille: [0, 30][chance.below(2) as usize],
+            jitter: Duration::from_millis([0, 2, 20][chance.below(3) as usize]),
+        }
+    }
+
+    /// How fast a node's clock is, in parts per million.
+    pub(crate) fn skew(&self, start: u64) -> i64 {
+        Chance::of(self.seed, 100 + start).below(20_001) as i64 - 10_000
+    }
+
+    pub(crate) fn faults(&self) -> Vec<Due> {
+        let mut chance = Chance::of(self.seed, 3);
+        let mut all: Vec<Due> = (0..FAULTS).map(|_| due(&mut chance)).collect();
+        let mut bit = 0;
+        all.retain(|_| {
+            bit += 1;
+            self.mask & (1 << (bit - 1)) != 0
+        });
+        all.sort_by_key(|due| due.at);
+        all
+    }
+
+    /// Plans with less in them, the boldest first.
+    pub(crate) fn smaller(&self) -> Vec<Plan> {
+        let mut plans = Vec::new();
+        for bit in (0..FAULTS).filter(|bit| self.mask & (1 << bit) != 0) {
+            plans.push(Plan {
+                mask: self.mask & !(1 << bit),
+                ..self.clone()
+            });
+        }
+        for actors in [1, 2, self.actors.saturating_sub(1)] {
+            if actors > 0 && actors < self.actors {
+                plans.push(Plan {
+                    actors,
+                    ..self.clone()
+                });
+            }
+        }
+        for (parts, of) in [(1, 4), (1, 2), (3, 4), (9, 10)] {
+            let quiet_at = self.quiet_at * parts / of;
+            if quiet_at > Duration::from_secs(1) {
+                plans.push(Plan {
+                    quiet_at,
+                    ..self.clone()
+                });
+            }
+        }
+        plans
+    }
+}
+
+fn due(chance: &mut Chance) -> Due {
+    let a = chance.below(NODES as u64) as usize;
+    let b = (a + 1 + chance.below(NODES as u64 - 1) as usize) % NODES;
+    let short = Duration::from_millis(200 + chance.below(2_500));
+    let long = Duration::from_millis(3_600 + chance.below(3_000));
+    let some = if chance.per_mille(600) { long } else { short };
+    let fault = match chance.below(12) {
+        0..=2 => Fault::OneWay(a, b, some),
+        3..=4 => Fault::Partition(a, b, some),
+        5 => Fault::Isolate(a, some),
+        6..=7 => Fault::Crash(a, short),
+        8..=9 => Fault::Pause(a, some),
+        10 => Fault::Storm(50 + chance.below(250), some),
+        _ => Fault::ControlDown(long * 2),
+    };
+    let at = Duration::from_millis(1_500 + chance.below(18_000));
+    Due { at, fault }
+}
+
+/// As `TIDELOCK_PLAN` takes it: seed, faults, actors, and when they fall silent in ms.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mask, actors, quiet) = (self.mask, self.actors, self.quiet_at.as_millis());
+        write!(f, "{}:{mask}:{actors}:{quiet}", self.seed)
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not SEED:FAULTS:ACTORS:QUIET_MS");
+        let parts: Vec<u64> = text
+            .split(':')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map_err(|_| wrong())?;
+        let [seed, mask, actors, quiet] = parts[..] else {
+            return Err(wrong());
+        };
+        Ok(Plan {
+            seed,
+            mask: mask as u32,
+            actors: actors as usize,
+            quiet_at: Duration::from_millis(quiet),
+        })
+    }
+}
