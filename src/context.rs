@@ -592,7 +592,8 @@ pub(crate) fn unreachable(node: NodeId, reason: &ExitReason) -> SpawnError {
     SpawnError::Unreachable { node, how }
 }
 
-/// A `link()` under way; given up, it becomes a real unlink.
+/// A `link()` under way; given up, it becomes a real unlink. If its process ends in it, it is not given
+/// up: whoever is linked already must be told of an end.
 struct PendingLink<'a> {
     shared: &'a Arc<Shared>,
     pid: Pid,
@@ -603,7 +604,7 @@ impl Drop for PendingLink<'_> {
     fn drop(&mut self) {
         if !self.done {
             self.shared.step(|core, effects| {
-                if core.block.ended().is_none() {
+                if core.block.ended().is_none() && !core.must_end() {
                     core.block.unlink(self.pid, effects);
                     core.block.forget_unlink_caller(self.pid);
                 }

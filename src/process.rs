@@ -543,6 +543,7 @@ async fn live<F: Future<Output = ExitReason>>(shared: Arc<Shared>, code: F) {
     };
     let reason = {
         let mut code = std::pin::pin!(AssertUnwindSafe(code).catch_unwind());
+        let _ends = Ends(&shared);
         std::future::poll_fn(|poller| {
             {
                 let mut core = shared.core();
@@ -561,6 +562,16 @@ async fn live<F: Future<Output = ExitReason>>(shared: Arc<Shared>, code: F) {
         // The code is dropped here, before anybody is told.
     };
     end.reason = Some(reason);
+}
+
+/// Says, before the code is dropped, that its process ends: a `link()` that is dropped with it is not
+/// given up, since the end itself tells the other side.
+struct Ends<'a>(&'a Shared);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.core().condemn(ExitReason::Killed(None));
+    }
 }
 
 struct End<'a> {

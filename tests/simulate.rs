@@ -45,7 +45,10 @@ use plan::Plan;
 const SEEDS: u64 = 2_000;
 
 /// Plans that broke a promise once.
-const KEPT: &[&str] = &[];
+const KEPT: &[&str] = &[
+    // Killed in link(), which crossed the other's link(): it was given up, and the other never told.
+    "676:2:7:6187",
+];
 
 fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok()

@@ -225,7 +225,7 @@ impl<'a> Cluster<'a> {
             journal: self.journal.clone(),
             clock,
         };
-        scribe.write(What::Started(id));
+        self.journal.write(now, What::Started(id));
         let identity = identity(id, name);
         let mut chance = Chance::of(self.plan.seed, 200 + id.0);
         let mut seed = [0; 32];

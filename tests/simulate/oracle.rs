@@ -185,29 +185,32 @@ fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
     /// Something that may have made a half.
     struct Cause {
         by: Pid,
-        returned: bool,
+        returned: Option<usize>,
     }
     let mut causes: BTreeMap<(Pid, Pid), Vec<Cause>> = BTreeMap::new();
     let mut unlinked: BTreeSet<(Pid, Pid)> = BTreeSet::new();
-    let close = |causes: &mut BTreeMap<(Pid, Pid), Vec<Cause>>, p: Pid, q: Pid| {
-        if let Some(all) = causes.get_mut(&(p, q)) {
-            all.retain(|cause| cause.by != p && !cause.returned);
-        }
-    };
-    for entry in entries {
+    // When each process had read everything, the last time we know of: it begins its calls so.
+    let mut emptied: BTreeMap<Pid, usize> = BTreeMap::new();
+    for (at, entry) in entries.iter().enumerate() {
         match entry.what {
             What::LinkCalled { by: p, to: q } => {
+                emptied.insert(p, at);
                 for pair in [(p, q), (q, p)] {
                     causes.entry(pair).or_default().push(Cause {
                         by: p,
-                        returned: false,
+                        returned: None,
                     });
                 }
             }
+            What::SpawnCalled { by, .. } => {
+                emptied.insert(by, at);
+            }
             What::LinkReturned { by: p, to: q, how } => {
-                if let Some(all) = causes.get_mut(&(q, p)) {
-                    for cause in all.iter_mut().filter(|cause| cause.by == p) {
-                        cause.returned = true;
+                for pair in [(p, q), (q, p)] {
+                    for cause in causes.get_mut(&pair).into_iter().flatten() {
+                        if cause.by == p {
+                            cause.returned.get_or_insert(at);
+                        }
                     }
                 }
                 if how == Linked::Yes {
@@ -224,20 +227,31 @@ fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
                 ..
             } => causes.entry((p, q)).or_default().push(Cause {
                 by: p,
-                returned: true,
+                returned: Some(at),
             }),
             What::UnlinkCalled { by: p, to: q } => {
-                close(&mut causes, p, q);
+                emptied.insert(p, at);
+                if let Some(all) = causes.get_mut(&(p, q)) {
+                    all.retain(|cause| cause.by != p && cause.returned.is_none());
+                }
                 unlinked.insert((p, q));
             }
             What::LinkDied { by: p, about: q } => {
-                if causes.get(&(p, q)).is_none_or(Vec::is_empty) {
+                let all = causes.entry((p, q)).or_default();
+                if all.is_empty() {
                     if unlinked.contains(&(p, q)) {
                         return broken("P2", format!("{p} unlinked {q}, and was told of its end"));
                     }
                     return broken("P1", format!("{p} was told of {q} once too often"));
                 }
-                close(&mut causes, p, q);
+                // What was in place when everything had been read is one link, and one LinkDied ends
+                // it. Of what came later, this may be the end of the first.
+                let emptied = emptied.get(&p).copied().unwrap_or(0);
+                let before = all.len();
+                all.retain(|cause| cause.returned.is_none_or(|returned| returned > emptied));
+                if all.len() == before {
+                    all.remove(0);
+                }
             }
             _ => {}
         }
