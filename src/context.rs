@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tidelock_proto::link::{Effect, LinkForm, LinkOutcome};
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
+use tidelock_proto::switch::off;
 use tidelock_proto::{ExitReason, NodeId, Pid};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -240,7 +241,9 @@ impl Context {
             return Err(LinkError::TimedOut);
         }
         self.shared.step(|core, effects| {
-            core.settle();
+            if !off("link() drains first") {
+                core.settle();
+            }
             core.linked = None;
             if !core.must_end() {
                 core.block.link(pid, tag, form, effects);
@@ -602,9 +605,11 @@ struct PendingLink<'a> {
 
 impl Drop for PendingLink<'_> {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && !off("giving link() up is an unlink") {
             self.shared.step(|core, effects| {
-                if core.block.ended().is_none() && !core.must_end() {
+                if core.block.ended().is_none()
+                    && (!core.must_end() || off("a process that ends gives no link() up"))
+                {
                     core.block.unlink(self.pid, effects);
                     core.block.forget_unlink_caller(self.pid);
                 }

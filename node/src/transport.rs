@@ -93,11 +93,8 @@ pub trait Carrier: Send + Sync + fmt::Debug + 'static {
 
     /// Writes the next datagram to `buffer` and returns its length and its sender; wakes the caller
     /// when there may be one.
-    fn poll_receive(
-        &self,
-        poller: &mut Poller<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<(usize, SocketAddr)>;
+    fn poll_receive(&self, poller: &mut Poller<'_>, buffer: &mut [u8])
+    -> Poll<(usize, SocketAddr)>;
 }
 
 /// A carrier as QUIC wants its sockets.

@@ -44,10 +44,8 @@ pub mod pair;
 mod reason;
 pub mod session;
 pub mod spawn;
-#[cfg(feature = "switches")]
+#[doc(hidden)]
 pub mod switch;
-#[cfg(not(feature = "switches"))]
-mod switch;
 pub mod wire;
 
 pub use ids::{Environ, ModuleHash, NodeId, ParseIdError, Pid};

@@ -1,7 +1,8 @@
 //! Rules that a test may remove, to see that the model notices.
 //!
 //! A model that finds nothing proves little until it is known what it would find. With the feature
-//! `switches`, `tests/model_switches.rs` removes one rule at a time and expects a broken promise.
+//! `switches`, `tests/model_switches.rs` removes one rule at a time and expects a broken promise, and so
+//! does `tests/simulate_switches.rs` with rules of the runtime and the node around it.
 //! Without it — in everything that ships — [`off`] is the constant `false`, and nothing is left of
 //! a hook. No crate may enable the feature.
 
@@ -18,13 +19,13 @@ pub fn remove(rule: &'static str) {
 
 /// Whether the rule with this name is removed.
 #[cfg(feature = "switches")]
-pub(crate) fn off(rule: &str) -> bool {
+pub fn off(rule: &str) -> bool {
     REMOVED.get() == rule
 }
 
 /// Whether the rule with this name is removed: it is not.
 #[cfg(not(feature = "switches"))]
 #[inline(always)]
-pub(crate) const fn off(_rule: &str) -> bool {
+pub const fn off(_rule: &str) -> bool {
     false
 }

@@ -472,7 +472,12 @@ impl<'a> Cluster<'a> {
         let mut chance = Chance::of(self.plan.seed, 4);
         for machine in self.machines.iter().flatten() {
             let _inside = machine.runtime.enter();
-            let mut all: Vec<Pid> = machine.env.processes().iter().map(|info| info.pid).collect();
+            let mut all: Vec<Pid> = machine
+                .env
+                .processes()
+                .iter()
+                .map(|info| info.pid)
+                .collect();
             all.sort_unstable();
             for pid in all {
                 if chance.per_mille(500) {

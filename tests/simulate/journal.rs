@@ -19,25 +19,91 @@ pub(crate) enum What {
     /// A process came to be, told by itself.
     Began(Pid),
     /// A process ended, told by its node.
-    Ended { pid: Pid, normal: bool },
-    LinkCalled { by: Pid, to: Pid },
-    LinkReturned { by: Pid, to: Pid, how: Linked },
-    UnlinkCalled { by: Pid, to: Pid },
-    UnlinkReturned { by: Pid, to: Pid, in_time: bool },
-    LinkDied { by: Pid, about: Pid },
-    MonitorReturned { by: Pid, to: Pid, reference: u64 },
-    Demonitored { by: Pid, reference: u64 },
-    Down { by: Pid, about: Pid, reference: u64 },
-    Sent { by: Pid, to: Pid, number: u64 },
-    NotSent { by: Pid, to: Pid },
-    Got { by: Pid, from: Pid, meant: Pid, number: u64 },
-    SpawnCalled { by: Pid, on: NodeId, token: u32 },
-    SpawnReturned { by: Pid, token: u32, child: Option<Pid> },
+    Ended {
+        pid: Pid,
+        normal: bool,
+    },
+    LinkCalled {
+        by: Pid,
+        to: Pid,
+    },
+    LinkReturned {
+        by: Pid,
+        to: Pid,
+        how: Linked,
+    },
+    UnlinkCalled {
+        by: Pid,
+        to: Pid,
+    },
+    UnlinkReturned {
+        by: Pid,
+        to: Pid,
+        in_time: bool,
+    },
+    LinkDied {
+        by: Pid,
+        about: Pid,
+    },
+    MonitorReturned {
+        by: Pid,
+        to: Pid,
+        reference: u64,
+    },
+    Demonitored {
+        by: Pid,
+        reference: u64,
+    },
+    Down {
+        by: Pid,
+        about: Pid,
+        reference: u64,
+    },
+    Sent {
+        by: Pid,
+        to: Pid,
+        number: u64,
+    },
+    NotSent {
+        by: Pid,
+        to: Pid,
+    },
+    Got {
+        by: Pid,
+        from: Pid,
+        meant: Pid,
+        number: u64,
+    },
+    SpawnCalled {
+        by: Pid,
+        on: NodeId,
+        token: u32,
+    },
+    SpawnReturned {
+        by: Pid,
+        token: u32,
+        child: Option<Pid>,
+    },
     /// A child executed its first instruction, told by itself.
-    Ran { child: Pid, token: u32 },
-    Killed { by: Pid, target: Pid },
-    NodeUp { on: NodeId, peer: NodeId, epoch: u64 },
-    NodeDown { on: NodeId, peer: NodeId, epoch: u64, why: String },
+    Ran {
+        child: Pid,
+        token: u32,
+    },
+    Killed {
+        by: Pid,
+        target: Pid,
+    },
+    NodeUp {
+        on: NodeId,
+        peer: NodeId,
+        epoch: u64,
+    },
+    NodeDown {
+        on: NodeId,
+        peer: NodeId,
+        epoch: u64,
+        why: String,
+    },
     /// A fault began or ended, in words.
     Fault(String),
     Started(NodeId),

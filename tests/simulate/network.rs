@@ -145,7 +145,11 @@ impl Wires {
             return;
         }
         self.carried += 1;
-        for part in [at.as_nanos() as u64, u64::from(from.addr.port()), u64::from(to.port())] {
+        for part in [
+            at.as_nanos() as u64,
+            u64::from(from.addr.port()),
+            u64::from(to.port()),
+        ] {
             self.digest = (self.digest.rotate_left(5) ^ part).wrapping_mul(0x517c_c1b7_2722_0a95);
         }
         let weather = self.weather;
@@ -193,7 +197,6 @@ struct Queue {
     timer: Option<Pin<Box<Sleep>>>,
     reader: Option<Waker>,
 }
-
 
 impl Port {
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -52,7 +52,8 @@ pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
     sessions(entries)?;
     let noticed = nodes_are_noticed(plan, entries)?;
     no_false_verdict(plan, entries)?;
-    let count = |of: fn(&What) -> bool| entries.iter().filter(|entry| of(&entry.what)).count() as u64;
+    let count =
+        |of: fn(&What) -> bool| entries.iter().filter(|entry| of(&entry.what)).count() as u64;
     Ok(Seen {
         calls: count(|what| {
             matches!(
@@ -316,11 +317,19 @@ fn monitors(facts: &Facts<'_>) -> Result<(), Broken> {
                 reference,
             } => {
                 if over.contains(&(by, reference)) {
-                    return broken("P1", format!("monitor {reference} of {by} was told too much"));
+                    return broken(
+                        "P1",
+                        format!("monitor {reference} of {by} was told too much"),
+                    );
                 }
                 match open.remove(&(by, reference)) {
                     Some((to, _)) if to == about => over.insert((by, reference)),
-                    _ => return broken("P7", format!("{by} got a Down of {about} it never asked for")),
+                    _ => {
+                        return broken(
+                            "P7",
+                            format!("{by} got a Down of {about} it never asked for"),
+                        );
+                    }
                 };
             }
             _ => {}
@@ -376,7 +385,10 @@ fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
             None => facts.out_of_reach(*child, parent, *at).is_some(),
         };
         if parent_gone && facts.lives(*child) && !facts.may_have_unlinked(parent, *child, 0) {
-            return broken("P3", format!("{child} outlived its link with its parent {parent}"));
+            return broken(
+                "P3",
+                format!("{child} outlived its link with its parent {parent}"),
+            );
         }
     }
     for (token, (at, child)) in &returned {
@@ -384,7 +396,8 @@ fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
             continue;
         };
         let reached = facts.lives(*child) && facts.out_of_reach(*parent, *child, *at).is_none();
-        if reached && facts.out_of_reach(*child, *parent, *at).is_none() && !ran.contains_key(token) {
+        if reached && facts.out_of_reach(*child, *parent, *at).is_none() && !ran.contains_key(token)
+        {
             return broken("P6", format!("{child} was spawned and never ran"));
         }
     }
@@ -430,7 +443,10 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
                 if place > *next && !cut(from, by, all[*next].1, at) {
                     return broken(
                         "P5",
-                        format!("{by} missed {} from {from}, then got {number}", all[*next].0),
+                        format!(
+                            "{by} missed {} from {from}, then got {number}",
+                            all[*next].0
+                        ),
                     );
                 }
                 *next = place + 1;
@@ -459,7 +475,10 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
 fn calls_end(facts: &Facts<'_>) -> Result<(), Broken> {
     let mut under_way: BTreeMap<Pid, Duration> = BTreeMap::new();
     let mut paused: BTreeMap<NodeId, Duration> = BTreeMap::new();
-    let end = facts.entries.last().map_or(Duration::ZERO, |entry| entry.at);
+    let end = facts
+        .entries
+        .last()
+        .map_or(Duration::ZERO, |entry| entry.at);
     let late = |pid: Pid, began: Duration, at: Duration, paused: &BTreeMap<NodeId, Duration>| {
         let still = paused.get(&pid.node()).is_some_and(|until| *until >= began);
         (at > began + PATIENCE + SLACK && !still).then_some(pid)
@@ -509,14 +528,20 @@ fn sessions(entries: &[Entry]) -> Result<(), Broken> {
                 if let Some((before, open)) = last.insert((on, peer), (epoch, true))
                     && (open || before >= epoch)
                 {
-                    return broken("P7", format!("{on} opened {epoch} with {peer} after {before}"));
+                    return broken(
+                        "P7",
+                        format!("{on} opened {epoch} with {peer} after {before}"),
+                    );
                 }
             }
             What::NodeDown {
                 on, peer, epoch, ..
             } => {
                 if last.insert((on, peer), (epoch, false)) != Some((epoch, true)) {
-                    return broken("P7", format!("{on} ended {epoch} with {peer}, which was not open"));
+                    return broken(
+                        "P7",
+                        format!("{on} ended {epoch} with {peer}, which was not open"),
+                    );
                 }
             }
             _ => {}
@@ -564,6 +589,11 @@ fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Br
                         names.insert(node, next);
                         next += 1;
                     }
+                    What::Crashed(node) if entry.at <= due.at => {
+                        if open.is_some_and(|(a, b)| a == node || b == node) {
+                            open = None;
+                        }
+                    }
                     What::NodeUp { on: a, peer: b, .. } if entry.at <= due.at => {
                         if names.get(&a) == Some(&on) && names.get(&b) == Some(&peer) {
                             open = Some((a, b));
@@ -585,7 +615,10 @@ fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Br
             match down.map(|entry| entry.at - due.at) {
                 Some(took) if took <= LEASE + NOTICE + LEASE / 100 => noticed.push(took),
                 Some(took) => {
-                    return broken("P6", format!("{a} noticed after {took:?} that {b} was cut off"));
+                    return broken(
+                        "P6",
+                        format!("{a} noticed after {took:?} that {b} was cut off"),
+                    );
                 }
                 None => return broken("P6", format!("{a} never noticed that {b} was cut off")),
             }

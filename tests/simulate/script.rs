@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidelock::{
-    Context, ExitReason, Filter, LinkError, LinkForm, Message, Module, NodeId, Param, Pid, Received,
-    SpawnRequest,
+    Context, ExitReason, Filter, LinkError, LinkForm, Message, Module, NodeId, Param, Pid,
+    Received, SpawnRequest,
 };
 use tokio::time::Instant;
 
@@ -246,7 +246,8 @@ impl Actor {
             70..=77 => {
                 let reference = self.me.monitor(to).await;
                 self.monitors.push(reference);
-                self.scribe.write(What::MonitorReturned { by, to, reference });
+                self.scribe
+                    .write(What::MonitorReturned { by, to, reference });
             }
             78..=80 => {
                 self.empty();
@@ -302,8 +303,7 @@ impl Actor {
                 self.friends.remove(0);
             }
         }
-        self.scribe
-            .write(What::SpawnReturned { by, token, child });
+        self.scribe.write(What::SpawnReturned { by, token, child });
     }
 }
 
@@ -321,9 +321,5 @@ fn read(bytes: &[u8]) -> Option<(Pid, Pid, u64)> {
         let bytes = bytes.get(at * 8..at * 8 + 8)?;
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     };
-    Some((
-        Pid::from_raw(part(0)?)?,
-        Pid::from_raw(part(1)?)?,
-        part(2)?,
-    ))
+    Some((Pid::from_raw(part(0)?)?, Pid::from_raw(part(1)?)?, part(2)?))
 }

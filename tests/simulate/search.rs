@@ -25,7 +25,9 @@ impl Found {
         let per = |count: u64| count / self.seeds.max(1);
         let mut noticed = self.seen.noticed.clone();
         noticed.sort_unstable();
-        let at = |part: usize| noticed.get((noticed.len() * part / 1_000).min(noticed.len().saturating_sub(1)));
+        let at = |part: usize| {
+            noticed.get((noticed.len() * part / 1_000).min(noticed.len().saturating_sub(1)))
+        };
         format!(
             "{} seeds in {:.1} s, {rate:.0} a second; of each: {} processes, {} calls, {} messages and {} \
              ends told, {} sessions lost, {} datagrams; {} cuts noticed, p50 {:?}, p99 {:?}, at most {:?}",

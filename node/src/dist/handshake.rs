@@ -10,6 +10,7 @@ use tidelock::{ExitReason, NodeId};
 use tidelock_certs::{Environments, Ticket, UnixTime};
 use tidelock_proto::pair::Verdict;
 use tidelock_proto::session::{Session, SessionError, check_hello};
+use tidelock_proto::switch::off;
 use tidelock_proto::wire::{self, Frame, Hello};
 
 use super::{Dist, Peer, PeerEvent, lock};
@@ -234,7 +235,11 @@ impl Dist {
             Verdict::Accept => {
                 if let Some(live) = peer.live() {
                     live.end(SessionError::Lost("the peer opened a new session".into()));
-                    live.ended().await;
+                    if off("the open session ends before the next opens") {
+                        tokio::spawn(async move { live.ended().await });
+                    } else {
+                        live.ended().await;
+                    }
                 }
                 // A dial of our own may have opened while we waited for the end.
                 if lock(&peer.pair).handle_hello(hello.epoch) != Verdict::Accept {
