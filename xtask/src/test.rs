@@ -32,6 +32,12 @@ pub(crate) fn all(quick: bool) -> Result<()> {
         ))
     })?;
     if !quick {
+        job("the simulation misses every rule that is removed", || {
+            run(&mut command(
+                "cargo test --release --locked --package tidelock-node --features switches \
+                 --test simulate_switches -- --nocapture",
+            ))
+        })?;
         job("demo", demo)?;
     }
     job("examples in the docs", || {
