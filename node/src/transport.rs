@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::CertificateDer;
 use tidelock_certs::{Identity, peer_config};
@@ -35,6 +37,10 @@ const STREAMS_MAX: u32 = 256;
 const HANDSHAKES_UNPROVEN_MAX: usize = 64;
 /// Handshakes under way above which more are ignored.
 const HANDSHAKES_MAX: usize = 1_024;
+
+/// How long a dial waits for an answer before it knocks once more. Above the round trips of most
+/// networks, so that they see one knock; below what people notice.
+const KNOCK_EVERY: Duration = Duration::from_millis(500);
 
 /// What the first byte of a unidirectional stream says it is.
 const LANE: u8 = b'L';
@@ -188,23 +194,37 @@ impl Transport {
         Ok(())
     }
 
-    /// Dials a node; TLS is complete when this returns.
+    /// Dials a node; TLS is complete when this returns. Never gives up by itself sooner than QUIC does.
+    ///
+    /// While no answer comes, it knocks again every [`KNOCK_EVERY`], with a connection of its own; the
+    /// first that is complete is taken, the others are dropped. QUIC alone repeats its first packet
+    /// after 1, 3 and 7 seconds: a network that heals between is found healed seconds later.
     ///
     /// # Errors
     ///
     /// [`TransportError`].
     pub async fn dial(&self, addr: SocketAddr) -> Result<Connection, TransportError> {
-        let connecting = self
-            .endpoint
-            .connect(addr, tidelock_certs::SERVER_NAME)
-            .map_err(|error| TransportError::Closed(error.to_string()))?;
-        connecting
-            .await
-            .map(Connection)
-            .map_err(|error| match error {
-                quinn::ConnectionError::TimedOut => TransportError::Silent { addr },
-                other => TransportError::Closed(reason(&other)),
-            })
+        let mut knocks: FuturesUnordered<quinn::Connecting> = FuturesUnordered::new();
+        let mut again = tokio::time::interval(KNOCK_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                Some(answer) = knocks.next() => {
+                    return answer.map(Connection).map_err(|error| match error {
+                        quinn::ConnectionError::TimedOut => TransportError::Silent { addr },
+                        other => TransportError::Closed(reason(&other)),
+                    });
+                }
+                // At once for the first time.
+                _ = again.tick() => {
+                    let connecting = self
+                        .endpoint
+                        .connect(addr, tidelock_certs::SERVER_NAME)
+                        .map_err(|error| TransportError::Closed(error.to_string()))?;
+                    knocks.push(connecting);
+                }
+            }
+        }
     }
 
     /// Waits for a connection whose TLS is complete. `None` once the socket is closed.
