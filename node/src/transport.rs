@@ -429,6 +429,11 @@ impl Connection {
         reason(&self.0.closed().await)
     }
 
+    /// How often bytes of a stream were put into a packet. While it grows, the peer makes room for them.
+    pub fn writes(&self) -> u64 {
+        self.0.stats().frame_tx.stream
+    }
+
     /// Bytes sent and received in UDP payloads.
     pub fn bytes(&self) -> (u64, u64) {
         let stats = self.0.stats();
