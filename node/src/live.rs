@@ -308,7 +308,9 @@ async fn write_lane(live: Arc<Live>, mut lane: LaneWriter, lease: Duration) {
         let bytes = Bytes::from(bytes);
         for start in (0..length).step_by(WRITE_BYTES) {
             let end = length.min(start + WRITE_BYTES);
-            if let Err(why) = progress(lease, lane.write(bytes.slice(start..end))).await {
+            if let Err(why) =
+                progress(&live.connection, lease, lane.write(bytes.slice(start..end))).await
+            {
                 live.end(why);
                 return;
             }
@@ -325,18 +327,29 @@ async fn write_lane(live: Arc<Live>, mut lane: LaneWriter, lease: Duration) {
     }
 }
 
-/// Waits for one step of writing, for a lease at most: a peer that answers Pings and takes nothing is
-/// no use to anybody.
+/// Waits for one step of writing, until nothing at all was written to the peer for a lease: one that
+/// answers Pings and takes nothing is no use to anybody.
+///
+/// The step itself may take longer. It ends with what the peer has read or acknowledged, and on a slow or
+/// lossy network that is up to a megabyte away; as long as bytes of any stream leave, they are let
+/// out by answers to earlier ones. A peer that reads nothing has given no room for more, and a
+/// network that carries nothing ends the session by its lease.
 async fn progress<T>(
+    connection: &Connection,
     lease: Duration,
     step: impl Future<Output = Result<T, TransportError>>,
 ) -> Result<T, SessionError> {
-    match tokio::time::timeout(lease, step).await {
-        Ok(done) => done.map_err(|error| SessionError::Lost(error.to_string())),
-        Err(_) => {
-            let lease = lease.as_millis();
-            let why = format!("the peer took nothing for the lease of {lease} ms");
-            Err(SessionError::Lost(why))
+    let mut step = std::pin::pin!(step);
+    loop {
+        let written = connection.writes();
+        match tokio::time::timeout(lease, step.as_mut()).await {
+            Ok(done) => return done.map_err(|error| SessionError::Lost(error.to_string())),
+            Err(_) if connection.writes() != written => {}
+            Err(_) => {
+                let lease = lease.as_millis();
+                let why = format!("the peer took nothing for the lease of {lease} ms");
+                return Err(SessionError::Lost(why));
+            }
         }
     }
 }
@@ -345,13 +358,14 @@ async fn progress<T>(
 async fn write_bulk(live: Arc<Live>, mut bulk: BulkOut, lease: Duration) {
     while let Some((stream, bytes)) = bulk.recv().await {
         let length = bytes.len() as u64;
+        let connection = &live.connection;
         let sent = async {
-            let mut lane = progress(lease, live.connection.open_bulk(stream)).await?;
+            let mut lane = progress(connection, lease, connection.open_bulk(stream)).await?;
             for start in (0..bytes.len()).step_by(WRITE_BYTES) {
                 let end = bytes.len().min(start + WRITE_BYTES);
-                progress(lease, lane.write(bytes.slice(start..end))).await?;
+                progress(connection, lease, lane.write(bytes.slice(start..end))).await?;
             }
-            progress(lease, lane.finish()).await
+            progress(connection, lease, lane.finish()).await
         };
         if let Err(why) = sent.await {
             live.end(why);

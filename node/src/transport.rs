@@ -21,6 +21,8 @@ use std::task::{Context as Poller, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::CertificateDer;
 use tidelock_certs::{Identity, peer_config};
@@ -39,6 +41,10 @@ const STREAMS_MAX: u32 = 256;
 const HANDSHAKES_UNPROVEN_MAX: usize = 64;
 /// Handshakes under way above which more are ignored.
 const HANDSHAKES_MAX: usize = 1_024;
+
+/// How long a dial waits for an answer before it knocks once more. Above the round trips of most
+/// networks, so that they see one knock; below what people notice.
+const KNOCK_EVERY: Duration = Duration::from_millis(500);
 
 /// What the first byte of a unidirectional stream says it is.
 const LANE: u8 = b'L';
@@ -295,23 +301,37 @@ impl Transport {
         Ok(())
     }
 
-    /// Dials a node; TLS is complete when this returns.
+    /// Dials a node; TLS is complete when this returns. Never gives up by itself sooner than QUIC does.
+    ///
+    /// While no answer comes, it knocks again every [`KNOCK_EVERY`], with a connection of its own; the
+    /// first that is complete is taken, the others are dropped. QUIC alone repeats its first packet
+    /// after 1, 3 and 7 seconds: a network that heals between is found healed seconds later.
     ///
     /// # Errors
     ///
     /// [`TransportError`].
     pub async fn dial(&self, addr: SocketAddr) -> Result<Connection, TransportError> {
-        let connecting = self
-            .endpoint
-            .connect(addr, tidelock_certs::SERVER_NAME)
-            .map_err(|error| TransportError::Closed(error.to_string()))?;
-        connecting
-            .await
-            .map(|connection| Connection(connection, self.kernel))
-            .map_err(|error| match error {
-                quinn::ConnectionError::TimedOut => TransportError::Silent { addr },
-                other => TransportError::Closed(reason(&other)),
-            })
+        let mut knocks: FuturesUnordered<quinn::Connecting> = FuturesUnordered::new();
+        let mut again = tokio::time::interval(KNOCK_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                Some(answer) = knocks.next() => {
+                    return answer.map(|connection| Connection(connection, self.kernel)).map_err(|error| match error {
+                        quinn::ConnectionError::TimedOut => TransportError::Silent { addr },
+                        other => TransportError::Closed(reason(&other)),
+                    });
+                }
+                // At once for the first time.
+                _ = again.tick() => {
+                    let connecting = self
+                        .endpoint
+                        .connect(addr, tidelock_certs::SERVER_NAME)
+                        .map_err(|error| TransportError::Closed(error.to_string()))?;
+                    knocks.push(connecting);
+                }
+            }
+        }
     }
 
     /// Waits for a connection whose TLS is complete. `None` once the socket is closed.
@@ -523,6 +543,11 @@ impl Connection {
     /// Waits until the connection is closed, by either side, and says why.
     pub async fn closed(&self) -> String {
         reason(&self.0.closed().await)
+    }
+
+    /// How often bytes of a stream were put into a packet. While it grows, the peer makes room for them.
+    pub fn writes(&self) -> u64 {
+        self.0.stats().frame_tx.stream
     }
 
     /// Bytes sent and received in UDP payloads.
