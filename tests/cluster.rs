@@ -11,7 +11,8 @@
 //! ```
 //!
 //! "Nothing more comes" is judged behind a fence: a round trip over the same lane that began after
-//! everything else was seen. What is not here: networks with loss and delay, one-way cuts.
+//! everything else was seen. Networks that cut, lose and slow down are the kernel's own, in
+//! namespaces, where this test has the rights; those that delay, reorder and repeat are a relay.
 
 #![allow(
     clippy::print_stderr,
@@ -26,7 +27,11 @@ mod faults;
 mod feed;
 #[path = "cluster/many.rs"]
 mod many;
+#[path = "cluster/network.rs"]
+mod network;
 #[path = "cluster/promises.rs"]
 mod promises;
+#[path = "cluster/relay.rs"]
+mod relay;
 #[path = "cluster/strangers.rs"]
 mod strangers;

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
@@ -57,6 +57,33 @@ impl Default for Shape {
     }
 }
 
+/// Where a daemon runs and listens, if not simply on the loopback interface.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// What starts it, with its own command as arguments; nothing, if that is not needed.
+    pub(crate) starter: Vec<String>,
+    /// For other nodes; of control, for everybody.
+    pub(crate) listen: IpAddr,
+    /// For operators.
+    pub(crate) admin: IpAddr,
+    /// What control lists instead of both.
+    pub(crate) advertise: Option<IpAddr>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Place {
+            starter: Vec::new(),
+            listen: Ipv4Addr::LOCALHOST.into(),
+            admin: Ipv4Addr::LOCALHOST.into(),
+            advertise: None,
+        }
+    }
+}
+
+/// The places of daemons, by name; control's name is `control`.
+pub(crate) type Places = BTreeMap<&'static str, Place>;
+
 /// A control plane and nodes, each a process of its own, with the scenarios deployed.
 pub(crate) struct Cluster {
     runtime: Runtime,
@@ -68,6 +95,7 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<&'static str, Daemon>,
     module: String,
     shape: Shape,
+    places: Places,
     dir: tempfile::TempDir,
     _turn: File,
 }
@@ -80,6 +108,16 @@ impl Cluster {
 
     /// Starts everything and returns once all nodes know each other.
     pub(crate) fn start(shape: Shape) -> Self {
+        Self::start_in(shape, Places::new(), |_, _| {})
+    }
+
+    /// As [`Cluster::start`], each daemon in its place. `ready` is called for each node that is ready, with
+    /// the address that control lists, before they are expected to know each other.
+    pub(crate) fn start_in(
+        shape: Shape,
+        places: Places,
+        mut ready: impl FnMut(&'static str, SocketAddr),
+    ) -> Self {
         let turn = turn();
         let guest = guest("scenarios");
         let dir = tempfile::Builder::new()
@@ -92,9 +130,11 @@ impl Cluster {
             .build()
             .expect("a runtime for talking to the daemons");
 
-        let mut command = daemon("control");
+        let place = places.get("control").cloned().unwrap_or_default();
+        let mut command = daemon("control", &place.starter);
         command
-            .args(["--listen", "127.0.0.1:0", "--cluster", "test"])
+            .args(["--listen", &SocketAddr::new(place.listen, 0).to_string()])
+            .args(["--cluster", "test"])
             .arg("--state-dir")
             .arg(dir.path().join("control"));
         let control = Daemon::spawn("control", command).ready();
@@ -120,6 +160,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             module: module.hash,
             shape,
+            places,
             dir,
             _turn: turn,
         };
@@ -129,7 +170,9 @@ impl Cluster {
             .map(|name| (*name, Daemon::spawn(name, cluster.node_command(name, true))))
             .collect();
         for (name, daemon) in starting {
-            cluster.add(name, daemon.ready());
+            let daemon = daemon.ready();
+            ready(name, daemon.addr());
+            cluster.add(name, daemon);
         }
         cluster.meet();
         // The module is compiled and kept everywhere before anything is measured or hurt.
@@ -140,15 +183,15 @@ impl Cluster {
     }
 
     fn node_command(&self, name: &str, joins: bool) -> Command {
-        let mut command = daemon("node");
+        let place = self.places.get(name).cloned().unwrap_or_default();
+        let mut command = daemon("node", &place.starter);
+        if let Some(address) = place.advertise {
+            command.args(["--advertise", &address.to_string()]);
+        }
         command
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-                "--guest-output",
-            ])
+            .args(["--listen", &SocketAddr::new(place.listen, 0).to_string()])
+            .args(["--admin", &SocketAddr::new(place.admin, 0).to_string()])
+            .arg("--guest-output")
             .args(["--name", name, "--join", &self.control.addr().to_string()])
             .args(["--lease-ms", &self.shape.lease.as_millis().to_string()])
             .arg("--state-dir")
@@ -380,8 +423,16 @@ pub(crate) struct Daemon {
     pub(crate) events: Feed,
 }
 
-fn daemon(role: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
+fn daemon(role: &str, starter: &[String]) -> Command {
+    let binary = env!("CARGO_BIN_EXE_tidelock");
+    let mut command = match starter {
+        [] => Command::new(binary),
+        [starter, arguments @ ..] => {
+            let mut command = Command::new(starter);
+            command.args(arguments).arg(binary);
+            command
+        }
+    };
     command
         .args([role, "--ready-json", "--parent-watch", "--quiet"])
         .env("TIDELOCK_LOG_FORMAT", "text")

@@ -14,16 +14,16 @@ const THREE: Shape = Shape {
 };
 
 /// A guest that has links, monitors and node monitors with another node, and what it has.
-struct Watch {
-    guest: Guest,
+pub(crate) struct Watch {
+    pub(crate) guest: Guest,
     node: String,
-    children: Vec<String>,
+    pub(crate) children: Vec<String>,
     references: BTreeSet<String>,
     nodes: BTreeSet<String>,
 }
 
 impl Watch {
-    fn new(cluster: &Cluster, from: &str, to: &str, count: usize) -> Self {
+    pub(crate) fn new(cluster: &Cluster, from: &str, to: &str, count: usize) -> Self {
         let guest = cluster.spawn(from, &["watch", &cluster.id(to), &count.to_string()]);
         let watching = guest.one("watching");
         let set = |key| watching.list(key).into_iter().collect::<BTreeSet<_>>();
@@ -44,7 +44,7 @@ impl Watch {
     }
 
     /// Waits until the guest was told of everything it has, and returns when the last word came.
-    fn told(&self) -> Instant {
+    pub(crate) fn told(&self) -> Instant {
         let links = self.guest.many("link", self.children.len());
         let downs = self.guest.many("down", self.references.len());
         let nodes = self.guest.many("node", self.nodes.len());
@@ -53,7 +53,7 @@ impl Watch {
     }
 
     /// Fails unless each link, monitor and node monitor was told of exactly once, by name.
-    fn exactly_once(&self) {
+    pub(crate) fn exactly_once(&self) {
         let links = self.guest.all("link");
         let pairs: Vec<_> = links
             .iter()
@@ -93,7 +93,7 @@ impl Watch {
     }
 
     /// Fails unless the reasons are those of a lost node, and the node's own end came last.
-    fn lost_the_node(&self) {
+    pub(crate) fn lost_the_node(&self) {
         for kind in ["link", "down"] {
             for seen in self.guest.all(kind) {
                 assert_eq!(seen.number("code"), 255, "{}", seen.text);
@@ -118,14 +118,14 @@ impl Watch {
     }
 
     /// The children's side of the links: what each of them was told.
-    fn children_told(&self, cluster: &Cluster, on: &str) -> Vec<Seen> {
+    pub(crate) fn children_told(&self, cluster: &Cluster, on: &str) -> Vec<Seen> {
         let of = |child: &String| cluster.listen(on, child).many("link", 1);
         self.children.iter().flat_map(of).collect()
     }
 }
 
 /// Waits until a node says that it has lost, or met, another.
-fn event(cluster: &Cluster, of: &str, kind: &str, peer: &str, from: usize) -> Seen {
+pub(crate) fn event(cluster: &Cluster, of: &str, kind: &str, peer: &str, from: usize) -> Seen {
     let seen = cluster.node(of).events.wait_from(from, |line| {
         let event = line.json();
         event["kind"] == kind && event["peer"] == peer
@@ -133,12 +133,12 @@ fn event(cluster: &Cluster, of: &str, kind: &str, peer: &str, from: usize) -> Se
     seen.unwrap_or_else(|| panic!("{of} never said {kind} of {peer}"))
 }
 
-fn round_trip(cluster: &Cluster, from: &str, to: &str) {
+pub(crate) fn round_trip(cluster: &Cluster, from: &str, to: &str) {
     let ran = cluster.spawn(from, &["spawn", &cluster.id(to)]).one("ran");
     assert_eq!(ran.text("child"), ran.text("said"));
 }
 
-fn ms(time: Duration) -> f64 {
+pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 

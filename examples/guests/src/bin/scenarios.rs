@@ -40,6 +40,9 @@ fn main() {
         ["watch", node, count] => watch(on(node), number(count)),
         ["stale", pid] => stale(pid.parse().expect("a pid")),
         ["echo", node, count] => echo_there(on(node), number(count)),
+        ["traffic", node, ms, window, bytes] => {
+            traffic(on(node), number(ms), number(window), number(bytes));
+        }
         ["refused", node] => refused(on(node)),
         ["fill", node, most] => fill(on(node), number(most)),
         ["unreachable", node] => unreachable(on(node)),
@@ -370,6 +373,56 @@ fn echo_there(node: NodeId, count: u64) {
     Line::new("echoed")
         .text("child", child)
         .number("in_order", in_order)
+        .say();
+    report_all();
+}
+
+/// Sends numbered messages there and gets them back, for some time, `window` of them under way.
+fn traffic(node: NodeId, ms: u64, window: u64, bytes: u64) {
+    let child = start_linked(node, 6, echoes);
+    let mut payload = vec![0; bytes.max(8) as usize];
+    let mut under_way = std::collections::VecDeque::new();
+    let (mut sent, mut back, mut wrong) = (0_u64, 0_u64, 0_u64);
+    let mut trips = Vec::new();
+    let began = Instant::now();
+    loop {
+        while (under_way.len() as u64) < window && began.elapsed() < Duration::from_millis(ms) {
+            payload[..8].copy_from_slice(&sent.to_le_bytes());
+            under_way.push_back(Instant::now());
+            send(child, GO, &payload);
+            sent += 1;
+        }
+        let Some(left) = under_way.pop_front() else {
+            break;
+        };
+        match receive(&[], PATIENCE) {
+            Received::Data(Data { bytes, .. }) => {
+                let fits = read(&bytes) == back && bytes.len() == payload.len();
+                wrong += u64::from(!fits);
+                back += 1;
+                trips.push(left.elapsed().as_micros());
+            }
+            other => {
+                report(&other);
+                break;
+            }
+        }
+    }
+    let took = began.elapsed().as_millis();
+    // A message that came twice follows the last one.
+    while let Received::Data(_) = receive(&[], Some(Duration::from_millis(300))) {
+        wrong += 1;
+    }
+    trips.sort_unstable();
+    let share = |percent: usize| trips.get((trips.len() * percent / 100).min(trips.len() - 1));
+    Line::new("traffic")
+        .number("sent", sent)
+        .number("back", back)
+        .number("wrong", wrong)
+        .number("ms", took)
+        .number("p50_us", share(50).unwrap_or(&0))
+        .number("p99_us", share(99).unwrap_or(&0))
+        .number("max_us", share(100).unwrap_or(&0))
         .say();
     report_all();
 }

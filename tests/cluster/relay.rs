@@ -1,0 +1,238 @@
+//! A network that delays, reorders, repeats and loses: a relay of UDP packets in this process.
+//!
+//! Each node listens on one loopback address, and control lists another with the same port; there
+//! the relay answers for it. So it is in the way of every dial, whoever dials. It needs no rights.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::UdpSocket;
+
+use crate::bench::{Cluster, NOTICE_MAX, Place, Places, Shape};
+use crate::faults::{Watch, ms, round_trip};
+use crate::network::{came_back, traffic};
+
+/// What becomes of packets. The shares are of a thousand.
+struct Weather {
+    /// Of every packet.
+    delay: Duration,
+    /// How many come later than that, and how much at most.
+    late: u64,
+    late_by: Duration,
+    repeated: u64,
+    lost: u64,
+}
+
+/// What has become of packets.
+#[derive(Default)]
+struct Sums {
+    seen: AtomicU64,
+    overtaken: AtomicU64,
+    repeated: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// The relay: one thread, which ends with it.
+struct Relay {
+    runtime: tokio::runtime::Runtime,
+    weather: Arc<Weather>,
+    sums: Arc<Sums>,
+    dice: Arc<AtomicU64>,
+}
+
+impl Relay {
+    fn new(seed: u64, weather: Weather) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime for the relay");
+        Relay {
+            runtime,
+            weather: Arc::new(weather),
+            sums: Arc::default(),
+            dice: Arc::new(AtomicU64::new(seed)),
+        }
+    }
+
+    /// Answers at `listed` for a node that listens at `real`.
+    fn answer_for(&self, listed: SocketAddr, real: SocketAddr) {
+        let air = || Air {
+            weather: self.weather.clone(),
+            sums: self.sums.clone(),
+            dice: self.dice.clone(),
+            newest: Arc::default(),
+        };
+        let (to_node, to_peers) = (air(), air());
+        let front = self.runtime.block_on(UdpSocket::bind(listed));
+        let front = Arc::new(front.expect("the address that control lists is free"));
+        self.runtime.spawn(async move {
+            // Towards the node each peer has a socket, by which its answers are told apart.
+            let mut peers: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+            let mut packet = vec![0; 64 << 10];
+            loop {
+                let Ok((length, peer)) = front.recv_from(&mut packet).await else {
+                    // An earlier packet was refused: nobody listens there any more.
+                    continue;
+                };
+                if let Entry::Vacant(entry) = peers.entry(peer) {
+                    let back = UdpSocket::bind((real.ip(), 0)).await.expect("a socket");
+                    let back = Arc::new(back);
+                    entry.insert(back.clone());
+                    let (front, air) = (front.clone(), to_peers.clone());
+                    tokio::spawn(async move {
+                        let mut packet = vec![0; 64 << 10];
+                        loop {
+                            if let Ok((length, _)) = back.recv_from(&mut packet).await {
+                                air.carry(&packet[..length], &front, peer);
+                            }
+                        }
+                    });
+                }
+                to_node.carry(&packet[..length], &peers[&peer], real);
+            }
+        });
+    }
+
+    fn say(&self) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        eprintln!(
+            "relay: {} packets, {} overtaken, {} repeated, {} lost",
+            of(&self.sums.seen),
+            of(&self.sums.overtaken),
+            of(&self.sums.repeated),
+            of(&self.sums.lost)
+        );
+    }
+}
+
+/// One way through the relay.
+#[derive(Clone)]
+struct Air {
+    weather: Arc<Weather>,
+    sums: Arc<Sums>,
+    dice: Arc<AtomicU64>,
+    /// The number of the latest packet that came out.
+    newest: Arc<AtomicU64>,
+}
+
+impl Air {
+    /// The next random number below `below`; the same ones in the same order for the same seed.
+    fn roll(&self, below: u64) -> u64 {
+        let mut n = self
+            .dice
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (n ^ (n >> 31)) % below
+    }
+
+    fn carry(&self, packet: &[u8], by: &Arc<UdpSocket>, to: SocketAddr) {
+        let number = self.sums.seen.fetch_add(1, Ordering::Relaxed);
+        if self.roll(1000) < self.weather.lost {
+            self.sums.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let twice = self.roll(1000) < self.weather.repeated;
+        if twice {
+            self.sums.repeated.fetch_add(1, Ordering::Relaxed);
+        }
+        for _ in 0..=u32::from(twice) {
+            let mut delay = self.weather.delay;
+            if self.roll(1000) < self.weather.late {
+                let most = u64::try_from(self.weather.late_by.as_micros()).expect("short");
+                delay += Duration::from_micros(self.roll(most));
+            }
+            let due = tokio::time::Instant::now() + delay;
+            let (packet, by, air) = (packet.to_vec(), by.clone(), self.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep_until(due).await;
+                if air.newest.fetch_max(number, Ordering::Relaxed) > number {
+                    air.sums.overtaken.fetch_add(1, Ordering::Relaxed);
+                }
+                // Nobody may listen any more.
+                let _ = by.send_to(&packet, to).await;
+            });
+        }
+    }
+}
+
+#[test]
+fn delay_reorder_and_repetition_change_nothing() {
+    let seed = 2026;
+    let relay = Relay::new(
+        seed,
+        Weather {
+            delay: Duration::from_millis(15),
+            late: 100,
+            late_by: Duration::from_millis(25),
+            repeated: 50,
+            lost: 10,
+        },
+    );
+    let listed = |last| Ipv4Addr::new(127, 0, 0, last);
+    let place = Place {
+        admin: listed(2).into(),
+        advertise: Some(listed(2).into()),
+        ..Place::default()
+    };
+    let places = Places::from([("a", place.clone()), ("b", place)]);
+    let mut cluster = Cluster::start_in(Shape::default(), places, |_, addr| {
+        relay.answer_for(addr, SocketAddr::new(listed(1).into(), addr.port()));
+    });
+    let count = 20;
+    let a = Watch::new(&cluster, "a", "b", count);
+    let b = Watch::new(&cluster, "b", "a", count);
+    let before = cluster.session("a", "b").expect("a session");
+    let time = Duration::from_secs(8);
+    let all = [
+        ("small, a to b", traffic(&cluster, ("a", "b"), time, 32, 8)),
+        ("small, b to a", traffic(&cluster, ("b", "a"), time, 32, 8)),
+        (
+            "bulk, a to b",
+            traffic(&cluster, ("a", "b"), time, 1, 256 << 10),
+        ),
+    ];
+    for (what, guest) in &all {
+        came_back(&format!("relay, seed {seed}, {what}"), guest);
+    }
+    round_trip(&cluster, "a", "b");
+    round_trip(&cluster, "b", "a");
+    for watch in [&a, &b] {
+        for kind in ["link", "down", "node"] {
+            assert!(watch.guest.all(kind).is_empty(), "a false verdict: {kind}");
+        }
+    }
+    let after = cluster.session("a", "b").expect("a session");
+    assert_eq!(after.epoch, before.epoch, "the session was lost");
+    assert!(after.rtt_ms >= 10.0, "it goes by the relay: {after:?}");
+    let sums = &relay.sums;
+    for count in [&sums.overtaken, &sums.repeated, &sums.lost] {
+        assert!(count.load(Ordering::Relaxed) > 20);
+    }
+
+    // Races of links and ends, where each answer is late and some come twice.
+    let races = [("a", "b", "5"), ("b", "a", "6")]
+        .map(|(from, to, seed)| cluster.spawn(from, &["endings", &cluster.id(to), "60", seed]));
+    for race in races {
+        let sums = race.one("endings");
+        for sin in ["lost", "after_unlink", "twice"] {
+            assert_eq!(sums.number(sin), 0, "{sin}: {}", sums.text);
+        }
+    }
+
+    let at: Instant = cluster.node_mut("b").kill();
+    let survivors = b.children_told(&cluster, "a");
+    let last = survivors.iter().map(|seen| seen.at).max();
+    let took = a.told().max(last.expect("survivors")) - at;
+    assert!(took <= cluster.lease() + NOTICE_MAX, "{took:?}");
+    a.exactly_once();
+    a.lost_the_node();
+    assert_eq!(b.children_told(&cluster, "a").len(), count);
+    relay.say();
+    eprintln!("relay: SIGKILL of b told of on a after {:.0} ms", ms(took));
+}
