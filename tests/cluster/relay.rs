@@ -4,6 +4,7 @@
 //! the relay answers for it. So it is in the way of every dial, whoever dials. It needs no rights.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,10 +79,10 @@ impl Relay {
                     // An earlier packet was refused: nobody listens there any more.
                     continue;
                 };
-                if !peers.contains_key(&peer) {
+                if let Entry::Vacant(entry) = peers.entry(peer) {
                     let back = UdpSocket::bind((real.ip(), 0)).await.expect("a socket");
                     let back = Arc::new(back);
-                    peers.insert(peer, back.clone());
+                    entry.insert(back.clone());
                     let (front, air) = (front.clone(), to_peers.clone());
                     tokio::spawn(async move {
                         let mut packet = vec![0; 64 << 10];

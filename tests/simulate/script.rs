@@ -1,5 +1,6 @@
 //! What the processes of a simulated cluster do: everything a guest can, by chance, and write it down.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,9 @@ use crate::network::Clock;
 
 /// How long a call waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// At multiples of this, many act at once.
+const BEAT_MS: u64 = 300;
 
 /// The guest that processes spawn on other nodes: says its number first, then does what the last bits of
 /// it say: traps (0), returns (1), or waits for its end.
@@ -77,6 +81,10 @@ pub(crate) struct World {
     pub(crate) roster: Mutex<Vec<Pid>>,
     /// The nodes that run.
     pub(crate) nodes: Mutex<Vec<NodeId>>,
+    /// Who has whom as a rival, on another node if there is one: most calls are between rivals.
+    rivals: Mutex<BTreeMap<Pid, Pid>>,
+    /// Who has no rival yet.
+    single: Mutex<Vec<Pid>>,
     tokens: AtomicU32,
     numbers: AtomicU32,
     /// When nobody begins anything any more.
@@ -89,6 +97,8 @@ impl World {
             module,
             roster: Mutex::default(),
             nodes: Mutex::default(),
+            rivals: Mutex::default(),
+            single: Mutex::default(),
             tokens: AtomicU32::new(1),
             numbers: AtomicU32::new(1),
             quiet_at,
@@ -100,6 +110,27 @@ impl World {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(pid);
+    }
+
+    /// Finds a rival for somebody, now or when the next one looks for one.
+    fn match_up(&self, pid: Pid) {
+        let mut single = self.single.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = single.iter().position(|other| other.node() != pid.node());
+        let Some(at) = other else {
+            if !single.contains(&pid) {
+                single.push(pid);
+            }
+            return;
+        };
+        let other = single.remove(at);
+        let mut rivals = self.rivals.lock().unwrap_or_else(PoisonError::into_inner);
+        rivals.insert(pid, other);
+        rivals.insert(other, pid);
+    }
+
+    fn rival(&self, pid: Pid) -> Option<Pid> {
+        let rivals = self.rivals.lock().unwrap_or_else(PoisonError::into_inner);
+        rivals.get(&pid).copied()
     }
 
     /// Somebody, rather one of the last forty.
@@ -127,15 +158,18 @@ impl Actor {
         let pid = self.me.pid();
         self.scribe.write(What::Began(pid));
         self.world.enters(pid);
+        self.world.match_up(pid);
         let fragile = self.chance.per_mille(120);
         self.me.set_die_when_link_dies(fragile);
         while self.scribe.now() < self.world.quiet_at {
-            // Mostly in bursts: what crosses is what can go wrong.
-            let pause = match self.chance.below(4) {
-                0 => 0,
-                1 => self.chance.below(30),
-                2 => self.chance.below(300),
-                _ => self.chance.below(2_000),
+            // Mostly in bursts, and all at the same beat: what crosses is what can go wrong.
+            let now = self.scribe.now().as_millis() as u64;
+            let beat = BEAT_MS - now % BEAT_MS;
+            let pause = match self.chance.below(6) {
+                0 => self.chance.below(4),
+                1 => self.chance.below(40),
+                2..=4 => beat + self.chance.below(25),
+                _ => self.chance.below(1_500),
             };
             self.listen(Some(Instant::now() + Duration::from_millis(pause)))
                 .await;
@@ -188,6 +222,14 @@ impl Actor {
 
     fn partner(&mut self) -> Option<Pid> {
         let me = self.me.pid();
+        if self.chance.per_mille(20) {
+            self.world.match_up(me);
+        }
+        if self.chance.per_mille(600)
+            && let Some(rival) = self.world.rival(me)
+        {
+            return Some(rival);
+        }
         if !self.friends.is_empty() && self.chance.per_mille(700) {
             return self.chance.pick(&self.friends).copied();
         }
@@ -207,7 +249,7 @@ impl Actor {
         let by = self.me.pid();
         let to = self.partner()?;
         match self.chance.below(100) {
-            0..=29 => {
+            0..=24 => {
                 let number = u64::from(self.world.numbers.fetch_add(1, Ordering::Relaxed));
                 let size = if self.chance.per_mille(8) { 70_000 } else { 24 };
                 let message = Message {
@@ -221,7 +263,7 @@ impl Actor {
                     Err(_) => What::NotSent { by, to },
                 });
             }
-            30..=54 => {
+            25..=54 => {
                 self.scribe.write(What::LinkCalled { by, to });
                 let form = if self.chance.per_mille(500) {
                     LinkForm::Value
@@ -236,20 +278,20 @@ impl Actor {
                 };
                 self.scribe.write(What::LinkReturned { by, to, how });
             }
-            55..=69 => {
+            55..=76 => {
                 self.empty();
                 self.scribe.write(What::UnlinkCalled { by, to });
                 let deadline = Some(Instant::now() + self.patience());
                 let in_time = self.me.unlink(to, deadline).await.is_ok();
                 self.scribe.write(What::UnlinkReturned { by, to, in_time });
             }
-            70..=77 => {
+            77..=82 => {
                 let reference = self.me.monitor(to).await;
                 self.monitors.push(reference);
                 self.scribe
                     .write(What::MonitorReturned { by, to, reference });
             }
-            78..=80 => {
+            83..=85 => {
                 self.empty();
                 if let Some(reference) = self.chance.pick(&self.monitors).copied() {
                     self.monitors.retain(|other| *other != reference);
@@ -257,7 +299,7 @@ impl Actor {
                     self.scribe.write(What::Demonitored { by, reference });
                 }
             }
-            81..=93 => self.spawn().await,
+            86..=93 => self.spawn().await,
             94..=95 => {
                 self.scribe.write(What::Killed { by, target: to });
                 self.me.kill(to).await;
