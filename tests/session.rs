@@ -416,3 +416,355 @@ fn asking_the_dead_leaves_nothing_behind() {
     }
     assert_eq!(session.locals(), before);
 }
+
+// ---- the books -----------------------------------------------------------------------------------
+
+#[test]
+fn a_session_knows_itself_and_its_bytes() {
+    let mut session = Session::new(US, PEER, 9, Limits::default());
+    assert_eq!((session.peer(), session.epoch()), (PEER, 9));
+    assert!(session.at_rest() && !session.is_over());
+    assert_eq!(session.poll_transmit(), None);
+    assert_eq!(session.message(&route(), None, b"abc"), Ok(()));
+    let sent = bytes_of(&Frame::Message(route(), None, Bytes::from_static(b"abc")));
+    assert_eq!(
+        (session.unsent(), session.backlog()),
+        (sent.len(), sent.len())
+    );
+    assert!(!session.at_rest());
+    assert_eq!(session.poll_transmit(), Some(sent.clone()));
+    assert_eq!((session.unsent(), session.backlog()), (0, sent.len()));
+    session.goodbye();
+    let bye = bytes_of(&Frame::Goodbye);
+    assert_eq!(session.backlog(), sent.len() + bye.len());
+    assert_eq!(session.poll_transmit(), Some(bye.clone()));
+    assert_eq!(session.backlog(), sent.len() + bye.len());
+    session.transmitted(sent.len());
+    assert_eq!(session.backlog(), bye.len());
+    session.transmitted(usize::MAX);
+    assert_eq!(session.backlog(), 0);
+    assert_eq!(take(&mut session, Frame::Goodbye), Ok(vec![Action::Left]));
+}
+
+#[test]
+fn a_backlog_has_two_marks() {
+    let frame = bytes_of(&Frame::Goodbye).len();
+    let limits = Limits {
+        backlog_bytes_max: 4 * frame,
+        ..Limits::default()
+    };
+    let mut session = Session::new(US, PEER, 1, limits);
+    let marks: Vec<(bool, bool)> = (0..5)
+        .map(|_| {
+            session.goodbye();
+            (session.is_congested(), session.is_overrun())
+        })
+        .collect();
+    let (free, slow, over) = ((false, false), (true, false), (true, true));
+    assert_eq!(marks, [free, free, slow, slow, over]);
+    let usual = Limits::default();
+    let bounds = (usual.message_bytes_max, usual.backlog_bytes_max);
+    assert_eq!(bounds, (67_108_864, 67_108_864));
+}
+
+#[test]
+fn every_number_is_used_once() {
+    let mut session = session();
+    assert_eq!(session.bulk(route(), None, 5), Ok(1));
+    assert_eq!(session.ask(prepare()), Ok(2));
+    assert_eq!(session.query(there(1)), Ok(3));
+    assert_eq!(session.bulk(route(), Some(1), 6), Ok(4));
+    assert_eq!(session.query(there(1)), Ok(5));
+    let mut all = Vec::new();
+    for frame in [
+        Frame::Bulk(
+            route(),
+            None,
+            BulkHead {
+                stream: 1,
+                bytes: 5,
+            },
+        ),
+        Frame::Prepare(2, Box::new(prepare())),
+        Frame::Query(3, there(1)),
+        Frame::Bulk(
+            route(),
+            Some(1),
+            BulkHead {
+                stream: 4,
+                bytes: 6,
+            },
+        ),
+        Frame::Query(5, there(1)),
+    ] {
+        frame.encode(&mut all);
+    }
+    assert_eq!(session.poll_transmit(), Some(all));
+}
+
+#[test]
+fn a_spawn_of_exactly_a_frame_is_asked_for() {
+    let sized = |longer: usize| {
+        let mut session = session();
+        let mut prepare = prepare();
+        prepare.entry.clear();
+        let bytes = bytes_of(&Frame::Prepare(1, Box::new(prepare.clone())));
+        let rest = CONTROL_BYTES_MAX - (bytes.len() - 5) - longer;
+        prepare.entry = "x".repeat(rest);
+        assert_eq!(session.ask(prepare), Ok(1));
+        session.poll_transmit()
+    };
+    assert!(sized(0).is_some_and(|bytes| frame_of(&bytes).is_ok()));
+    // What had been said before stays.
+    let mut session = session();
+    session.goodbye();
+    let mut huge = prepare();
+    huge.entry = "x".repeat(CONTROL_BYTES_MAX);
+    assert_eq!(session.ask(huge), Ok(1));
+    assert_eq!(session.poll_transmit(), Some(bytes_of(&Frame::Goodbye)));
+    assert_eq!(session.locals(), 0, "nobody asked for anything");
+}
+
+#[test]
+fn a_message_of_exactly_its_bound_is_taken() {
+    let limits = Limits {
+        message_bytes_max: 100,
+        ..Limits::default()
+    };
+    for (bytes, taken) in [(99, true), (100, true), (101, false)] {
+        let mut session = Session::new(US, PEER, 1, limits.clone());
+        let head = BulkHead { stream: 1, bytes };
+        let result = take(&mut session, Frame::Bulk(route(), None, head));
+        assert_eq!(result.is_ok(), taken, "{bytes} bytes");
+        if taken {
+            assert_eq!(result, Ok(vec![Action::Bulk(route(), None, head)]));
+        }
+    }
+    let mut session = session();
+    let message = Frame::Message(route(), Some(3), Bytes::from_static(b"x"));
+    let action = Action::Message(route(), Some(3), Bytes::from_static(b"x"));
+    assert_eq!(take(&mut session, message), Ok(vec![action]));
+}
+
+#[test]
+fn a_question_is_answered_once() {
+    let mut session = session();
+    assert_eq!(session.query(there(9)), Ok(1));
+    drop(session.poll_transmit());
+    assert!(!session.at_rest(), "a question waits for the peer");
+    let answered = vec![Action::Answered(1, true)];
+    assert_eq!(take(&mut session, Frame::Answer(1, true)), Ok(answered));
+    assert!(session.at_rest());
+    assert!(take(&mut session, Frame::Answer(1, true)).is_err());
+
+    assert!(take(&mut session, Frame::Query(6, here(5))).is_ok());
+    assert!(!session.at_rest(), "a question waits for this node");
+    session.answer(7, true);
+    assert_eq!(session.poll_transmit(), None, "nobody asked that");
+    session.answer(6, false);
+    let answer = bytes_of(&Frame::Answer(6, false));
+    assert_eq!(session.poll_transmit(), Some(answer));
+    session.answer(6, false);
+    assert_eq!(session.poll_transmit(), None);
+    assert!(session.at_rest());
+}
+
+#[test]
+fn whoever_may_hold_a_half_is_noted() {
+    let said = |signal: Signal| {
+        let mut session = session();
+        session
+            .signal(Environ(1), here(5), there(7), &signal)
+            .unwrap();
+        session.end().locals
+    };
+    let heard = |signal: Signal| {
+        let mut session = session();
+        take(&mut session, Frame::Signal(route(), signal)).unwrap();
+        session.end().locals
+    };
+    let link = || Signal::Link { id: 1, tag: None };
+    let monitor = || Signal::Monitor { reference: 1 };
+    assert_eq!(said(link()), [here(5)]);
+    assert_eq!(said(monitor()), [here(5)]);
+    assert_eq!(said(Signal::Unlink { id: 1 }), [here(5)]);
+    assert_eq!(said(Signal::Kill), []);
+    assert_eq!(heard(link()), [here(5)]);
+    assert_eq!(heard(monitor()), [here(5)]);
+    assert_eq!(heard(Signal::Unlink { id: 1 }), []);
+
+    let mut session = session();
+    for local in 1..=4 {
+        assert_eq!(session.note(here(local)), Ok(()));
+    }
+    session.forget(here(2));
+    let nobody = Signal::MonitorAck {
+        reference: 1,
+        exists: false,
+    };
+    let somebody = Signal::MonitorAck {
+        reference: 1,
+        exists: true,
+    };
+    session
+        .signal(Environ(1), here(3), there(7), &nobody)
+        .unwrap();
+    session
+        .signal(Environ(1), here(4), there(7), &somebody)
+        .unwrap();
+    assert_eq!(session.locals(), 2);
+    assert_eq!(session.end().locals, [here(1), here(4)]);
+}
+
+#[test]
+fn an_end_lists_what_waits_and_nothing_comes_after_it() {
+    let mut session = busy();
+    for reference in 2..=5 {
+        let parent = here(reference);
+        assert_eq!(
+            session.ask(Prepare {
+                parent,
+                ..prepare()
+            }),
+            Ok(reference)
+        );
+        let theirs = Frame::Prepare(reference, Box::new(prepare()));
+        assert_eq!(take(&mut session, theirs).unwrap().len(), 1);
+    }
+    // Ours: 1 asked, 2 answered, 3 cancelled, 4 started, 5 refused.
+    assert!(take(&mut session, Frame::Prepared(2, there(2))).is_ok());
+    session.cancel(3);
+    assert!(take(&mut session, Frame::Prepared(4, there(4))).is_ok());
+    assert_eq!(session.start(4, here(4)), Ok(()));
+    let refused = Action::Refused(5, Refusal::Draining);
+    let refusal = Frame::Refused(5, Refusal::Draining);
+    assert_eq!(take(&mut session, refusal), Ok(vec![refused]));
+    // Theirs: 1 preparing, 2 parked, 3 parked and ended, 4 starting, 5 refused.
+    for reference in 2..=4 {
+        assert!(session.made(reference, here(20 + reference)));
+        assert!(!session.made(reference, here(20 + reference)), "once");
+    }
+    session.parked_ended(3);
+    session.refuse(5, Refusal::Draining);
+    session.handle_frame(Frame::Start(4)).unwrap();
+    assert_eq!(session.query(there(9)), Ok(6));
+    assert!(take_only(&mut session, Frame::Query(1, here(1))));
+
+    let mut started = session.clone();
+    let mut gone = session.clone();
+    gone.parked_ended(4);
+    let next = |session: &mut Session| session.poll_action();
+    assert_eq!(next(&mut started), Some(Action::Run(4)));
+    assert_eq!(
+        next(&mut gone),
+        Some(Action::End(4)),
+        "it ended before it ran"
+    );
+
+    let ending = session.end();
+    assert_eq!((ending.asks, ending.preparing), (vec![1, 2], vec![1]));
+    assert_eq!((ending.parked, ending.queries), (vec![2, 4], vec![6]));
+    let noted = [2, 3, 4, 5, 22, 23, 24].map(here);
+    assert_eq!(ending.locals, noted);
+    assert!(session.is_over());
+    assert_eq!(session.poll_transmit(), None);
+    assert_eq!(session.poll_action(), Some(Action::Query(1, here(1))));
+    assert_eq!(session.poll_action(), None, "Run is withdrawn");
+    let kill = Signal::Kill;
+    assert!(session.message(&route(), None, b"").is_err());
+    assert!(session.bulk(route(), None, 1).is_err());
+    assert!(session.ask(prepare()).is_err());
+    assert!(session.query(there(1)).is_err());
+    assert!(session.note(here(1)).is_err());
+    assert!(session.start(2, here(2)).is_err());
+    assert!(!session.made(1, here(9)));
+    assert!(
+        session
+            .signal(Environ(1), here(5), there(7), &kill)
+            .is_err()
+    );
+    session.cancel(1);
+    session.goodbye();
+    session.answer(1, true);
+    assert_eq!(take(&mut session, Frame::Goodbye), Ok(vec![]));
+    assert_eq!(session.handle_frame(Frame::Goodbye), Ok(()));
+    assert_eq!((session.poll_action(), session.unsent()), (None, 0));
+}
+
+/// Takes a frame in and leaves its actions to be polled.
+fn take_only(session: &mut Session, frame: Frame) -> bool {
+    session.handle_frame(frame).is_ok()
+}
+
+#[test]
+fn a_cancel_ends_what_there_is() {
+    let cancelled = Some(bytes_of(&Frame::Cancelled(1)));
+    let state = |made: bool, started: bool, ended: bool| {
+        let mut session = session();
+        assert!(take(&mut session, Frame::Prepare(1, Box::new(prepare()))).is_ok());
+        assert!(!session.at_rest());
+        if made {
+            assert!(session.made(1, here(9)));
+            assert_eq!(
+                session.poll_transmit(),
+                Some(bytes_of(&Frame::Prepared(1, here(9))))
+            );
+        }
+        if started {
+            assert!(take_only(&mut session, Frame::Start(1)));
+        }
+        if ended {
+            session.parked_ended(1);
+        }
+        session
+    };
+    for (session, actions) in [
+        (state(false, false, false), vec![]),
+        (state(true, false, false), vec![Action::End(1)]),
+        (state(true, false, true), vec![Action::End(1)]),
+        (state(false, false, true), vec![]),
+    ] {
+        let mut session = session;
+        assert_eq!(take(&mut session, Frame::Cancel(1)), Ok(actions));
+        assert_eq!(session.poll_transmit(), cancelled);
+        assert!(session.at_rest(), "nothing is left of it");
+        assert!(!session.made(1, here(9)), "it is dropped without a trace");
+        session.refuse(1, Refusal::Draining);
+        assert_eq!(session.poll_transmit(), None);
+    }
+    // A child that ended while it was parked is let go of at Start.
+    let mut ended = state(true, false, true);
+    ended.refuse(1, Refusal::Draining);
+    assert_eq!(ended.poll_transmit(), None, "it was made");
+    assert_eq!(take(&mut ended, Frame::Start(1)), Ok(vec![Action::End(1)]));
+    assert!(ended.at_rest());
+    // A spawn is given up once, before it is started, and an unpolled Adopt with it.
+    let mut session = session();
+    assert_eq!(session.ask(prepare()), Ok(1));
+    assert!(take_only(&mut session, Frame::Prepared(1, there(9))));
+    drop(session.poll_transmit());
+    session.cancel(1);
+    session.cancel(1);
+    session.cancel(2);
+    let cancel = bytes_of(&Frame::Cancel(1));
+    assert_eq!(session.poll_transmit(), Some(cancel));
+    assert_eq!(session.poll_action(), None);
+    assert!(session.start(1, there(7)).is_err());
+    assert!(!session.at_rest(), "the tombstone stays");
+    assert_eq!(take(&mut session, Frame::Cancelled(1)), Ok(vec![]));
+    assert!(session.at_rest());
+}
+
+#[test]
+fn a_ticket_allows_some_tenants() {
+    let mut session = session();
+    session.restrict([Environ(1), Environ(3)]);
+    for (environ, allowed) in [(1, true), (2, false), (3, true)] {
+        let route = Route {
+            environ: Environ(environ),
+            ..route()
+        };
+        let taken = take(&mut session.clone(), Frame::Signal(route, Signal::Kill));
+        assert_eq!(taken.is_ok(), allowed, "tenant {environ}");
+    }
+}

@@ -275,4 +275,84 @@ mod tests {
         assert!(matches!(lease.handle_timeout(ms(0)), Verdict::Ping(1)));
         assert_eq!(lease.handle_timeout(ms(3_300)), Verdict::Frozen);
     }
+
+    #[test]
+    fn a_ping_is_due_every_so_often_and_coming_early_is_harmless() {
+        let mut lease = Lease::new(LEASE, ms(50));
+        assert_eq!(lease.poll_timeout(), ms(50));
+        assert_eq!(lease.handle_timeout(ms(49)), Verdict::Wait);
+        assert_eq!(lease.handle_timeout(ms(50)), Verdict::Ping(1));
+        assert_eq!(lease.poll_timeout(), ms(300));
+        assert_eq!(lease.handle_timeout(ms(299)), Verdict::Wait);
+        assert_eq!(lease.handle_timeout(ms(300)), Verdict::Ping(2));
+        assert_eq!(lease.handle_pong(2, ms(307)), Some(ms(7)));
+        // Older answers are of no use any more.
+        assert_eq!(lease.handle_pong(1, ms(310)), None);
+    }
+
+    #[test]
+    fn late_and_too_late_begin_where_they_are_said_to() {
+        let asked = || {
+            let mut lease = Lease::new(LEASE, ms(0));
+            assert_eq!(lease.handle_timeout(ms(0)), Verdict::Ping(1));
+            lease
+        };
+        // Due at 250: exactly a grace late is not late.
+        let mut punctual = asked();
+        assert_eq!(punctual.handle_timeout(ms(500)), Verdict::Ping(2));
+        assert_eq!(punctual.second_chance, None);
+        let mut late = asked();
+        assert_eq!(late.handle_timeout(ms(501)), Verdict::Ping(2));
+        assert_eq!(late.second_chance, Some(LEASE), "never before the lease");
+        // Late a second time: one chance per lease.
+        assert_eq!(late.handle_timeout(ms(1_500)), Verdict::Ping(3));
+        assert_eq!(late.second_chance, Some(LEASE));
+        assert_eq!(late.handle_timeout(ms(2_000)), Verdict::Ping(4));
+        // An answer gives the next one.
+        assert!(late.handle_pong(4, ms(2_001)).is_some());
+        assert_eq!(late.second_chance, None);
+        assert_eq!(late.handle_timeout(ms(2_900)), Verdict::Ping(5));
+        assert_eq!(late.second_chance, Some(ms(5_000)));
+        // Due at 250: a whole lease late is late, and more is frozen.
+        assert_eq!(asked().handle_timeout(ms(3_250)), Verdict::Ping(2));
+        assert_eq!(asked().handle_timeout(ms(3_251)), Verdict::Frozen);
+    }
+
+    #[test]
+    fn a_hint_is_judged_at_its_time() {
+        let hinted = || {
+            let mut lease = Lease::new(LEASE, ms(0));
+            assert_eq!(lease.handle_timeout(ms(0)), Verdict::Ping(1));
+            assert!(!lease.is_suspected());
+            assert_eq!(lease.suspect(ms(100)), Some(2));
+            assert!(lease.is_suspected());
+            assert_eq!(lease.poll_timeout(), ms(250));
+            lease
+        };
+        assert_eq!(hinted().handle_timeout(ms(249)), Verdict::Wait);
+        assert_eq!(hinted().handle_timeout(ms(250)), Verdict::Expired);
+        assert_eq!(hinted().handle_timeout(ms(300)), Verdict::Expired);
+        let mut late = hinted();
+        assert_eq!(late.handle_timeout(ms(301)), Verdict::Ping(3));
+        // Not a third time, however late.
+        assert_eq!(late.clone().handle_timeout(ms(520)), Verdict::Expired);
+        // The first of the two answers does not count for the second.
+        assert!(late.handle_pong(2, ms(302)).is_some());
+        assert!(late.is_suspected() && late.asked_again);
+        assert!(late.handle_pong(3, ms(303)).is_some());
+        assert!(!late.is_suspected() && !late.asked_again);
+    }
+
+    #[test]
+    fn only_so_many_pings_are_kept() {
+        let mut lease = Lease::new(Duration::from_secs(1_000), ms(0));
+        for number in 1..=257 {
+            let due = lease.poll_timeout();
+            assert_eq!(lease.handle_timeout(due), Verdict::Ping(number));
+        }
+        assert_eq!(lease.sent.len(), 256);
+        assert_eq!(lease.handle_pong(1, ms(70_000)), None);
+        assert!(lease.handle_pong(2, ms(70_000)).is_some());
+        assert_eq!(lease.sent.len(), 255);
+    }
 }

@@ -139,3 +139,78 @@ impl Pair {
         self.known = self.known.max(epoch);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: NodeId = NodeId(1);
+    const LARGE: NodeId = NodeId(2);
+
+    #[test]
+    fn one_dial_at_a_time_and_each_with_a_higher_epoch() {
+        let mut pair = Pair::new(SMALL, LARGE);
+        assert_eq!((pair.open(), pair.dialling()), (None, None));
+        assert_eq!((pair.dial(), pair.dialling()), (Some(1), Some(1)));
+        assert_eq!(pair.dial(), None);
+        pair.handle_dial_failed(7);
+        assert_eq!(pair.dialling(), Some(1), "that was another dial");
+        pair.handle_dial_failed(1);
+        assert_eq!(pair.dial(), Some(2));
+        pair.handle_stale(1, 50);
+        assert_eq!(pair.dialling(), Some(2), "that was another dial");
+        pair.handle_stale(2, 9);
+        assert_eq!(pair.dial(), Some(10));
+        assert!(!pair.handle_answer(9), "nobody dialled that");
+        assert!(pair.handle_answer(10) && !pair.handle_answer(10));
+        assert_eq!((pair.open(), pair.dialling()), (Some(10), None));
+        assert_eq!(pair.dial(), None, "a session is open");
+        pair.handle_ended(9);
+        assert_eq!(pair.open(), Some(10), "that was another session");
+        pair.handle_ended(10);
+        assert_eq!((pair.open(), pair.dial()), (None, Some(11)));
+    }
+
+    #[test]
+    fn an_epoch_is_accepted_once_and_upwards() {
+        let mut pair = Pair::new(SMALL, LARGE);
+        assert_eq!(pair.handle_hello(0), Verdict::Stale(0));
+        assert_eq!(pair.handle_hello(5), Verdict::Accept);
+        pair.handle_accepted(5);
+        assert_eq!(pair.open(), Some(5));
+        for old in [4, 5] {
+            assert_eq!(pair.handle_hello(old), Verdict::Stale(5));
+        }
+        assert_eq!(pair.handle_hello(6), Verdict::Accept);
+        pair.handle_ended(5);
+        assert_eq!(pair.handle_hello(5), Verdict::Stale(5), "not even later");
+    }
+
+    #[test]
+    fn of_two_dials_that_cross_one_stays() {
+        for (us, peer, ours_stays) in [(SMALL, LARGE, true), (LARGE, SMALL, false)] {
+            let mut pair = Pair::new(us, peer);
+            assert_eq!(pair.dial(), Some(1));
+            pair.handle_dial_failed(1);
+            assert_eq!(pair.dial(), Some(2));
+            assert_eq!(pair.handle_hello(1), Verdict::Stale(2), "ours is higher");
+            assert_eq!(pair.handle_hello(3), Verdict::Accept, "theirs is higher");
+            let tie = pair.handle_hello(2);
+            assert_eq!(tie == Verdict::Stale(2), ours_stays, "{us} dials {peer}");
+            // The dial that yields is given up, and its answer comes too late.
+            pair.handle_accepted(3);
+            assert_eq!((pair.open(), pair.dialling()), (Some(3), None));
+            assert!(!pair.handle_answer(2));
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_told_lowers_an_epoch() {
+        let mut pair = Pair::new(SMALL, LARGE);
+        pair.handle_accepted(8);
+        pair.handle_ended(8);
+        assert_eq!(pair.dial(), Some(9));
+        pair.handle_stale(9, 3);
+        assert_eq!(pair.dial(), Some(10));
+    }
+}
