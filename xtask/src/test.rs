@@ -5,8 +5,8 @@
 
 use anyhow::Result;
 
-use crate::guests;
 use crate::run::{command, has_cargo, job, output, run};
+use crate::{fuzz, guests};
 
 /// Where tests look for compiled guests.
 const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
@@ -33,6 +33,9 @@ pub(crate) fn all(quick: bool) -> Result<()> {
     })?;
     if !quick {
         job("demo", demo)?;
+        job("search for inputs that break something", || {
+            fuzz::all(fuzz::SECONDS)
+        })?;
     }
     job("examples in the docs", || {
         run(&mut command(
