@@ -5,13 +5,14 @@
     reason = "talking to people is what a chore does"
 )]
 
+mod fuzz;
 mod guests;
 mod run;
 mod test;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -21,6 +22,9 @@ usage: cargo xtask COMMAND
   guests --ship     and renew the wordcount.wasm of the repository
   guests --check    whether that one was made from the sources here
   test [--quick]    everything a push must pass; --quick leaves out guests and demo
+  fuzz [--seconds N]
+                    search for inputs that break something, N seconds (10) for each kind of
+                    input, if cargo-fuzz and a nightly toolchain are installed
   tidy              the rules in tests/tidy.rs alone
   deny              licences and advisories, if cargo-deny is installed";
 
@@ -44,6 +48,12 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
         ["guests", "--check"] => guests::check_shipped(),
         ["test"] => test::all(false),
         ["test", "--quick"] => test::all(true),
+        ["fuzz"] => fuzz::all(fuzz::SECONDS),
+        ["fuzz", "--seconds", seconds] => fuzz::all(
+            seconds
+                .parse()
+                .with_context(|| format!("{seconds:?} is not a number of seconds"))?,
+        ),
         ["tidy"] => test::tidy(),
         ["deny"] => test::deny(),
         [] | ["help" | "--help" | "-h"] => {

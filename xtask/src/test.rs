@@ -5,8 +5,8 @@
 
 use anyhow::Result;
 
-use crate::guests;
 use crate::run::{command, has_cargo, job, output, run};
+use crate::{fuzz, guests};
 
 /// Where tests look for compiled guests.
 const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
@@ -42,6 +42,9 @@ pub(crate) fn all(quick: bool) -> Result<()> {
             ))
         })?;
         job("demo", demo)?;
+        job("search for inputs that break something", || {
+            fuzz::all(fuzz::SECONDS)
+        })?;
     }
     job("examples in the docs", || {
         run(&mut command(

@@ -1,0 +1,364 @@
+//! What strangers may send, on any toolchain.
+//!
+//! Goal: what `fuzz/` searches for with libFuzzer is shown by every run of the tests, if less deeply.
+//! Method: each target's function gets every seed of `fuzz/corpus`, and then the same random changes
+//! of them in every run. A failure prints the input, to be kept as another seed.
+//!
+//! `TIDELOCK_FUZZ_EXECUTIONS=1000000` makes a run longer, with other changes than the usual ones.
+//! `TIDELOCK_BLESS=1` writes the seeds anew, as after a deliberate change of the wire format.
+
+#![allow(clippy::print_stderr, reason = "the input that failed must be shown")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "a library of another workspace"
+)]
+
+#[path = "../fuzz/src/input.rs"]
+mod input;
+#[path = "../fuzz/src/join.rs"]
+mod join;
+#[path = "../fuzz/src/session.rs"]
+mod session;
+#[path = "../fuzz/src/ticket.rs"]
+mod ticket;
+#[path = "../fuzz/src/wire.rs"]
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// No input of libFuzzer is longer either, unless a seed is.
+const INPUT_BYTES_MAX: usize = 4096;
+
+#[test]
+fn frames() {
+    replay("wire", wire::run, 400_000);
+}
+
+#[test]
+fn sessions() {
+    replay("session", session::run, 200_000);
+}
+
+#[test]
+fn tickets() {
+    replay("ticket", ticket::run, 5_000);
+}
+
+#[test]
+fn requests_to_join() {
+    replay("join", join::run, 5_000);
+}
+
+#[test]
+fn the_seeds_are_there() {
+    for (target, seeds) in seeds() {
+        let folder = folder(target);
+        if std::env::var_os("TIDELOCK_BLESS").is_some() {
+            fs::create_dir_all(&folder).unwrap();
+            for (name, bytes) in &seeds {
+                fs::write(folder.join(name), bytes).unwrap();
+            }
+        }
+        for (name, bytes) in &seeds {
+            let path = folder.join(name);
+            let kept = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!(kept, *bytes, "{target}/{name}");
+        }
+    }
+}
+
+/// A damaged input shows that it is damaged: the search is not blind.
+#[test]
+fn a_changed_ticket_is_not_taken_for_the_original() {
+    let failed = std::panic::catch_unwind(|| {
+        let mut input = input::Input(&[7, 3, 1]);
+        assert_eq!(input.damage(b"original"), b"original");
+    });
+    assert!(failed.is_err());
+    assert_eq!(input::Input(&[]).damage(b"original"), b"original");
+}
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(target)
+}
+
+fn replay(target: &str, run: fn(&[u8]), executions: usize) {
+    let mut seeds: Vec<(PathBuf, Vec<u8>)> = fs::read_dir(folder(target))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+    seeds.sort();
+    assert!(seeds.len() >= 8, "{target} has {} seeds", seeds.len());
+    for (_, seed) in &seeds {
+        shown(run, seed);
+    }
+    let mut random = Random(0x7469_6465_6c6f_636b);
+    let mut executions = executions;
+    if let Ok(more) = std::env::var("TIDELOCK_FUZZ_EXECUTIONS") {
+        executions = more.parse().expect("a number");
+        random = Random(random.0 ^ more.parse::<u64>().expect("a number"));
+    }
+    for _ in 0..executions {
+        let mut bytes = seeds[random.below(seeds.len())].1.clone();
+        for _ in 0..=random.below(4) {
+            let other = &seeds[random.below(seeds.len())].1;
+            random.change(&mut bytes, other);
+        }
+        bytes.truncate(INPUT_BYTES_MAX);
+        shown(run, &bytes);
+    }
+    eprintln!(
+        "{target}: {} seeds, {executions} changes of them",
+        seeds.len()
+    );
+}
+
+fn shown(run: fn(&[u8]), bytes: &[u8]) {
+    struct Shown<'a>(&'a [u8]);
+    impl Drop for Shown<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                let hex: String = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+                eprintln!("the input: {hex}");
+            }
+        }
+    }
+    let _shown = Shown(bytes);
+    run(bytes);
+}
+
+/// The same numbers in every run (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() >> 33).unwrap() % bound.max(1)
+    }
+
+    fn change(&mut self, bytes: &mut Vec<u8>, other: &[u8]) {
+        let at = self.below(bytes.len() + 1);
+        let value = self.next().to_le_bytes();
+        match self.below(8) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, value[0]),
+            2 if at < bytes.len() => drop(bytes.remove(at)),
+            3 => {
+                // A number that is at an edge.
+                let edges = [
+                    0,
+                    1,
+                    127,
+                    128,
+                    255,
+                    1 << 20,
+                    1 << 31,
+                    u64::MAX,
+                    u64::MAX >> 1,
+                ];
+                let edge = edges[self.below(edges.len())].to_le_bytes();
+                let wide = [1, 4, 8][self.below(3)];
+                for (place, byte) in bytes[at..].iter_mut().zip(&edge[..wide]) {
+                    *place = *byte;
+                }
+            }
+            4 => {
+                let from = self.below(other.len() + 1);
+                bytes.splice(at..at, other[from..].iter().copied());
+            }
+            5 => {
+                let from = self.below(other.len() + 1);
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[from..]);
+            }
+            6 if at < bytes.len() => bytes[at] ^= 1 << (value[0] % 8),
+            _ if at < bytes.len() => bytes[at] = value[0],
+            _ => bytes.push(value[0]),
+        }
+    }
+}
+
+type Seeds = BTreeMap<String, Vec<u8>>;
+
+/// The seeds that are made and not found.
+fn seeds() -> [(&'static str, Seeds); 4] {
+    [
+        ("wire", frame_seeds()),
+        ("session", session_seeds()),
+        ("ticket", ticket_seeds()),
+        ("join", join_seeds()),
+    ]
+}
+
+/// The frames whose bytes are written down for the tests of the format.
+fn frame_seeds() -> Seeds {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/wire/golden.txt");
+    fs::read_to_string(golden)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let (name, hex) = line.split_once(' ').unwrap();
+            (name.to_owned(), tidelock_certs::from_hex(hex).unwrap())
+        })
+        .collect()
+}
+
+fn session_seeds() -> Seeds {
+    let frames = frame_seeds();
+    let lane = |size: u8, names: &[&str]| {
+        let bodies = names.iter().flat_map(|name| frames[*name].clone());
+        [0, size].into_iter().chain(bodies).collect::<Vec<u8>>()
+    };
+    // What the moves mean stands in `fuzz/src/session.rs`.
+    let prepare = [0, 3, 1, 0, 0, 0x11, 0, 0, 5];
+    let drain = [7, 255];
+    let made = [13, 0, 0, 4];
+    let ask = [10, 1, 0, 0x11, 0, 0];
+    let ask_too_much = [10, 1, 0, 0x11, 0, 255];
+    let moves = |moves: &[&[u8]]| [&[1, 1], moves.concat().as_slice()].concat();
+    [
+        (
+            "lane.signals",
+            lane(
+                6,
+                &["signal.link", "signal.unlink", "signal.kill", "signal.exit"],
+            ),
+        ),
+        (
+            "lane.messages",
+            lane(255, &["message", "message.empty", "bulk"]),
+        ),
+        ("lane.spawn", lane(0, &["prepare", "cancel", "start"])),
+        ("lane.query", lane(9, &["query", "query"])),
+        ("lane.hello", lane(30, &["goodbye", "hello"])),
+        (
+            "hosted",
+            moves(&[&prepare, &drain, &made, &[15], &[0, 7, 1, 9], &drain]),
+        ),
+        (
+            "hosted.refused",
+            moves(&[&prepare, &drain, &[13, 2, 0, 1, b'x'], &[15]]),
+        ),
+        (
+            "hosted.ended",
+            moves(&[&prepare, &drain, &made, &[13, 3, 0], &[0, 8, 1, 0], &drain]),
+        ),
+        (
+            "hosted.cancelled",
+            moves(&[&prepare, &drain, &[0, 8, 1, 0], &made, &[15]]),
+        ),
+        ("hosted.foreign", moves(&[&[0, 3, 1, 0xf0, 0, 0, 0, 0, 0]])),
+        (
+            "asked",
+            moves(&[&ask, &[15], &[0, 5, 1, 4, 0], &drain, &[12, 0], &[15]]),
+        ),
+        ("asked.refused", moves(&[&ask, &[0, 6, 1, 0], &drain])),
+        (
+            "asked.cancelled",
+            moves(&[&ask, &[11, 0], &[0, 5, 1, 4, 0], &[0, 9, 1, 0], &drain]),
+        ),
+        ("asked.too_much", moves(&[&ask_too_much, &drain])),
+        (
+            "questions",
+            moves(&[
+                &[14, 0, 1],
+                &[0, 11, 1, 0],
+                &[0, 10, 3, 2, 0],
+                &drain,
+                &[14, 1, 0, 0],
+            ]),
+        ),
+        (
+            "links",
+            moves(&[
+                &[9, 1, 2, 0, 0, 7],
+                &[0, 0, 0, 1, 1, 1, 7, 0],
+                &drain,
+                &[9, 1, 2, 0, 8, 7],
+            ]),
+        ),
+        (
+            "tenants",
+            [&[1, 0][..], &[0, 1, 255, 1, 1, 2, b'h', b'i', 0], &drain].concat(),
+        ),
+        (
+            "notes",
+            moves(&[&[14, 2, 3], &[14, 3, 3], &[6, 4, 0, 0, 0, 0], &[15]]),
+        ),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .into()
+}
+
+fn ticket_seeds() -> Seeds {
+    [
+        ("bytes", &b"\0\0\x02{}\x30\x06\x02\x01\x01\x02\x01\x01"[..]),
+        ("bytes.short", b"\0\xff\xff"),
+        ("original", b"\x01"),
+        ("cut", b"\x01\x00\xc0\x00"),
+        ("longer", b"\x01\x12\x00\x00\x04abcd"),
+        ("length", b"\x01\x05\x00\xff"),
+        ("body", b"\x01\x07\x20\x01"),
+        ("signature", b"\x01\x17\x30\x80"),
+        ("certificate.original", b"\x02"),
+        ("certificate.changed", b"\x02\x17\x20\x01"),
+        (
+            "certificate.bytes",
+            b"\x03\x30\x82\x01\x0a\x30\x81\xb0\xa0\x03\x02\x01\x02",
+        ),
+        ("signed", b"\x04\0"),
+        ("signed.name", b"\x04\x01\x05web-1"),
+        ("signed.cluster", b"\x04\x02\x05river"),
+        ("signed.key", b"\x04\x04\x03\x01"),
+        (
+            "signed.times",
+            b"\x04\x18\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0",
+        ),
+        ("signed.environments", b"\x04\x60\x07\0\0\0\0\0\0\0\x40\x01"),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))
+    .into()
+}
+
+fn join_seeds() -> Seeds {
+    let token = format!("\0tl1.{}.{}", "0a".repeat(32), "5f".repeat(16));
+    let pem = |body: &str| {
+        let kind = "CERTIFICATE REQUEST-----";
+        format!("\x03-----BEGIN {kind}\n{body}\n-----END {kind}\n")
+    };
+    let wrapped = pem("MIIBCgIBADAAMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE");
+    [
+        ("token", token.as_bytes()),
+        ("token.blanks", format!("{token}\n\n").as_bytes()),
+        ("token.original", b"\x01"),
+        ("token.upper", b"\x01\x05\x04A"),
+        ("token.authority", b"\x01\x05\x04f"),
+        ("name", b"\x02web-0"),
+        ("name.dots", b"\x02..%2f"),
+        ("name.uri", b"\x02tidelock://sea/node/web-0"),
+        ("name.hex", b"\x0200ff"),
+        ("request.bytes", wrapped.as_bytes()),
+        ("request.empty", pem("").as_bytes()),
+        ("request.original", b"\x04"),
+        ("request.text", b"\x04\x05\x60A"),
+        ("request.twice", b"\x04\x12\x00\x00\x05-----"),
+        ("request.der", b"\x05"),
+        ("request.der.length", b"\x05\x06\x02\x01"),
+        ("request.der.key", b"\x05\x06\x40\x01"),
+        ("request.der.signature", b"\x05\x07\xd0\x01"),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))
+    .into()
+}
