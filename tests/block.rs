@@ -257,7 +257,13 @@ fn an_unlink_of_the_other_leaves_a_call_alone() {
         "it still calls"
     );
     assert!(!block.is_linked(there(7)));
-    // The end answers the call, with the tag it was made with.
+    // The session's end answers the call.
+    let lost = on(&mut block.clone(), |block, out| {
+        block.session_lost(PEER, &reason(), out);
+    });
+    let ended = LinkOutcome::Ended(reason());
+    assert_eq!(lost, [Effect::LinkReturns(there(7), ended)]);
+    // So does the other's end.
     let gone = hears(&mut block, there(7), Signal::Exit { reason: reason() });
     let ended = LinkOutcome::Ended(reason());
     assert_eq!(gone, [Effect::LinkReturns(there(7), ended)]);
