@@ -257,7 +257,13 @@ fn an_unlink_of_the_other_leaves_a_call_alone() {
         "it still calls"
     );
     assert!(!block.is_linked(there(7)));
-    // The end answers the call, with the tag it was made with.
+    // The session's end answers the call.
+    let lost = on(&mut block.clone(), |block, out| {
+        block.session_lost(PEER, &reason(), out);
+    });
+    let ended = LinkOutcome::Ended(reason());
+    assert_eq!(lost, [Effect::LinkReturns(there(7), ended)]);
+    // So does the other's end.
     let gone = hears(&mut block, there(7), Signal::Exit { reason: reason() });
     let ended = LinkOutcome::Ended(reason());
     assert_eq!(gone, [Effect::LinkReturns(there(7), ended)]);
@@ -276,7 +282,7 @@ fn monitors_are_told_once_and_by_their_target() {
     assert_eq!(block.halves(), 0);
     let mut reference = 0;
     drop(on(&mut block, |block, out| {
-        reference = block.monitor(there(7), out)
+        reference = block.monitor(there(7), out);
     }));
     let exists = |exists| Signal::MonitorAck { reference, exists };
     assert_eq!(hears(&mut block, there(7), exists(true)), []);
@@ -319,7 +325,7 @@ fn a_lost_session_tells_what_was_over_it_and_no_more() {
     block.asks(NodeId(3), 1);
     let nodes = [block.monitor_node(PEER), block.monitor_node(NodeId(3))];
     let lost = on(&mut block, |block, out| {
-        block.session_lost(PEER, &reason(), out)
+        block.session_lost(PEER, &reason(), out);
     });
     let tell = |number, local| Effect::Tell {
         number,
@@ -349,7 +355,7 @@ fn a_lost_session_tells_what_was_over_it_and_no_more() {
     assert_eq!(block.monitors().count(), 2);
     assert!(!block.asked(PEER, 1) && block.asked(NodeId(3), 1));
     let again = on(&mut block, |block, out| {
-        block.session_lost(PEER, &reason(), out)
+        block.session_lost(PEER, &reason(), out);
     });
     assert_eq!(again, [], "once");
 }
@@ -403,7 +409,7 @@ fn an_end_tells_everybody_in_one_step_and_is_the_last() {
 fn what_cannot_be_sent_is_told_at_once() {
     let unsent = |block: &mut Block, signal: Signal| {
         on(block, |block, out| {
-            block.unsent(there(7), &signal, &reason(), out)
+            block.unsent(there(7), &signal, &reason(), out);
         })
     };
     let mut block = block();

@@ -238,4 +238,41 @@ mod tests {
                 .is_err()
         );
     }
+
+    #[test]
+    fn ids_end_where_their_bits_do() {
+        assert_eq!(NodeId::MAX.0, 8_388_607);
+        assert_eq!(Pid::LOCAL_MAX, 1_099_511_627_775);
+        let last = Pid::new(NodeId::MAX, Pid::LOCAL_MAX).unwrap();
+        assert_eq!(last.raw(), u64::MAX >> 1);
+        assert_eq!(Pid::from_raw(last.raw()), Some(last));
+        assert_eq!(Pid::try_from(last.raw()), Ok(last));
+        assert_eq!(u64::from(last), last.raw());
+        assert_eq!((last.node(), last.local()), (NodeId::MAX, Pid::LOCAL_MAX));
+        let first = Pid::new(NodeId::STANDALONE, 1).unwrap();
+        assert_eq!(first.raw(), 1);
+        assert_eq!(Pid::new(NodeId(8_388_608), 1), None);
+        assert_eq!(Pid::new(NodeId(1), 0), None);
+        for nobody in [0, 1 << 40, 1 << 63, 1 << 63 | 1] {
+            assert_eq!(Pid::from_raw(nobody), None, "{nobody}");
+            let error = Pid::try_from(nobody).unwrap_err().to_string();
+            assert!(error.contains(&nobody.to_string()), "{error}");
+        }
+        assert_eq!("n8388607".parse(), Ok(NodeId::MAX));
+        assert_eq!("7".parse(), Ok(NodeId(7)));
+        assert!("n8388608".parse::<NodeId>().is_err());
+    }
+
+    #[test]
+    fn a_hash_has_two_short_names() {
+        let mut hash = ModuleHash([0; 32]);
+        hash.0[..8].copy_from_slice(&[0xab, 0x01, 0xff, 0x20, 5, 6, 7, 8]);
+        assert_eq!(hash.short(), "ab01ff20");
+        assert_eq!(hash.module_id(), 0x0807_0605_20ff_01ab);
+        let bare = hash.to_string().replace("b3:", "");
+        assert_eq!(bare.parse(), Ok(hash));
+        assert!(bare[1..].parse::<ModuleHash>().is_err());
+        assert!(bare.replacen('a', "g", 1).parse::<ModuleHash>().is_err());
+        assert_eq!(Environ::default(), Environ(1));
+    }
 }

@@ -125,3 +125,45 @@ impl fmt::Display for ExitReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_normal_is_normal_and_a_shell_sees_which() {
+        let text = String::new;
+        let node = NodeId(2);
+        let pid = Pid::new(node, 1).unwrap();
+        for (reason, code) in [
+            (ExitReason::Normal, 0),
+            (ExitReason::Exit(0), 0),
+            (ExitReason::Exit(-7), -7),
+            (ExitReason::Killed(None), 137),
+            (ExitReason::Killed(Some(pid)), 137),
+            (ExitReason::NodeDown { node, how: text() }, 255),
+            (ExitReason::NoProcess, 254),
+            (ExitReason::Trap(text()), 101),
+            (ExitReason::LinkDied { pid, why: text() }, 101),
+            (ExitReason::MailboxFull, 101),
+            (ExitReason::Limit(text()), 101),
+            (ExitReason::Fault(text()), 101),
+            (ExitReason::NotStarted(text()), 101),
+        ] {
+            assert_eq!(reason.exit_code(), code, "{reason}");
+            assert_eq!(reason.is_normal(), reason == ExitReason::Normal, "{reason}");
+            assert_eq!(reason.clone().bounded(), reason);
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_at_a_character_and_says_so() {
+        assert_eq!(bounded("a".repeat(1024)), "a".repeat(1024));
+        assert_eq!(bounded("a".repeat(1025)), "a".repeat(1021) + "…");
+        // 1021 lies within the 511th é.
+        assert_eq!(bounded("é".repeat(513)), "é".repeat(510) + "…");
+        assert_eq!(bounded("🌊".repeat(257)), "🌊".repeat(255) + "…");
+        let long = ExitReason::Fault("a".repeat(1025)).bounded();
+        assert_eq!(long, ExitReason::Fault("a".repeat(1021) + "…"));
+    }
+}
