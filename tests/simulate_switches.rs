@@ -37,11 +37,9 @@ const SEEDS_MAX: u64 = 10_000;
 /// Rules of the shipped code, by the names that it knows them by.
 const RULES: &[&str] = &[
     "link waits for its answer",
-    "unlink withdraws what is queued",
     "a link that crosses an unlink is not taken",
     "an unlink leaves the other's call alone",
     "unlink has an id",
-    "NoProcess has an id",
     "a crossed link is asked again",
     "an end answers the call",
     "an exit needs an entry",

@@ -52,6 +52,7 @@ pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
     sessions(entries)?;
     let noticed = nodes_are_noticed(plan, entries)?;
     no_false_verdict(plan, entries)?;
+    sound_calls_succeed(plan, entries)?;
     let count =
         |of: fn(&What) -> bool| entries.iter().filter(|entry| of(&entry.what)).count() as u64;
     Ok(Seen {
@@ -151,33 +152,20 @@ impl<'a> Facts<'a> {
             .then_some("the session ended")
     }
 
-    /// Whether `p` may have taken its link with `q` back, at `after` or later.
+    /// Whether `p` took its link with `q` back at `after` or later. What it took back before `q` asked for
+    /// a new one is no excuse, also if the two crossed.
     fn may_have_unlinked(&self, p: Pid, q: Pid, after: usize) -> bool {
-        let mut under_way = false;
-        for at in self.about.get(&(p, q)).into_iter().flatten().copied() {
-            match *self.what(at) {
-                What::UnlinkCalled { .. } => {
-                    under_way = true;
-                    if at >= after {
-                        return true;
+        let places = self.about.get(&(p, q)).into_iter().flatten();
+        places.copied().filter(|at| *at >= after).any(|at| {
+            matches!(
+                self.what(at),
+                What::UnlinkCalled { .. }
+                    | What::LinkReturned {
+                        how: Linked::TimedOut,
+                        ..
                     }
-                }
-                What::UnlinkReturned { in_time: true, .. } => {
-                    if under_way && at >= after {
-                        return true;
-                    }
-                    under_way = false;
-                }
-                What::LinkReturned {
-                    how: Linked::TimedOut,
-                    ..
-                } => under_way = true,
-                _ => {}
-            }
-        }
-        // A link() that has not returned may have been given up, if its caller was killed in it: that
-        // ends in an Exit or an Unlink, and either is right.
-        under_way
+            )
+        })
     }
 }
 
@@ -639,19 +627,59 @@ fn length_of(fault: &Fault) -> Duration {
     }
 }
 
+/// Whether a fault of the plan may still show at a time.
+fn is_disturbed(plan: &Plan, at: Duration) -> bool {
+    plan.faults().iter().any(|due| {
+        !matches!(due.fault, Fault::ControlDown(_))
+            && due.at <= at
+            && due.at + length_of(&due.fault) + AFTERMATH >= at
+    })
+}
+
 /// No session ends but for a fault: loss of up to 5 % and delay are none.
 fn no_false_verdict(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
-    let faults = plan.faults();
     for entry in entries {
-        if let What::NodeDown { on, peer, why, .. } = &entry.what {
-            let justified = faults.iter().any(|due| {
-                !matches!(due.fault, Fault::ControlDown(_))
-                    && due.at <= entry.at
-                    && due.at + length_of(&due.fault) + AFTERMATH >= entry.at
-            });
-            if !justified {
-                return broken("P6", format!("{on} gave {peer} up without a cause: {why}"));
+        if let What::NodeDown { on, peer, why, .. } = &entry.what
+            && !is_disturbed(plan, entry.at)
+        {
+            return broken("P6", format!("{on} gave {peer} up without a cause: {why}"));
+        }
+    }
+    Ok(())
+}
+
+/// P6: on a sound network a call that waits long enough is answered.
+fn sound_calls_succeed(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
+    let mut called: BTreeMap<Pid, Duration> = BTreeMap::new();
+    for entry in entries {
+        let by = match entry.what {
+            What::LinkCalled { by, .. }
+            | What::UnlinkCalled { by, .. }
+            | What::SpawnCalled { by, .. } => {
+                called.insert(by, entry.at);
+                continue;
             }
+            What::LinkReturned {
+                by,
+                how: Linked::TimedOut,
+                ..
+            }
+            | What::UnlinkReturned {
+                by, in_time: false, ..
+            }
+            | What::SpawnReturned {
+                by, child: None, ..
+            } => by,
+            _ => continue,
+        };
+        // Sessions that open at the start are waited for, too.
+        if let Some(began) = called.get(&by)
+            && *began > LEASE
+            && entry.at - *began >= PATIENCE - SLACK
+            && !is_disturbed(plan, entry.at)
+            && !is_disturbed(plan, *began)
+        {
+            return broken("P6", format!("nobody answered a call of {by} at {began:?}"));
         }
     }
     Ok(())
