@@ -222,7 +222,7 @@ fn session_seeds() -> Seeds {
         [0, size].into_iter().chain(bodies).collect::<Vec<u8>>()
     };
     // What the moves mean stands in `fuzz/src/session.rs`.
-    let prepare = [0, 3, 1, 0, 0, 0x11, 0, 0, 5];
+    let prepare = [0, 3, 1, 0, 0, 0x11, 0, 5];
     let drain = [7, 255];
     let made = [13, 0, 0, 4];
     let ask = [10, 1, 0, 0x11, 0, 0];
@@ -259,7 +259,7 @@ fn session_seeds() -> Seeds {
             "hosted.cancelled",
             moves(&[&prepare, &drain, &[0, 8, 1, 0], &made, &[15]]),
         ),
-        ("hosted.foreign", moves(&[&[0, 3, 1, 0xf0, 0, 0, 0, 0, 0]])),
+        ("hosted.foreign", moves(&[&[0, 3, 1, 0xf0, 0, 0, 0, 0]])),
         (
             "asked",
             moves(&[&ask, &[15], &[0, 5, 1, 4, 0], &drain, &[12, 0], &[15]]),

@@ -165,8 +165,11 @@ impl Play {
             9 => self.say(input),
             10 => {
                 let parent = here(input);
-                let prepare = prepare(input, parent);
-                let fits = prepare.config.args.is_empty();
+                let mut prepare = prepare(input, parent);
+                let fits = input.byte() != 0xff;
+                if !fits {
+                    prepare.config.args = vec!["x".repeat(1 << 20)];
+                }
                 let reference = self.session.ask(prepare).expect("not over");
                 let before = self.asked.insert(reference, parent);
                 assert_eq!(before, None, "a number is given once");
@@ -363,7 +366,7 @@ impl Play {
         while let Some(action) = self.session.poll_action() {
             self.act(&action);
         }
-        self.transmit();
+        // What is unsent now must stay so.
         let ending = self.session.end();
         let set = |list: &[u64]| list.iter().copied().collect::<BTreeSet<u64>>();
         assert!(
@@ -470,14 +473,7 @@ fn prepare(input: &mut Input<'_>, parent: Pid) -> Prepare {
         module: ModuleHash([input.byte(); 32]),
         entry: input.text(),
         params: Vec::new(),
-        config: ProcessConfig {
-            // At times more than a frame may hold.
-            args: match input.byte() {
-                0xff => vec!["x".repeat(1 << 20)],
-                _ => Vec::new(),
-            },
-            ..ProcessConfig::default()
-        },
+        config: ProcessConfig::default(),
         link: Some(None),
         monitor: None,
     }
@@ -539,7 +535,7 @@ fn peer_frame(input: &mut Input<'_>) -> Frame {
         ),
         3 | 4 => {
             let (reference, parent) = (reference(input), mostly(PEER, input));
-            Frame::Prepare(reference, Box::new(prepare_small(input, parent)))
+            Frame::Prepare(reference, Box::new(prepare(input, parent)))
         }
         5 => Frame::Prepared(reference(input), mostly(PEER, input)),
         6 => Frame::Refused(reference(input), Refusal::Draining),
@@ -551,11 +547,4 @@ fn peer_frame(input: &mut Input<'_>) -> Frame {
         12 => Frame::Stale(reference(input)),
         _ => Frame::Goodbye,
     }
-}
-
-/// A request that a frame can hold.
-fn prepare_small(input: &mut Input<'_>, parent: Pid) -> Prepare {
-    let mut prepare = prepare(input, parent);
-    prepare.config.args.clear();
-    prepare
 }
