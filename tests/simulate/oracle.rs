@@ -4,6 +4,11 @@
 //! demonitors, so that what it reads afterwards came afterwards. Where two events cross and either order
 //! is right, the judge takes the side of the accused.
 
+#![allow(
+    clippy::collapsible_match,
+    reason = "a pattern says what was seen; what is wrong with it stands below"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
