@@ -34,12 +34,12 @@ const INPUT_BYTES_MAX: usize = 4096;
 
 #[test]
 fn frames() {
-    replay("wire", wire::run, 400_000);
+    replay("wire", wire::run, 200_000);
 }
 
 #[test]
 fn sessions() {
-    replay("session", session::run, 200_000);
+    replay("session", session::run, 100_000);
 }
 
 #[test]
