@@ -303,7 +303,7 @@ impl Transport {
 
     /// Dials a node; TLS is complete when this returns. Never gives up by itself sooner than QUIC does.
     ///
-    /// While no answer comes, it knocks again every [`KNOCK_EVERY`], with a connection of its own; the
+    /// While no answer comes, it knocks again every half second, with a connection of its own; the
     /// first that is complete is taken, the others are dropped. QUIC alone repeats its first packet
     /// after 1, 3 and 7 seconds: a network that heals between is found healed seconds later.
     ///
