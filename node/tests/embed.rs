@@ -47,6 +47,15 @@ impl Bench {
             config.token = Some(token);
             nodes.push(Node::start(config).await.expect("a node starts"));
         }
+        // A node that has just started is not known to the others yet.
+        let all_met = async {
+            for node in &nodes {
+                while node.dist().sessions().len() + 1 < count {
+                    tokio::time::sleep(Duration::from_millis(5)).await; // between two looks
+                }
+            }
+        };
+        timeout(PATIENCE, all_met).await.expect("the nodes meet");
         Bench {
             nodes,
             control: Some(control),
