@@ -242,18 +242,8 @@ impl Transport {
         let (server, client) = quic_configs(identity, lease)?;
         let config = quinn::EndpointConfig::default();
         let runtime = Arc::new(quinn::TokioRuntime);
-        let mut endpoint =
-            quinn::Endpoint::new(config, Some(server), socket, runtime).map_err(|error| {
-                TransportError::Bind {
-                    addr,
-                    why: error.to_string(),
-                }
-            })?;
-        endpoint.set_default_client_config(client);
-        Ok(Transport {
-            endpoint,
-            kernel: true,
-        })
+        let endpoint = quinn::Endpoint::new(config, Some(server), socket, runtime);
+        Self::begin(endpoint, addr, client, true)
     }
 
     /// As [`Transport::new`], with `carrier` in place of a socket of the kernel. What QUIC decides by
@@ -272,21 +262,25 @@ impl Transport {
         let (server, client) = quic_configs(identity, lease)?;
         let mut config = quinn::EndpointConfig::default();
         config.rng_seed(Some(seed));
-        let mut endpoint = quinn::Endpoint::new_with_abstract_socket(
-            config,
-            Some(server),
-            Arc::new(Carried(carrier)),
-            Arc::new(quinn::TokioRuntime),
-        )
-        .map_err(|error| TransportError::Bind {
+        let socket = Arc::new(Carried(carrier));
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint =
+            quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime);
+        Self::begin(endpoint, addr, client, false)
+    }
+
+    fn begin(
+        endpoint: io::Result<quinn::Endpoint>,
+        addr: SocketAddr,
+        client: quinn::ClientConfig,
+        kernel: bool,
+    ) -> Result<Self, TransportError> {
+        let mut endpoint = endpoint.map_err(|error| TransportError::Bind {
             addr,
             why: error.to_string(),
         })?;
         endpoint.set_default_client_config(client);
-        Ok(Transport {
-            endpoint,
-            kernel: false,
-        })
+        Ok(Transport { endpoint, kernel })
     }
 
     /// From now on dials and accepts as `identity`; open connections are not touched.
