@@ -241,9 +241,7 @@ impl Context {
             return Err(LinkError::TimedOut);
         }
         self.shared.step(|core, effects| {
-            if !off("link() drains first") {
-                core.settle();
-            }
+            core.settle();
             core.linked = None;
             if !core.must_end() {
                 core.block.link(pid, tag, form, effects);

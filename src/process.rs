@@ -543,7 +543,7 @@ async fn live<F: Future<Output = ExitReason>>(shared: Arc<Shared>, code: F) {
     };
     let reason = {
         let mut code = std::pin::pin!(AssertUnwindSafe(code).catch_unwind());
-        let _ends = Ends(&shared);
+        let _condemned = Condemned(&shared);
         std::future::poll_fn(|poller| {
             {
                 let mut core = shared.core();
@@ -566,9 +566,9 @@ async fn live<F: Future<Output = ExitReason>>(shared: Arc<Shared>, code: F) {
 
 /// Says, before the code is dropped, that its process ends: a `link()` that is dropped with it is not
 /// given up, since the end itself tells the other side.
-struct Ends<'a>(&'a Shared);
+struct Condemned<'a>(&'a Shared);
 
-impl Drop for Ends<'_> {
+impl Drop for Condemned<'_> {
     fn drop(&mut self) {
         self.0.core().condemn(ExitReason::Killed(None));
     }

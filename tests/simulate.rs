@@ -22,24 +22,11 @@
     reason = "the figures are for whoever reads the log"
 )]
 
-#[path = "simulate/chance.rs"]
-mod chance;
-#[path = "simulate/cluster.rs"]
-mod cluster;
-#[path = "simulate/journal.rs"]
-mod journal;
-#[path = "simulate/network.rs"]
-mod network;
-#[path = "simulate/oracle.rs"]
-mod oracle;
-#[path = "simulate/plan.rs"]
-mod plan;
-#[path = "simulate/script.rs"]
-mod script;
-#[path = "simulate/search.rs"]
-mod search;
+#[path = "simulate/mod.rs"]
+mod simulate;
 
-use plan::Plan;
+use simulate::plan::Plan;
+use simulate::{cluster, search};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 2_000;

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! cargo test --release -p tidelock-node --features switches --test simulate_switches -- --nocapture
+//! TIDELOCK_RULE='unlink has an id' …                                              # one of them
 //! ```
 
 #![allow(
@@ -13,23 +14,11 @@
     reason = "the figures are for whoever reads the log"
 )]
 
-#[path = "simulate/chance.rs"]
-mod chance;
-#[path = "simulate/cluster.rs"]
-mod cluster;
-#[path = "simulate/journal.rs"]
-mod journal;
-#[path = "simulate/network.rs"]
-mod network;
-#[path = "simulate/oracle.rs"]
-mod oracle;
-#[path = "simulate/plan.rs"]
-mod plan;
-#[path = "simulate/script.rs"]
-mod script;
+#[path = "simulate/mod.rs"]
 #[allow(dead_code, reason = "the other test uses the rest")]
-#[path = "simulate/search.rs"]
-mod search;
+mod simulate;
+
+use simulate::search;
 
 /// Seeds within which each rule must be missed.
 const SEEDS_MAX: u64 = 10_000;
@@ -55,14 +44,30 @@ const RULES: &[&str] = &[
     "the open session ends before the next opens",
 ];
 
+/// Rules that no seed has missed yet, though the model does: `TIDELOCK_RULE` tries one of them by name.
+const NOT_MISSED: &[&str] = &[
+    "unlink withdraws what is queued",
+    "an unlink leaves the other's call alone",
+    "unlink has an id",
+    "NoProcess has an id",
+    "a crossed link is asked again",
+    "a lost session answers calls",
+    "who is asked is noted",
+    "Cancel ends a parked child",
+    "a lost session ends parked children",
+];
+
 #[test]
 fn every_rule_is_missed() {
-    let only = std::env::var("TIDELOCK_RULE").ok();
-    let mut needless = Vec::new();
-    for rule in RULES {
-        if only.as_ref().is_some_and(|only| only != rule) {
-            continue;
+    let rules = match std::env::var("TIDELOCK_RULE") {
+        Ok(name) => {
+            let named = RULES.iter().chain(NOT_MISSED).find(|rule| **rule == name);
+            vec![*named.unwrap_or_else(|| panic!("no rule is called {name:?}"))]
         }
+        Err(_) => RULES.to_vec(),
+    };
+    let mut needless = Vec::new();
+    for rule in rules {
         let found = search::search(0, SEEDS_MAX, rule);
         match found.broken {
             Some((plan, broken)) => {
@@ -72,7 +77,7 @@ fn every_rule_is_missed() {
                     found.seeds, broken.promise, broken.how
                 );
             }
-            None => needless.push(*rule),
+            None => needless.push(rule),
         }
     }
     assert!(

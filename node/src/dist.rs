@@ -22,7 +22,6 @@ use tidelock_certs::Identity;
 use tidelock_proto::PROTOCOL;
 use tidelock_proto::pair::Pair;
 use tidelock_proto::session;
-use tidelock_proto::switch::off;
 use tidelock_proto::wire::{Frame, Hello, LANE_PAYLOAD_BYTES_MAX, Route};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -386,19 +385,6 @@ impl Dist {
     }
 }
 
-/// How long a signal is kept out of the lane, so that others overtake it: none is, unless a test removes
-/// the rule.
-fn overtaken(signal: &LinkSignal) -> Option<Duration> {
-    let removed = match signal {
-        LinkSignal::LinkAck { .. } | LinkSignal::UnlinkAck { .. } => {
-            off("an answer keeps its place in the lane")
-        }
-        LinkSignal::Exit { .. } => off("an exit keeps its place in the lane"),
-        _ => false,
-    };
-    removed.then_some(Duration::from_millis(30))
-}
-
 impl Remote for Dist {
     fn nodes(&self) -> Vec<NodeId> {
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
@@ -458,14 +444,6 @@ impl Remote for Dist {
     ) -> Result<(), ExitReason> {
         let node = to.node();
         let live = self.live(node).ok_or_else(|| self.no_session(node))?;
-        if let Some(overtaken) = overtaken(signal) {
-            let signal = signal.clone();
-            self.network.spawn(async move {
-                tokio::time::sleep(overtaken).await;
-                live.with(|session| session.signal(environ, from, to, &signal))
-            });
-            return Ok(());
-        }
         live.with(|session| session.signal(environ, from, to, signal))
             .map_err(|_| self.no_session(node))
     }
@@ -534,9 +512,6 @@ impl Remote for Dist {
     }
 
     fn cancel(&self, node: NodeId, reference: u64) {
-        if off("giving spawn() up is a Cancel") {
-            return;
-        }
         if let Some(live) = self.live(node) {
             live.forget_spawn(reference);
             live.with(|session| session.cancel(reference));
@@ -562,9 +537,6 @@ impl Remote for Dist {
     }
 
     fn parked_ended(&self, node: NodeId, epoch: u64, reference: u64) {
-        if off("a parked child's end is noted") {
-            return;
-        }
         if let Some(live) = self.live(node)
             && live.epoch == epoch
         {

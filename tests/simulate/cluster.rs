@@ -21,11 +21,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::broadcast::Receiver;
 use tokio::time::Instant;
 
-use crate::chance::Chance;
-use crate::journal::{Entry, Journal, What};
-use crate::network::{Clock, Network, WINDOW, Weather};
-use crate::plan::{END_AT, Fault, NODES, Plan, REAPING_AT};
-use crate::script::{Actor, CHILD, Scribe, World, token};
+use super::chance::Chance;
+use super::journal::{Entry, Journal, What};
+use super::network::{Clock, Network, WINDOW, Weather};
+use super::plan::{END_AT, Fault, NODES, Plan, REAPING_AT};
+use super::script::{Actor, CHILD, Scribe, World, token};
 
 /// The lease of every node.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);

@@ -126,6 +126,15 @@ pub(crate) enum Linked {
 }
 
 impl What {
+    /// Who began to wait, and for an answer of which node, if this is such a call.
+    pub(crate) fn call(&self) -> Option<(Pid, NodeId)> {
+        match *self {
+            What::LinkCalled { by, to } | What::UnlinkCalled { by, to } => Some((by, to.node())),
+            What::SpawnCalled { by, on, .. } => Some((by, on)),
+            _ => None,
+        }
+    }
+
     /// Whose observation this is, if a node's or a process's.
     fn observer(&self) -> Option<NodeId> {
         match self {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tidelock_node::transport::Carrier;
 use tokio::time::{Instant, Sleep};
 
-use crate::chance::Chance;
+use super::chance::Chance;
 
 /// How long the nodes run without looking at each other.
 pub(crate) const WINDOW: Duration = Duration::from_millis(5);

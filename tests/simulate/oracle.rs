@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use tidelock::{NodeId, Pid};
 
-use crate::cluster::LEASE;
-use crate::journal::{Entry, Linked, What};
-use crate::plan::{Fault, Plan};
-use crate::script::PATIENCE;
+use super::cluster::LEASE;
+use super::journal::{Entry, Linked, What};
+use super::plan::{Fault, Plan};
+use super::script::PATIENCE;
 
 /// What a dead or cut-off node may take on top of the lease to be noticed.
 const NOTICE: Duration = Duration::from_millis(300);
@@ -41,7 +41,7 @@ pub(crate) struct Seen {
     pub(crate) messages: u64,
     pub(crate) sessions_lost: u64,
     pub(crate) processes: u64,
-    /// How long cut-off or crashed nodes took to be noticed.
+    /// How long cuts took to be noticed, on each side.
     pub(crate) noticed: Vec<Duration>,
 }
 
@@ -81,6 +81,21 @@ pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
     })
 }
 
+impl Seen {
+    /// Takes in what was seen in another run.
+    pub(crate) fn add(&mut self, other: Seen) {
+        self.calls += other.calls;
+        self.told += other.told;
+        self.messages += other.messages;
+        self.sessions_lost += other.sessions_lost;
+        self.processes += other.processes;
+        // Enough for percentiles, whatever the number of seeds.
+        if self.noticed.len() < 1_000_000 {
+            self.noticed.extend(other.noticed);
+        }
+    }
+}
+
 fn broken<T>(promise: &'static str, how: String) -> Result<T, Broken> {
     Err(Broken { promise, how })
 }
@@ -88,9 +103,11 @@ fn broken<T>(promise: &'static str, how: String) -> Result<T, Broken> {
 /// The journal, sorted for look-ups; places are indices into it.
 struct Facts<'a> {
     entries: &'a [Entry],
-    /// Where, and whether normally.
-    ended: BTreeMap<Pid, (usize, bool)>,
-    crashed: BTreeMap<NodeId, usize>,
+    /// Native processes: they read what they get. (Children read and say nothing.)
+    readers: BTreeSet<Pid>,
+    /// Whether normally.
+    ended: BTreeMap<Pid, bool>,
+    crashed: BTreeSet<NodeId>,
     /// Session ends, told by `.0` about `.1`.
     downs: BTreeMap<(NodeId, NodeId), Vec<usize>>,
     /// What each process did or was told about each other.
@@ -101,18 +118,22 @@ impl<'a> Facts<'a> {
     fn read(entries: &'a [Entry]) -> Self {
         let mut facts = Facts {
             entries,
+            readers: BTreeSet::new(),
             ended: BTreeMap::new(),
-            crashed: BTreeMap::new(),
+            crashed: BTreeSet::new(),
             downs: BTreeMap::new(),
             about: BTreeMap::new(),
         };
         for (at, entry) in entries.iter().enumerate() {
             match entry.what {
+                What::Began(pid) => {
+                    facts.readers.insert(pid);
+                }
                 What::Ended { pid, normal } => {
-                    facts.ended.insert(pid, (at, normal));
+                    facts.ended.insert(pid, normal);
                 }
                 What::Crashed(node) => {
-                    facts.crashed.insert(node, at);
+                    facts.crashed.insert(node);
                 }
                 What::NodeDown { on, peer, .. } => {
                     facts.downs.entry((on, peer)).or_default().push(at);
@@ -120,7 +141,6 @@ impl<'a> Facts<'a> {
                 What::LinkCalled { by, to }
                 | What::LinkReturned { by, to, .. }
                 | What::UnlinkCalled { by, to }
-                | What::UnlinkReturned { by, to, .. }
                 | What::LinkDied { by, about: to } => {
                     facts.about.entry((by, to)).or_default().push(at);
                 }
@@ -140,7 +160,7 @@ impl<'a> Facts<'a> {
     }
 
     fn lives(&self, pid: Pid) -> bool {
-        !self.ended.contains_key(&pid) && !self.crashed.contains_key(&pid.node())
+        !self.ended.contains_key(&pid) && !self.crashed.contains(&pid.node())
     }
 
     /// Whether `on` had to hear of the end of something at `peer` after `at`, and why.
@@ -148,7 +168,7 @@ impl<'a> Facts<'a> {
         if on.node() == peer.node() {
             return None;
         }
-        if self.crashed.contains_key(&peer.node()) {
+        if self.crashed.contains(&peer.node()) {
             return Some("its node crashed");
         }
         let downs = self.downs.get(&(on.node(), peer.node()));
@@ -280,8 +300,8 @@ fn told_of_every_end(facts: &Facts<'_>) -> Result<(), Broken> {
             continue;
         }
         let why = match facts.ended.get(q) {
-            Some((_, true)) => None,
-            Some((_, false)) => Some("it ended"),
+            Some(true) => None,
+            Some(false) => Some("it ended"),
             None => facts.out_of_reach(*p, *q, since),
         };
         if let Some(why) = why {
@@ -374,7 +394,7 @@ fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
             );
         }
         let parent_gone = match facts.ended.get(&parent) {
-            Some((_, normal)) => !normal,
+            Some(normal) => !normal,
             None => facts.out_of_reach(*child, parent, *at).is_some(),
         };
         if parent_gone && facts.lives(*child) && !facts.may_have_unlinked(parent, *child, 0) {
@@ -410,8 +430,8 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
         };
         between(a.node(), b.node())
             || between(b.node(), a.node())
-            || facts.crashed.contains_key(&a.node())
-            || facts.crashed.contains_key(&b.node())
+            || facts.crashed.contains(&a.node())
+            || facts.crashed.contains(&b.node())
     };
     for (at, entry) in facts.entries.iter().enumerate() {
         match entry.what {
@@ -452,11 +472,7 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
         let Some((number, at)) = all.get(next) else {
             continue;
         };
-        // Children read and say nothing.
-        let reads = facts
-            .entries
-            .iter()
-            .any(|entry| entry.what == What::Began(to));
+        let reads = facts.readers.contains(&to);
         if reads && facts.lives(to) && !cut(from, to, *at, facts.entries.len()) {
             return broken("P5", format!("{to} never got {number} from {from}"));
         }
@@ -477,12 +493,10 @@ fn calls_end(facts: &Facts<'_>) -> Result<(), Broken> {
         (at > began + PATIENCE + SLACK && !still).then_some(pid)
     };
     for entry in facts.entries {
+        if let Some((by, _)) = entry.what.call() {
+            under_way.insert(by, entry.at);
+        }
         match entry.what {
-            What::LinkCalled { by, .. }
-            | What::UnlinkCalled { by, .. }
-            | What::SpawnCalled { by, .. } => {
-                under_way.insert(by, entry.at);
-            }
             What::LinkReturned { by, .. }
             | What::UnlinkReturned { by, .. }
             | What::SpawnReturned { by, .. } => {
@@ -548,7 +562,7 @@ fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Br
     let faults: Vec<_> = plan
         .faults()
         .into_iter()
-        .filter(|due| due.at < plan.quiet_at && !matches!(due.fault, Fault::ControlDown(_)))
+        .filter(|due| due.at < plan.quiet_at && due.fault.ends_sessions())
         .collect();
     let mut noticed = Vec::new();
     let long = LEASE + NOTICE + SLACK;
@@ -558,7 +572,7 @@ fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Br
                 (vec![(a, b), (b, a)], length)
             }
             Fault::Isolate(a, length) => {
-                let pairs = (0..crate::plan::NODES).filter(|b| *b != a);
+                let pairs = (0..super::plan::NODES).filter(|b| *b != a);
                 (pairs.flat_map(|b| [(a, b), (b, a)]).collect(), length)
             }
             _ => continue,
@@ -567,7 +581,7 @@ fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Br
         let alone = faults.iter().all(|other| {
             other == due
                 || other.at > due.at + long
-                || other.at + length_of(&other.fault) + AFTERMATH < due.at
+                || other.at + other.fault.length() + AFTERMATH < due.at
         });
         if length < long || due.at + long > plan.quiet_at || !alone {
             continue;
@@ -620,24 +634,10 @@ fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Br
     Ok(noticed)
 }
 
-fn length_of(fault: &Fault) -> Duration {
-    match fault {
-        Fault::OneWay(_, _, length)
-        | Fault::Partition(_, _, length)
-        | Fault::Isolate(_, length)
-        | Fault::Pause(_, length)
-        | Fault::Crash(_, length)
-        | Fault::Storm(_, length)
-        | Fault::ControlDown(length) => *length,
-    }
-}
-
 /// Whether a fault of the plan may still show at a time.
 fn is_disturbed(plan: &Plan, at: Duration) -> bool {
     plan.faults().iter().any(|due| {
-        !matches!(due.fault, Fault::ControlDown(_))
-            && due.at <= at
-            && due.at + length_of(&due.fault) + AFTERMATH >= at
+        due.fault.ends_sessions() && due.at <= at && due.at + due.fault.length() + AFTERMATH >= at
     })
 }
 
@@ -659,15 +659,10 @@ fn sound_calls_succeed(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
     let mut called: BTreeMap<Pid, (Duration, NodeId)> = BTreeMap::new();
     let mut crashed = BTreeSet::new();
     for entry in entries {
+        if let Some((by, about)) = entry.what.call() {
+            called.insert(by, (entry.at, about));
+        }
         let by = match entry.what {
-            What::LinkCalled { by, to } | What::UnlinkCalled { by, to } => {
-                called.insert(by, (entry.at, to.node()));
-                continue;
-            }
-            What::SpawnCalled { by, on, .. } => {
-                called.insert(by, (entry.at, on));
-                continue;
-            }
             What::Crashed(node) => {
                 crashed.insert(node);
                 continue;

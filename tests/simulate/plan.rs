@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::chance::Chance;
-use crate::network::Weather;
+use super::chance::Chance;
+use super::network::Weather;
 
 /// From here on the network is whole and nobody begins anything.
 pub(crate) const QUIET_AT: Duration = Duration::from_secs(22);
@@ -38,6 +38,26 @@ pub(crate) enum Fault {
     Storm(u64, Duration),
     /// Control tells nobody anything.
     ControlDown(Duration),
+}
+
+impl Fault {
+    /// How long it lasts; for a crash, until the name starts again.
+    pub(crate) fn length(&self) -> Duration {
+        match self {
+            Fault::OneWay(_, _, length)
+            | Fault::Partition(_, _, length)
+            | Fault::Isolate(_, length)
+            | Fault::Pause(_, length)
+            | Fault::Crash(_, length)
+            | Fault::Storm(_, length)
+            | Fault::ControlDown(length) => *length,
+        }
+    }
+
+    /// Whether sessions may end of it. Control is off the data path.
+    pub(crate) fn ends_sessions(&self) -> bool {
+        !matches!(self, Fault::ControlDown(_))
+    }
 }
 
 /// A fault and its time.

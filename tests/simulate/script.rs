@@ -12,9 +12,9 @@ use tidelock::{
 };
 use tokio::time::Instant;
 
-use crate::chance::Chance;
-use crate::journal::{Journal, Linked, What};
-use crate::network::Clock;
+use super::chance::Chance;
+use super::journal::{Journal, Linked, What};
+use super::network::Clock;
 
 /// How long a call waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);

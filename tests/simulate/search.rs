@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cluster::run;
-use crate::oracle::{Broken, Seen, judge};
-use crate::plan::Plan;
+use super::cluster::run;
+use super::oracle::{Broken, Seen, judge};
+use super::plan::Plan;
 
 /// What a search found.
+#[derive(Default)]
 pub(crate) struct Found {
     pub(crate) seeds: u64,
     pub(crate) took: Duration,
@@ -61,7 +62,7 @@ pub(crate) fn search(first: u64, seeds: u64, rule: &'static str) -> Found {
     let began = Instant::now();
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
-    let all = Mutex::new((Seen::default(), 0, 0, None::<(Plan, Broken)>));
+    let found = Mutex::new(Found::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -75,25 +76,16 @@ pub(crate) fn search(first: u64, seeds: u64, rule: &'static str) -> Found {
                     let plan = Plan::of(seed);
                     let run = run(&plan);
                     let judged = judge(&plan, &run.entries);
-                    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-                    all.1 += run.datagrams;
-                    all.2 += 1;
+                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    found.datagrams += run.datagrams;
+                    found.seeds += 1;
                     match judged {
-                        Ok(seen) => {
-                            all.0.calls += seen.calls;
-                            all.0.told += seen.told;
-                            all.0.messages += seen.messages;
-                            all.0.sessions_lost += seen.sessions_lost;
-                            all.0.processes += seen.processes;
-                            // Enough for percentiles, whatever the number of seeds.
-                            if all.0.noticed.len() < 1_000_000 {
-                                all.0.noticed.extend(seen.noticed);
-                            }
-                        }
+                        Ok(seen) => found.seen.add(seen),
                         Err(broken) => {
                             stop.store(true, Ordering::Relaxed);
-                            if all.3.as_ref().is_none_or(|(other, _)| seed < other.seed) {
-                                all.3 = Some((plan, broken));
+                            let lowest = found.broken.as_ref().map(|(other, _)| other.seed);
+                            if lowest.is_none_or(|lowest| seed < lowest) {
+                                found.broken = Some((plan, broken));
                             }
                         }
                     }
@@ -101,13 +93,9 @@ pub(crate) fn search(first: u64, seeds: u64, rule: &'static str) -> Found {
             });
         }
     });
-    let (seen, datagrams, ran, broken) = all.into_inner().unwrap_or_else(PoisonError::into_inner);
     Found {
-        seeds: ran,
         took: began.elapsed(),
-        seen,
-        datagrams,
-        broken,
+        ..found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -235,9 +235,7 @@ impl Dist {
             Verdict::Accept => {
                 if let Some(live) = peer.live() {
                     live.end(SessionError::Lost("the peer opened a new session".into()));
-                    if off("the open session ends before the next opens") {
-                        tokio::spawn(async move { live.ended().await });
-                    } else {
+                    if !off("the open session ends before the next opens") {
                         live.ended().await;
                     }
                 }
