@@ -13,7 +13,7 @@ use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, route, there};
 use tidelock_proto::link::{Block, Effect, LinkAnswer, LinkForm, Signal};
 use tidelock_proto::session::{Action, Limits, Session, SessionError, check_hello};
 use tidelock_proto::spawn::{Prepare, Refusal};
-use tidelock_proto::wire::{BulkHead, CONTROL_BYTES_MAX, Frame, Hello, Route};
+use tidelock_proto::wire::{BulkHead, CONTROL_BYTES_MAX, Frame, HEADER_BYTES, Hello, Route};
 use tidelock_proto::{Environ, ExitReason, NodeId, PROTOCOL, Pid, TEXT_BYTES_MAX};
 
 fn session() -> Session {
@@ -283,6 +283,8 @@ fn a_hello_is_compared_with_its_certificate() {
         from: NodeId(id),
         ..hello()
     };
+    let last = check_hello(&node(NodeId::MAX.0), US, NodeId::MAX);
+    assert_eq!(last, Ok(()), "the last id is a node's like any other");
     let table = [
         ("upwards", versions((2, 1)), PEER),
         ("certificate", hello(), NodeId(3)),
@@ -504,25 +506,38 @@ fn every_number_is_used_once() {
 
 #[test]
 fn a_spawn_of_exactly_a_frame_is_asked_for() {
-    let sized = |longer: usize| {
-        let mut session = session();
+    let sized = |bytes: usize| {
         let mut prepare = prepare();
         prepare.entry.clear();
-        let bytes = bytes_of(&Frame::Prepare(1, Box::new(prepare.clone())));
-        let rest = CONTROL_BYTES_MAX - (bytes.len() - 5) - longer;
-        prepare.entry = "x".repeat(rest);
-        assert_eq!(session.ask(prepare), Ok(1));
-        session.poll_transmit()
+        let without = bytes_of(&Frame::Prepare(1, Box::new(prepare.clone())));
+        prepare.entry = "x".repeat(bytes - (without.len() - HEADER_BYTES));
+        prepare
     };
-    assert!(sized(0).is_some_and(|bytes| frame_of(&bytes).is_ok()));
-    // What had been said before stays.
-    let mut session = session();
-    session.goodbye();
-    let mut huge = prepare();
-    huge.entry = "x".repeat(CONTROL_BYTES_MAX);
-    assert_eq!(session.ask(huge), Ok(1));
-    assert_eq!(session.poll_transmit(), Some(bytes_of(&Frame::Goodbye)));
-    assert_eq!(session.locals(), 0, "nobody asked for anything");
+    for said in [vec![], vec![Frame::Goodbye; 2]] {
+        let mut session = session();
+        let mut sent = Vec::new();
+        for frame in &said {
+            session.goodbye();
+            frame.encode(&mut sent);
+        }
+        let mut refused = session.clone();
+        let longest = sized(CONTROL_BYTES_MAX);
+        assert_eq!(session.ask(longest.clone()), Ok(1));
+        let all = session.poll_transmit().unwrap();
+        assert_eq!(&all[..sent.len()], sent);
+        let asked = Frame::Prepare(1, Box::new(longest));
+        assert_eq!(frame_of(&all[sent.len()..]), Ok(Some(asked)));
+
+        // One byte more is refused, and what had been said before stays.
+        assert_eq!(refused.ask(sized(CONTROL_BYTES_MAX + 1)), Ok(1));
+        let text = format!("a spawn of {} bytes", CONTROL_BYTES_MAX + 1);
+        let Some(Action::Refused(1, Refusal::NotPermitted(why))) = refused.poll_action() else {
+            panic!("it was asked for");
+        };
+        assert!(why.starts_with(&text), "{why}");
+        assert_eq!(refused.poll_transmit().unwrap_or_default(), sent);
+        assert_eq!(refused.locals(), 0, "nobody asked for anything");
+    }
 }
 
 #[test]

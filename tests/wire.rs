@@ -257,6 +257,59 @@ fn a_header_is_judged_before_anything_is_kept() {
 }
 
 #[test]
+fn every_kind_of_frame_has_its_longest_body() {
+    let small = &[2, 5, 7, 9, 10, 11, 12, 13, 14][..];
+    for (kinds, longest) in [
+        (&[1][..], 4_160u32),
+        (&[3, 8], 1_280),
+        (&[4], 65_569),
+        (&[6], 1_048_576),
+        (small, 128),
+    ] {
+        for &kind in kinds {
+            let claims = |length: u32| {
+                let [a, b, c, d] = length.to_le_bytes();
+                frame_of(&[a, b, c, d, kind])
+            };
+            assert_eq!(claims(longest), Ok(None), "kind {kind}");
+            let refused = Err(WireError::Length(longest + 1));
+            assert_eq!(claims(longest + 1), refused, "kind {kind}");
+        }
+    }
+}
+
+/// However a long frame is cut, it is copied at most once more, and a peer that claims much and
+/// sends little costs no more than that frame would.
+#[test]
+fn a_frame_that_comes_in_parts_is_given_its_room_once() {
+    let payload = vec![7; LANE_PAYLOAD_BYTES_MAX];
+    let bytes = bytes_of(&Frame::Message(route(), None, payload.into()));
+    for come in [HEADER_BYTES, 100, bytes.len() * 3 / 4, bytes.len() - 1] {
+        let mut buffer = BytesMut::from(&bytes[..come]);
+        assert_eq!(decode(&mut buffer), Ok(None));
+        let room = buffer.capacity();
+        assert!(room >= bytes.len(), "{room} after {come}: moved again");
+        assert!(room <= 2 * bytes.len(), "{room} after {come}");
+    }
+}
+
+/// A mailbox may keep a payload for long; the read buffer it came in is many times its size.
+#[test]
+fn a_small_payload_does_not_keep_what_was_read_with_it() {
+    for (length, copied) in [(0, true), (4_095, true), (4_096, false), (60_000, false)] {
+        let payload = vec![7; length];
+        let bytes = bytes_of(&Frame::Message(route(), None, payload.clone().into()));
+        let mut buffer = BytesMut::from(&bytes[..]);
+        let read = buffer.as_ptr_range();
+        let Ok(Some(Frame::Message(_, _, taken))) = decode(&mut buffer) else {
+            panic!("a message of {length} bytes");
+        };
+        assert_eq!(taken, payload);
+        assert_ne!(read.contains(&taken.as_ptr()), copied, "{length} bytes");
+    }
+}
+
+#[test]
 fn one_damaged_byte_is_refused_or_means_itself() {
     for (name, frame) in examples() {
         let bytes = bytes_of(&frame);
