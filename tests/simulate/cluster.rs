@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidelock::{
-    Engine, EngineConfig, Environment, EnvironmentConfig, Happening, Module, NodeId, Pid, Remote,
-    SpawnOptions,
+    Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Happening, Module, NodeId,
+    Pid, Remote, SpawnOptions,
 };
 use tidelock_certs::testing::{Odd, authority, node};
 use tidelock_certs::{Authority, Identity, UnixTime};
@@ -19,16 +19,23 @@ use tidelock_node::transport::Transport;
 use tidelock_proto::session::Limits;
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
+use super::actor::Actor;
 use super::chance::Chance;
+use super::duel::{Duellist, Rival};
 use super::journal::{Entry, Journal, What};
 use super::network::{Clock, Network, WINDOW, Weather};
 use super::plan::{END_AT, Fault, NODES, Plan, REAPING_AT};
-use super::script::{Actor, CHILD, Scribe, World, token};
+use super::script::{BEAT, CHILD, Player, Scribe, World, token};
 
 /// The lease of every node.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// What processes are called that deal with one other only.
+const DUELLIST: &str = "duellist";
+/// Duels that begin with every beat.
+const DUELS: usize = 2;
 /// How long control takes to list a node as lost.
 const CONTROL_LEASE: Duration = Duration::from_secs(10);
 
@@ -105,8 +112,9 @@ struct Cluster<'a> {
     members: BTreeMap<NodeId, Member>,
     next_id: u64,
     control_down: bool,
-    /// Actors made so far, for their seeds.
+    /// Actors and duels made so far, for their seeds.
     actors: u64,
+    duels: u64,
     agenda: BTreeMap<(Duration, u64), Step>,
     steps: u64,
 }
@@ -123,6 +131,10 @@ enum Step {
     Lost(NodeId),
     /// Makes up for actors that ended.
     Fill,
+    /// Two processes are made that deal with each other.
+    Duel,
+    /// The second of them, if it is born late.
+    Second(usize, Rival, u64),
     Quiet,
     Reap,
 }
@@ -156,6 +168,11 @@ pub(crate) fn run(plan: &Plan) -> Run {
             }
         }
     }
+    for machine in cluster.machines.iter().flatten() {
+        for info in machine.env.processes() {
+            cluster.journal.write(now, What::Lives(info.pid));
+        }
+    }
     let (datagrams, digest) = cluster.network.trace();
     // What the end of the machines would write is no part of the run.
     let entries = cluster.journal.take();
@@ -182,6 +199,7 @@ impl<'a> Cluster<'a> {
             next_id: 1,
             control_down: false,
             actors: 0,
+            duels: 0,
             agenda: BTreeMap::new(),
             steps: 0,
         };
@@ -192,6 +210,7 @@ impl<'a> Cluster<'a> {
             cluster.plan_step(due.at, Step::Begin(due.fault));
         }
         cluster.plan_step(Duration::ZERO, Step::Fill);
+        cluster.plan_step(BEAT, Step::Duel);
         cluster.plan_step(plan.quiet_at, Step::Quiet);
         cluster.plan_step(REAPING_AT, Step::Reap);
         cluster
@@ -225,7 +244,7 @@ impl<'a> Cluster<'a> {
             journal: self.journal.clone(),
             clock,
         };
-        self.journal.write(now, What::Started(id));
+        self.journal.write(now, What::Started { node: id, name });
         let identity = identity(id, name);
         let mut chance = Chance::of(self.plan.seed, 200 + id.0);
         let mut seed = [0; 32];
@@ -344,6 +363,10 @@ impl<'a> Cluster<'a> {
                 self.tell_members(None);
             }
             Step::Fill => self.fill(now),
+            Step::Duel => self.duel(now),
+            Step::Second(name, rival, number) => {
+                self.duellist(name, &rival, number);
+            }
             Step::Quiet => self.quiet(now),
             Step::Reap => self.reap(now),
         }
@@ -418,37 +441,95 @@ impl<'a> Cluster<'a> {
 
     fn fill(&mut self, now: Duration) {
         let wanted = self.plan.actors;
-        let mut made = self.actors;
-        for machine in self.machines.iter().flatten() {
-            if machine.paused_at.is_some() {
+        for name in 0..NODES {
+            let Some(machine) = self.running(name) else {
                 continue;
-            }
-            let lives = machine.env.counters().alive as usize;
-            let _inside = machine.runtime.enter();
+            };
+            let all = machine.env.processes();
+            let lives = all.iter().filter(|info| info.name != DUELLIST).count();
             for _ in lives..wanted {
-                made += 1;
-                let (scribe, world) = (machine.scribe.clone(), self.world.clone());
-                let chance = Chance::of(self.plan.seed, 10_000 + made);
-                machine
-                    .env
-                    .spawn_native("actor", SpawnOptions::default(), |me| {
-                        Actor {
-                            me,
-                            scribe,
-                            world,
-                            chance,
-                            friends: Vec::new(),
-                            monitors: Vec::new(),
-                        }
-                        .run()
-                    })
-                    .expect("there is room");
+                self.actors += 1;
+                let number = 10_000 + self.actors;
+                self.spawn(name, "actor", number, |player| Actor::new(player).run());
             }
         }
-        self.actors = made;
         let next = now + Duration::from_millis(500);
         if next < self.plan.quiet_at {
             self.plan_step(next, Step::Fill);
+        }
+    }
+
+    /// The machine of that name, if it is there and does not stand still.
+    fn running(&self, name: usize) -> Option<&Machine> {
+        let machine = self.machines[name].as_ref();
+        machine.filter(|machine| machine.paused_at.is_none())
+    }
+
+    /// Makes a process whose chances follow from its number.
+    fn spawn<F, C>(&self, name: usize, kind: &str, number: u64, code: F) -> Option<Pid>
+    where
+        F: FnOnce(Player) -> C,
+        C: Future<Output = ExitReason> + Send + 'static,
+    {
+        let machine = self.running(name)?;
+        let (scribe, world) = (machine.scribe.clone(), self.world.clone());
+        let chance = Chance::of(self.plan.seed, number);
+        let _inside = machine.runtime.enter();
+        let made = machine
+            .env
+            .spawn_native(kind, SpawnOptions::default(), |me| {
+                code(Player::new(me, scribe, world, chance))
+            });
+        Some(made.expect("there is room"))
+    }
+
+    /// The pid that the next process of a machine gets.
+    fn next_pid(&self, name: usize) -> Option<Pid> {
+        let machine = self.running(name)?;
+        Pid::new(machine.id, machine.env.counters().spawned + 1)
+    }
+
+    fn duellist(&self, name: usize, rival: &Rival, number: u64) -> Option<Pid> {
+        let rival = rival.clone();
+        self.spawn(name, DUELLIST, number, |player| {
+            Duellist::new(player, rival).run()
+        })
+    }
+
+    /// A few duels begin with every beat.
+    fn duel(&mut self, now: Duration) {
+        for _ in 0..DUELS {
+            self.duels += 1;
+            let mut chance = Chance::of(self.plan.seed, 1_000_000 + self.duels);
+            let a = chance.below(NODES as u64) as usize;
+            let away = if chance.per_mille(150) {
+                0
+            } else {
+                1 + chance.below(NODES as u64 - 1)
+            };
+            let b = (a + away as usize) % NODES;
+            let (first, second) = (2_000_000 + 2 * self.duels, 2_000_001 + 2 * self.duels);
+            let (of_a, of_b) = (Rival::default(), Rival::default());
+            if chance.per_mille(250) {
+                // The second is born in the middle of the duel, if the guess of its pid is right.
+                if let Some(pid) = self.duellist(a, &of_a, first)
+                    && let Some(guess) = self.next_pid(b)
+                {
+                    of_a.set(guess).expect("a fresh cell");
+                    of_b.set(pid).expect("a fresh cell");
+                }
+                let late = Duration::from_millis(40 + chance.below(70));
+                self.plan_step(now + late, Step::Second(b, of_b, second));
+            } else if let Some(one) = self.duellist(a, &of_a, first)
+                && let Some(two) = self.duellist(b, &of_b, second)
+            {
+                of_a.set(two).expect("a fresh cell");
+                of_b.set(one).expect("a fresh cell");
+            }
+        }
+        let next = now + BEAT;
+        if next < self.plan.quiet_at {
+            self.plan_step(next, Step::Duel);
         }
     }
 
@@ -489,7 +570,7 @@ impl<'a> Cluster<'a> {
 }
 
 async fn write_sessions(scribe: Scribe, on: NodeId, mut events: Receiver<PeerEvent>) {
-    while let Ok(event) = events.recv().await {
+    while let Some(event) = next(&mut events).await {
         scribe.write(match event {
             PeerEvent::Up { node: peer, epoch } => What::NodeUp { on, peer, epoch },
             PeerEvent::Down {
@@ -507,12 +588,21 @@ async fn write_sessions(scribe: Scribe, on: NodeId, mut events: Receiver<PeerEve
 }
 
 async fn write_ends(scribe: Scribe, mut events: Receiver<tidelock::Event>) {
-    while let Ok(event) = events.recv().await {
+    while let Some(event) = next(&mut events).await {
         if let Happening::Ended { reason } = event.what {
             scribe.write(What::Ended {
                 pid: event.pid,
                 normal: reason.is_normal(),
             });
         }
+    }
+}
+
+/// An observer that missed something is no witness.
+async fn next<T: Clone>(events: &mut Receiver<T>) -> Option<T> {
+    match events.recv().await {
+        Ok(event) => Some(event),
+        Err(RecvError::Closed) => None,
+        Err(RecvError::Lagged(missed)) => panic!("{missed} events were not written down"),
     }
 }

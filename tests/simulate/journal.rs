@@ -26,6 +26,8 @@ pub(crate) enum What {
     LinkCalled {
         by: Pid,
         to: Pid,
+        /// How long it waits at most.
+        within: Duration,
     },
     LinkReturned {
         by: Pid,
@@ -35,6 +37,7 @@ pub(crate) enum What {
     UnlinkCalled {
         by: Pid,
         to: Pid,
+        within: Duration,
     },
     UnlinkReturned {
         by: Pid,
@@ -78,6 +81,7 @@ pub(crate) enum What {
         by: Pid,
         on: NodeId,
         token: u32,
+        within: Duration,
     },
     SpawnReturned {
         by: Pid,
@@ -106,11 +110,16 @@ pub(crate) enum What {
     },
     /// A fault began or ended, in words.
     Fault(String),
-    Started(NodeId),
+    Started {
+        node: NodeId,
+        name: usize,
+    },
     /// Nothing of this node counts from here on.
     Crashed(NodeId),
     Paused(NodeId),
     Resumed(NodeId),
+    /// A process lives at the very end, told by its node.
+    Lives(Pid),
     /// Every fault is healed; nothing is killed for a while.
     Quiet,
     /// Some of the processes that still live are about to be killed, so that halves show.
@@ -126,11 +135,23 @@ pub(crate) enum Linked {
 }
 
 impl What {
-    /// Who began to wait, and for an answer of which node, if this is such a call.
-    pub(crate) fn call(&self) -> Option<(Pid, NodeId)> {
+    /// Who began to wait, for an answer of which node, and how long, if this is such a call.
+    pub(crate) fn call(&self) -> Option<(Pid, NodeId, Duration)> {
         match *self {
-            What::LinkCalled { by, to } | What::UnlinkCalled { by, to } => Some((by, to.node())),
-            What::SpawnCalled { by, on, .. } => Some((by, on)),
+            What::LinkCalled { by, to, within } | What::UnlinkCalled { by, to, within } => {
+                Some((by, to.node(), within))
+            }
+            What::SpawnCalled { by, on, within, .. } => Some((by, on, within)),
+            _ => None,
+        }
+    }
+
+    /// Whose call returns, and whether with an answer in time, if this is such a return.
+    pub(crate) fn returned(&self) -> Option<(Pid, bool)> {
+        match *self {
+            What::LinkReturned { by, how, .. } => Some((by, how != Linked::TimedOut)),
+            What::UnlinkReturned { by, in_time, .. } => Some((by, in_time)),
+            What::SpawnReturned { by, child, .. } => Some((by, child.is_some())),
             _ => None,
         }
     }
@@ -138,9 +159,10 @@ impl What {
     /// Whose observation this is, if a node's or a process's.
     fn observer(&self) -> Option<NodeId> {
         match self {
-            What::Began(pid) | What::Ended { pid, .. } | What::Ran { child: pid, .. } => {
-                Some(pid.node())
-            }
+            What::Began(pid)
+            | What::Ended { pid, .. }
+            | What::Ran { child: pid, .. }
+            | What::Lives(pid) => Some(pid.node()),
             What::LinkCalled { by, .. }
             | What::LinkReturned { by, .. }
             | What::UnlinkCalled { by, .. }
@@ -157,7 +179,7 @@ impl What {
             | What::Killed { by, .. } => Some(by.node()),
             What::NodeUp { on, .. } | What::NodeDown { on, .. } => Some(*on),
             What::Fault(_)
-            | What::Started(_)
+            | What::Started { .. }
             | What::Crashed(_)
             | What::Paused(_)
             | What::Resumed(_)

@@ -1,7 +1,7 @@
 //! Whole nodes in a simulated world, for the tests that run many of them.
 //!
 //! ```text
-//!   plan ──▶ cluster: network · clocks · script ──▶ journal ──▶ oracle
+//!   plan ──▶ cluster: network · clocks · script (actor, duel) ──▶ journal ──▶ oracle
 //!                        search: many seeds, shrunk plans
 //! ```
 
@@ -10,8 +10,10 @@
     reason = "the figures are for whoever reads the log"
 )]
 
+pub(crate) mod actor;
 pub(crate) mod chance;
 pub(crate) mod cluster;
+pub(crate) mod duel;
 pub(crate) mod journal;
 pub(crate) mod network;
 pub(crate) mod oracle;

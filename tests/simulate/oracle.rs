@@ -14,17 +14,18 @@ use std::time::Duration;
 
 use tidelock::{NodeId, Pid};
 
-use super::cluster::LEASE;
 use super::journal::{Entry, Linked, What};
-use super::plan::{Fault, Plan};
-use super::script::PATIENCE;
+use super::plan::{Due, Fault, Plan};
 
-/// What a dead or cut-off node may take on top of the lease to be noticed.
-const NOTICE: Duration = Duration::from_millis(300);
+mod calls;
+mod sessions;
+mod told;
+
 /// What a call may take on top of its deadline: a window, a timer's rounding, a slow clock.
 const SLACK: Duration = Duration::from_millis(100);
-/// How long after a fault has ended a session may still end because of it.
-const AFTERMATH: Duration = Duration::from_secs(9);
+
+/// How far apart the lines of one step may be written.
+const SAME_STEP: Duration = Duration::from_millis(10);
 
 /// A promise that was not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,17 +48,20 @@ pub(crate) struct Seen {
 
 /// Reads the whole journal.
 pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
-    let facts = Facts::read(entries);
-    told_for_a_reason(entries)?;
-    told_of_every_end(&facts)?;
-    monitors(&facts)?;
+    let facts = Facts::read(plan, entries);
+    told::told_for_a_reason(entries)?;
+    told::told_of_every_end(&facts)?;
+    told::asked_are_told(&facts)?;
+    told::ends_are_true(&facts)?;
+    told::monitors(&facts)?;
     spawns(&facts)?;
     order(&facts)?;
-    calls_end(&facts)?;
-    sessions(entries)?;
-    let noticed = nodes_are_noticed(plan, entries)?;
-    no_false_verdict(plan, entries)?;
-    sound_calls_succeed(plan, entries)?;
+    calls::calls_end(&facts)?;
+    calls::sessions_end_calls(&facts)?;
+    calls::sound_calls_succeed(&facts)?;
+    sessions::sessions(entries)?;
+    let noticed = sessions::nodes_are_noticed(plan, entries)?;
+    sessions::no_false_verdict(plan, entries)?;
     let count =
         |of: fn(&What) -> bool| entries.iter().filter(|entry| of(&entry.what)).count() as u64;
     Ok(Seen {
@@ -105,20 +109,45 @@ struct Facts<'a> {
     entries: &'a [Entry],
     /// Native processes: they read what they get. (Children read and say nothing.)
     readers: BTreeSet<Pid>,
-    /// Whether normally.
-    ended: BTreeMap<Pid, bool>,
+    /// When each process is known to have been there.
+    born: BTreeMap<Pid, Duration>,
+    /// When, and whether normally.
+    ended: BTreeMap<Pid, (Duration, bool)>,
     crashed: BTreeSet<NodeId>,
+    /// Which machine each node is a start of.
+    names: BTreeMap<NodeId, usize>,
+    /// When sessions opened and ended, as `.0` saw those with `.1`.
+    sessions: BTreeMap<(NodeId, NodeId), Vec<(Duration, bool)>>,
+    /// When, and between which machines, the network was not sound: all of them, if there are none.
+    disturbed: Vec<(Duration, Duration, Vec<usize>)>,
     /// Session ends, told by `.0` about `.1`.
     downs: BTreeMap<(NodeId, NodeId), Vec<usize>>,
     /// What each process did or was told about each other.
     about: BTreeMap<(Pid, Pid), Vec<usize>>,
 }
 
+/// When a fault may show, and between which machines. What is lost in it is sent again less and less often,
+/// so it takes as long again until the network works.
+fn disturbed(due: &Due) -> Option<(Duration, Duration, Vec<usize>)> {
+    let between = match due.fault {
+        Fault::OneWay(a, b, _) | Fault::Partition(a, b, _) => vec![a, b],
+        Fault::Isolate(a, _) | Fault::Pause(a, _) | Fault::Crash(a, _) => vec![a],
+        Fault::Storm(..) => Vec::new(),
+        Fault::ControlDown(_) => return None,
+    };
+    let until = due.at + 2 * due.fault.length() + Duration::from_secs(1);
+    Some((due.at, until, between))
+}
+
 impl<'a> Facts<'a> {
-    fn read(entries: &'a [Entry]) -> Self {
+    fn read(plan: &Plan, entries: &'a [Entry]) -> Self {
         let mut facts = Facts {
             entries,
             readers: BTreeSet::new(),
+            born: BTreeMap::new(),
+            names: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            disturbed: plan.faults().iter().filter_map(disturbed).collect(),
             ended: BTreeMap::new(),
             crashed: BTreeSet::new(),
             downs: BTreeMap::new(),
@@ -126,21 +155,40 @@ impl<'a> Facts<'a> {
         };
         for (at, entry) in entries.iter().enumerate() {
             match entry.what {
+                What::Started { node, name } => {
+                    facts.names.insert(node, name);
+                }
                 What::Began(pid) => {
                     facts.readers.insert(pid);
+                    facts.born.insert(pid, entry.at);
+                }
+                What::Ran { child, .. } => {
+                    facts.born.insert(child, entry.at);
                 }
                 What::Ended { pid, normal } => {
-                    facts.ended.insert(pid, normal);
+                    facts.ended.insert(pid, (entry.at, normal));
+                }
+                What::NodeUp { on, peer, .. } => {
+                    facts
+                        .sessions
+                        .entry((on, peer))
+                        .or_default()
+                        .push((entry.at, true));
                 }
                 What::Crashed(node) => {
                     facts.crashed.insert(node);
                 }
                 What::NodeDown { on, peer, .. } => {
+                    facts
+                        .sessions
+                        .entry((on, peer))
+                        .or_default()
+                        .push((entry.at, false));
                     facts.downs.entry((on, peer)).or_default().push(at);
                 }
-                What::LinkCalled { by, to }
+                What::LinkCalled { by, to, .. }
                 | What::LinkReturned { by, to, .. }
-                | What::UnlinkCalled { by, to }
+                | What::UnlinkCalled { by, to, .. }
                 | What::LinkDied { by, about: to } => {
                     facts.about.entry((by, to)).or_default().push(at);
                 }
@@ -157,6 +205,36 @@ impl<'a> Facts<'a> {
 
     fn what(&self, at: usize) -> &What {
         &self.entries[at].what
+    }
+
+    fn at(&self, at: usize) -> Duration {
+        self.entries[at].at
+    }
+
+    /// Whether `by` could reach `to` all the time, as its node saw it.
+    fn reach(&self, by: Pid, to: Pid, from: Duration, until: Duration) -> bool {
+        by.node() == to.node() || self.open(by.node(), to.node(), from, until)
+    }
+
+    /// Whether `on` had an open session with `peer` all the time.
+    fn open(&self, on: NodeId, peer: NodeId, from: Duration, until: Duration) -> bool {
+        let changes = self
+            .sessions
+            .get(&(on, peer))
+            .map_or(&[][..], Vec::as_slice);
+        let before = changes.partition_point(|(at, _)| *at < from);
+        let was_open = before > 0 && changes[before - 1].1;
+        was_open && changes[before..].iter().all(|(at, _)| *at > until)
+    }
+
+    /// Whether nothing was in the way of the two all the time.
+    fn sound(&self, a: NodeId, b: NodeId, from: Duration, until: Duration) -> bool {
+        let pair = [self.names.get(&a), self.names.get(&b)];
+        let open = a == b || (self.open(a, b, from, until) && self.open(b, a, from, until));
+        open && !self.disturbed.iter().any(|(begin, end, between)| {
+            let touches = between.iter().all(|name| pair.contains(&Some(name)));
+            touches && *begin <= until && from <= *end
+        })
     }
 
     fn lives(&self, pid: Pid) -> bool {
@@ -194,172 +272,6 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// P1 (never two) and P2: every LinkDied has a link that it ends.
-fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
-    /// Something that may have made a half.
-    struct Cause {
-        by: Pid,
-        returned: Option<usize>,
-    }
-    let mut causes: BTreeMap<(Pid, Pid), Vec<Cause>> = BTreeMap::new();
-    let mut unlinked: BTreeSet<(Pid, Pid)> = BTreeSet::new();
-    // When each process had read everything, the last time we know of: it begins its calls so.
-    let mut emptied: BTreeMap<Pid, usize> = BTreeMap::new();
-    for (at, entry) in entries.iter().enumerate() {
-        match entry.what {
-            What::LinkCalled { by: p, to: q } => {
-                emptied.insert(p, at);
-                for pair in [(p, q), (q, p)] {
-                    causes.entry(pair).or_default().push(Cause {
-                        by: p,
-                        returned: None,
-                    });
-                }
-            }
-            What::SpawnCalled { by, .. } => {
-                emptied.insert(by, at);
-            }
-            What::LinkReturned { by: p, to: q, how } => {
-                for pair in [(p, q), (q, p)] {
-                    for cause in causes.get_mut(&pair).into_iter().flatten() {
-                        if cause.by == p {
-                            cause.returned.get_or_insert(at);
-                        }
-                    }
-                }
-                if how == Linked::Yes {
-                    unlinked.remove(&(p, q));
-                } else if let Some(all) = causes.get_mut(&(p, q))
-                    && let Some(last) = all.iter().rposition(|cause| cause.by == p)
-                {
-                    all.remove(last);
-                }
-            }
-            What::SpawnReturned {
-                by: p,
-                child: Some(q),
-                ..
-            } => causes.entry((p, q)).or_default().push(Cause {
-                by: p,
-                returned: Some(at),
-            }),
-            What::UnlinkCalled { by: p, to: q } => {
-                emptied.insert(p, at);
-                if let Some(all) = causes.get_mut(&(p, q)) {
-                    all.retain(|cause| cause.by != p && cause.returned.is_none());
-                }
-                unlinked.insert((p, q));
-            }
-            What::LinkDied { by: p, about: q } => {
-                let all = causes.entry((p, q)).or_default();
-                if all.is_empty() {
-                    if unlinked.contains(&(p, q)) {
-                        return broken("P2", format!("{p} unlinked {q}, and was told of its end"));
-                    }
-                    return broken("P1", format!("{p} was told of {q} once too often"));
-                }
-                // What was in place when everything had been read is one link, and one LinkDied ends
-                // it. Of what came later, this may be the end of the first.
-                let emptied = emptied.get(&p).copied().unwrap_or(0);
-                let before = all.len();
-                all.retain(|cause| cause.returned.is_none_or(|returned| returned > emptied));
-                if all.len() == before {
-                    all.remove(0);
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// P1 (never zero): whoever outlives a link was told of its end.
-fn told_of_every_end(facts: &Facts<'_>) -> Result<(), Broken> {
-    for ((p, q), places) in &facts.about {
-        if p == q || !facts.lives(*p) {
-            continue;
-        }
-        // The last thing that p knows: linked since `since`, asked for at `asked`?
-        let (mut asked, mut linked) = (0, None);
-        for at in places.iter().copied() {
-            match *facts.what(at) {
-                What::LinkCalled { .. } => asked = at,
-                What::LinkReturned {
-                    how: Linked::Yes, ..
-                } => linked = Some((asked, at)),
-                What::SpawnReturned { .. } => linked = Some((at, at)),
-                _ => linked = None,
-            }
-        }
-        // A LinkDied that is read between the call and its return does not count against the call, and
-        // one that is read later does: a process does one thing after the other.
-        let Some((asked, since)) = linked else {
-            continue;
-        };
-        if facts.may_have_unlinked(*q, *p, asked) {
-            continue;
-        }
-        let why = match facts.ended.get(q) {
-            Some(true) => None,
-            Some(false) => Some("it ended"),
-            None => facts.out_of_reach(*p, *q, since),
-        };
-        if let Some(why) = why {
-            return broken("P1", format!("{p} was never told of {q}, though {why}"));
-        }
-    }
-    Ok(())
-}
-
-/// A monitor is told once, or withdrawn.
-fn monitors(facts: &Facts<'_>) -> Result<(), Broken> {
-    let mut open: BTreeMap<(Pid, u64), (Pid, usize)> = BTreeMap::new();
-    let mut over: BTreeSet<(Pid, u64)> = BTreeSet::new();
-    for (at, entry) in facts.entries.iter().enumerate() {
-        match entry.what {
-            What::MonitorReturned { by, to, reference } => {
-                open.insert((by, reference), (to, at));
-            }
-            What::Demonitored { by, reference } => {
-                open.remove(&(by, reference));
-                over.insert((by, reference));
-            }
-            What::Down {
-                by,
-                about,
-                reference,
-            } => {
-                if over.contains(&(by, reference)) {
-                    return broken(
-                        "P1",
-                        format!("monitor {reference} of {by} was told too much"),
-                    );
-                }
-                match open.remove(&(by, reference)) {
-                    Some((to, _)) if to == about => over.insert((by, reference)),
-                    _ => {
-                        return broken(
-                            "P7",
-                            format!("{by} got a Down of {about} it never asked for"),
-                        );
-                    }
-                };
-            }
-            _ => {}
-        }
-    }
-    for ((by, reference), (to, at)) in open {
-        let must = facts.ended.contains_key(&to) || facts.out_of_reach(by, to, at).is_some();
-        if by != to && facts.lives(by) && must {
-            return broken(
-                "P1",
-                format!("monitor {reference} of {by} was never told of {to}"),
-            );
-        }
-    }
-    Ok(())
-}
-
 /// P3 and P4, and that a child is told of its parent's end.
 fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
     let mut called: BTreeMap<u32, Pid> = BTreeMap::new();
@@ -381,6 +293,15 @@ fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
             _ => {}
         }
     }
+    let ran_as: BTreeSet<Pid> = ran.values().map(|(_, child)| *child).collect();
+    for entry in facts.entries {
+        if let What::Lives(pid) = entry.what
+            && !facts.readers.contains(&pid)
+            && !ran_as.contains(&pid)
+        {
+            return broken("P4", format!("{pid} was made, and neither ran nor ended"));
+        }
+    }
     for (token, (at, child)) in &ran {
         let Some(parent) = called.get(token).copied() else {
             return broken("P7", format!("{child} ran, and nobody spawned it"));
@@ -394,7 +315,7 @@ fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
             );
         }
         let parent_gone = match facts.ended.get(&parent) {
-            Some(normal) => !normal,
+            Some((_, normal)) => !normal,
             None => facts.out_of_reach(*child, parent, *at).is_some(),
         };
         if parent_gone && facts.lives(*child) && !facts.may_have_unlinked(parent, *child, 0) {
@@ -433,6 +354,11 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
             || facts.crashed.contains(&a.node())
             || facts.crashed.contains(&b.node())
     };
+    // What was sent to a pid that somebody guessed may have come too early.
+    let lives = |to: Pid, (_, sent): &(u64, usize)| {
+        let born = facts.born.get(&to);
+        born.is_none_or(|born| *born <= facts.at(*sent))
+    };
     for (at, entry) in facts.entries.iter().enumerate() {
         match entry.what {
             What::Sent { by, to, number } => sent.entry((by, to)).or_default().push((number, at)),
@@ -453,13 +379,13 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
                 if place < *next {
                     return broken("P5", format!("{by} got {number} from {from} late or twice"));
                 }
-                if place > *next && !cut(from, by, all[*next].1, at) {
+                if let Some((missed, sent)) =
+                    all[*next..place].iter().find(|message| lives(by, message))
+                    && !cut(from, by, *sent, at)
+                {
                     return broken(
                         "P5",
-                        format!(
-                            "{by} missed {} from {from}, then got {number}",
-                            all[*next].0
-                        ),
+                        format!("{by} missed {missed} from {from}, then got {number}"),
                     );
                 }
                 *next = place + 1;
@@ -469,226 +395,12 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
     }
     for ((from, to), all) in sent {
         let next = got.get(&(from, to)).copied().unwrap_or(0);
-        let Some((number, at)) = all.get(next) else {
+        let Some((number, at)) = all[next..].iter().find(|message| lives(to, message)) else {
             continue;
         };
         let reads = facts.readers.contains(&to);
         if reads && facts.lives(to) && !cut(from, to, *at, facts.entries.len()) {
             return broken("P5", format!("{to} never got {number} from {from}"));
-        }
-    }
-    Ok(())
-}
-
-/// P6: calls end by their deadline, unless their machine stands still.
-fn calls_end(facts: &Facts<'_>) -> Result<(), Broken> {
-    let mut under_way: BTreeMap<Pid, Duration> = BTreeMap::new();
-    let mut paused: BTreeMap<NodeId, Duration> = BTreeMap::new();
-    let end = facts
-        .entries
-        .last()
-        .map_or(Duration::ZERO, |entry| entry.at);
-    let late = |pid: Pid, began: Duration, at: Duration, paused: &BTreeMap<NodeId, Duration>| {
-        let still = paused.get(&pid.node()).is_some_and(|until| *until >= began);
-        (at > began + PATIENCE + SLACK && !still).then_some(pid)
-    };
-    for entry in facts.entries {
-        if let Some((by, _)) = entry.what.call() {
-            under_way.insert(by, entry.at);
-        }
-        match entry.what {
-            What::LinkReturned { by, .. }
-            | What::UnlinkReturned { by, .. }
-            | What::SpawnReturned { by, .. } => {
-                if let Some(began) = under_way.remove(&by)
-                    && let Some(pid) = late(by, began, entry.at, &paused)
-                {
-                    let took = entry.at - began;
-                    return broken("P6", format!("a call of {pid} took {took:?}"));
-                }
-            }
-            What::Paused(node) => {
-                paused.insert(node, Duration::MAX);
-            }
-            What::Resumed(node) => {
-                paused.insert(node, entry.at);
-            }
-            _ => {}
-        }
-    }
-    for (by, began) in under_way {
-        if facts.lives(by)
-            && let Some(pid) = late(by, began, end, &paused)
-        {
-            return broken("P6", format!("a call of {pid} never returned"));
-        }
-    }
-    Ok(())
-}
-
-/// P7: sessions of a pair open and end in turn, each with a larger epoch.
-fn sessions(entries: &[Entry]) -> Result<(), Broken> {
-    let mut last: BTreeMap<(NodeId, NodeId), (u64, bool)> = BTreeMap::new();
-    for entry in entries {
-        match entry.what {
-            What::NodeUp { on, peer, epoch } => {
-                if let Some((before, open)) = last.insert((on, peer), (epoch, true))
-                    && (open || before >= epoch)
-                {
-                    return broken(
-                        "P7",
-                        format!("{on} opened {epoch} with {peer} after {before}"),
-                    );
-                }
-            }
-            What::NodeDown {
-                on, peer, epoch, ..
-            } => {
-                if last.insert((on, peer), (epoch, false)) != Some((epoch, true)) {
-                    return broken(
-                        "P7",
-                        format!("{on} ended {epoch} with {peer}, which was not open"),
-                    );
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// P6: a node that is cut off or gone is noticed by both sides within the lease and a bit.
-fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Broken> {
-    let faults: Vec<_> = plan
-        .faults()
-        .into_iter()
-        .filter(|due| due.at < plan.quiet_at && due.fault.ends_sessions())
-        .collect();
-    let mut noticed = Vec::new();
-    let long = LEASE + NOTICE + SLACK;
-    for due in &faults {
-        let (pairs, length): (Vec<(usize, usize)>, Duration) = match due.fault {
-            Fault::OneWay(a, b, length) | Fault::Partition(a, b, length) => {
-                (vec![(a, b), (b, a)], length)
-            }
-            Fault::Isolate(a, length) => {
-                let pairs = (0..super::plan::NODES).filter(|b| *b != a);
-                (pairs.flat_map(|b| [(a, b), (b, a)]).collect(), length)
-            }
-            _ => continue,
-        };
-        // Alone in its time, or it cannot be told what was noticed.
-        let alone = faults.iter().all(|other| {
-            other == due
-                || other.at > due.at + long
-                || other.at + other.fault.length() + AFTERMATH < due.at
-        });
-        if length < long || due.at + long > plan.quiet_at || !alone {
-            continue;
-        }
-        for (on, peer) in pairs {
-            let (mut names, mut open) = (BTreeMap::new(), None);
-            let mut next = 0;
-            for entry in entries {
-                match entry.what {
-                    What::Started(node) => {
-                        // The first starts come in the order of the names; later ones are not judged.
-                        names.insert(node, next);
-                        next += 1;
-                    }
-                    What::Crashed(node) if entry.at <= due.at => {
-                        if open.is_some_and(|(a, b)| a == node || b == node) {
-                            open = None;
-                        }
-                    }
-                    What::NodeUp { on: a, peer: b, .. } if entry.at <= due.at => {
-                        if names.get(&a) == Some(&on) && names.get(&b) == Some(&peer) {
-                            open = Some((a, b));
-                        }
-                    }
-                    What::NodeDown { on: a, peer: b, .. } if entry.at <= due.at => {
-                        if open == Some((a, b)) {
-                            open = None;
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            let Some((a, b)) = open else { continue };
-            let down = entries.iter().find(|entry| {
-                entry.at > due.at
-                    && matches!(entry.what, What::NodeDown { on, peer, .. } if (on, peer) == (a, b))
-            });
-            match down.map(|entry| entry.at - due.at) {
-                Some(took) if took <= LEASE + NOTICE + LEASE / 100 => noticed.push(took),
-                Some(took) => {
-                    return broken(
-                        "P6",
-                        format!("{a} noticed after {took:?} that {b} was cut off"),
-                    );
-                }
-                None => return broken("P6", format!("{a} never noticed that {b} was cut off")),
-            }
-        }
-    }
-    Ok(noticed)
-}
-
-/// Whether a fault of the plan may still show at a time.
-fn is_disturbed(plan: &Plan, at: Duration) -> bool {
-    plan.faults().iter().any(|due| {
-        due.fault.ends_sessions() && due.at <= at && due.at + due.fault.length() + AFTERMATH >= at
-    })
-}
-
-/// No session ends but for a fault: loss of up to 5 % and delay are none.
-fn no_false_verdict(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
-    for entry in entries {
-        if let What::NodeDown { on, peer, why, .. } = &entry.what
-            && !is_disturbed(plan, entry.at)
-        {
-            return broken("P6", format!("{on} gave {peer} up without a cause: {why}"));
-        }
-    }
-    Ok(())
-}
-
-/// P6: on a sound network a call that waits long enough is answered. One about a node that crashed need
-/// not be: whoever answers at its address now says so once, and that may be lost.
-fn sound_calls_succeed(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
-    let mut called: BTreeMap<Pid, (Duration, NodeId)> = BTreeMap::new();
-    let mut crashed = BTreeSet::new();
-    for entry in entries {
-        if let Some((by, about)) = entry.what.call() {
-            called.insert(by, (entry.at, about));
-        }
-        let by = match entry.what {
-            What::Crashed(node) => {
-                crashed.insert(node);
-                continue;
-            }
-            What::LinkReturned {
-                by,
-                how: Linked::TimedOut,
-                ..
-            }
-            | What::UnlinkReturned {
-                by, in_time: false, ..
-            }
-            | What::SpawnReturned {
-                by, child: None, ..
-            } => by,
-            _ => continue,
-        };
-        // Sessions that open at the start are waited for, too.
-        if let Some((began, node)) = called.get(&by)
-            && !crashed.contains(node)
-            && *began > LEASE
-            && entry.at - *began >= PATIENCE - SLACK
-            && !is_disturbed(plan, entry.at)
-            && !is_disturbed(plan, *began)
-        {
-            return broken("P6", format!("nobody answered a call of {by} at {began:?}"));
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::chance::Chance;
 use super::network::Weather;
+use super::script::BEAT;
 
 /// From here on the network is whole and nobody begins anything.
 pub(crate) const QUIET_AT: Duration = Duration::from_secs(22);
@@ -160,7 +161,12 @@ fn due(chance: &mut Chance) -> Due {
         10 => Fault::Storm(50 + chance.below(250), some),
         _ => Fault::ControlDown(long * 2),
     };
-    let at = Duration::from_millis(1_500 + chance.below(18_000));
+    let mut at = Duration::from_millis(1_500 + chance.below(18_000));
+    if chance.per_mille(600) {
+        // In the middle of what begins at a beat.
+        let beats = at.as_millis() / BEAT.as_millis();
+        at = BEAT * beats as u32 + Duration::from_millis(40 + chance.below(60));
+    }
     Due { at, fault }
 }
 

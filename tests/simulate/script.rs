@@ -1,4 +1,4 @@
-//! What the processes of a simulated cluster do: everything a guest can, by chance, and write it down.
+//! What the processes of a simulated cluster can do: everything a guest can. They write it down.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tidelock::{
-    Context, ExitReason, Filter, LinkError, LinkForm, Message, Module, NodeId, Param, Pid,
-    Received, SpawnRequest,
+    Context, Filter, LinkError, LinkForm, Message, Module, NodeId, Param, Pid, Received,
+    SpawnRequest,
 };
 use tokio::time::Instant;
 
@@ -16,11 +17,13 @@ use super::chance::Chance;
 use super::journal::{Journal, Linked, What};
 use super::network::Clock;
 
-/// How long a call waits.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+/// How long most calls wait.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longer than it takes to notice that a node is gone, so that the call is ended by that.
+const MORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// At multiples of this, many act at once.
-const BEAT_MS: u64 = 300;
+pub(crate) const BEAT: Duration = Duration::from_millis(300);
 
 /// The guest that processes spawn on other nodes: says its number first, then does what the last bits of
 /// it say: traps (0), returns (1), or waits for its end.
@@ -105,7 +108,7 @@ impl World {
         })
     }
 
-    fn enters(&self, pid: Pid) {
+    pub(crate) fn enters(&self, pid: Pid) {
         self.roster
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -113,7 +116,7 @@ impl World {
     }
 
     /// Finds a rival for somebody, now or when the next one looks for one.
-    fn match_up(&self, pid: Pid) {
+    pub(crate) fn match_up(&self, pid: Pid) {
         let mut single = self.single.lock().unwrap_or_else(PoisonError::into_inner);
         let other = single.iter().position(|other| other.node() != pid.node());
         let Some(at) = other else {
@@ -128,13 +131,13 @@ impl World {
         rivals.insert(other, pid);
     }
 
-    fn rival(&self, pid: Pid) -> Option<Pid> {
+    pub(crate) fn rival(&self, pid: Pid) -> Option<Pid> {
         let rivals = self.rivals.lock().unwrap_or_else(PoisonError::into_inner);
         rivals.get(&pid).copied()
     }
 
     /// Somebody, rather one of the last forty.
-    fn somebody(&self, chance: &mut Chance) -> Option<Pid> {
+    pub(crate) fn somebody(&self, chance: &mut Chance) -> Option<Pid> {
         let roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
         let young = roster.len().saturating_sub(40);
         let from = if chance.per_mille(100) { 0 } else { young };
@@ -142,53 +145,40 @@ impl World {
     }
 }
 
-/// One process.
-pub(crate) struct Actor {
+/// One process, and what it can do.
+pub(crate) struct Player {
     pub(crate) me: Context,
     pub(crate) scribe: Scribe,
     pub(crate) world: Arc<World>,
     pub(crate) chance: Chance,
-    /// Whom it dealt with lately: most calls are about them, so that calls cross.
-    pub(crate) friends: Vec<Pid>,
-    pub(crate) monitors: Vec<u64>,
+    monitors: Vec<u64>,
 }
 
-impl Actor {
-    pub(crate) async fn run(mut self) -> ExitReason {
-        let pid = self.me.pid();
-        self.scribe.write(What::Began(pid));
-        self.world.enters(pid);
-        self.world.match_up(pid);
-        let fragile = self.chance.per_mille(120);
-        self.me.set_die_when_link_dies(fragile);
-        while self.scribe.now() < self.world.quiet_at {
-            // Mostly in bursts, and all at the same beat: what crosses is what can go wrong.
-            let now = self.scribe.now().as_millis() as u64;
-            let beat = BEAT_MS - now % BEAT_MS;
-            let pause = match self.chance.below(6) {
-                0 => self.chance.below(4),
-                1 => self.chance.below(40),
-                2..=4 => beat + self.chance.below(25),
-                _ => self.chance.below(1_500),
-            };
-            self.listen(Some(Instant::now() + Duration::from_millis(pause)))
-                .await;
-            if let Some(end) = self.act().await {
-                return end;
-            }
+impl Player {
+    pub(crate) fn new(me: Context, scribe: Scribe, world: Arc<World>, chance: Chance) -> Self {
+        scribe.write(What::Began(me.pid()));
+        Player {
+            me,
+            scribe,
+            world,
+            chance,
+            monitors: Vec::new(),
         }
-        self.listen(None).await;
-        ExitReason::Normal
     }
 
-    async fn listen(&mut self, until: Option<Instant>) {
+    /// Reads until then, or to its end.
+    pub(crate) async fn listen(&mut self, until: Option<Instant>) {
         while let Some(received) = self.me.receive(Filter::Any, until).await {
             self.note(received);
         }
     }
 
-    /// Reads what is there already.
-    fn empty(&mut self) {
+    pub(crate) async fn listen_for(&mut self, pause: Duration) {
+        self.listen(Some(Instant::now() + pause)).await;
+    }
+
+    /// Reads what is there already. Every call begins with that: the judge counts on it.
+    pub(crate) fn empty(&mut self) {
         while let Some(received) = self.me.try_receive(&Filter::Any) {
             self.note(received);
         }
@@ -220,115 +210,119 @@ impl Actor {
         });
     }
 
-    fn partner(&mut self) -> Option<Pid> {
-        let me = self.me.pid();
-        if self.chance.per_mille(20) {
-            self.world.match_up(me);
-        }
-        if self.chance.per_mille(600)
-            && let Some(rival) = self.world.rival(me)
-        {
-            return Some(rival);
-        }
-        if !self.friends.is_empty() && self.chance.per_mille(700) {
-            return self.chance.pick(&self.friends).copied();
-        }
-        let somebody = self
-            .world
-            .somebody(&mut self.chance)
-            .filter(|pid| *pid != me)?;
-        if self.friends.len() >= 3 {
-            self.friends.remove(0);
-        }
-        self.friends.push(somebody);
-        Some(somebody)
-    }
-
-    /// One deed; an answer is the end.
-    async fn act(&mut self) -> Option<ExitReason> {
-        let by = self.me.pid();
-        let to = self.partner()?;
-        match self.chance.below(100) {
-            0..=24 => {
-                let number = u64::from(self.world.numbers.fetch_add(1, Ordering::Relaxed));
-                let size = if self.chance.per_mille(8) { 70_000 } else { 24 };
-                let message = Message {
-                    tag: None,
-                    data: written(by, to, number, size),
-                    resources: Vec::new(),
-                };
-                let sent = self.me.send(to, message).await;
-                self.scribe.write(match sent {
-                    Ok(()) => What::Sent { by, to, number },
-                    Err(_) => What::NotSent { by, to },
-                });
-            }
-            25..=54 => {
-                self.scribe.write(What::LinkCalled { by, to });
-                let form = if self.chance.per_mille(500) {
-                    LinkForm::Value
-                } else {
-                    LinkForm::Notice
-                };
-                let deadline = Some(Instant::now() + self.patience());
-                let how = match self.me.link(to, Some(1), form, deadline).await {
-                    Ok(()) => Linked::Yes,
-                    Err(LinkError::Ended(_)) => Linked::Gone,
-                    Err(_) => Linked::TimedOut,
-                };
-                self.scribe.write(What::LinkReturned { by, to, how });
-            }
-            55..=76 => {
-                self.empty();
-                self.scribe.write(What::UnlinkCalled { by, to });
-                let deadline = Some(Instant::now() + self.patience());
-                let in_time = self.me.unlink(to, deadline).await.is_ok();
-                self.scribe.write(What::UnlinkReturned { by, to, in_time });
-            }
-            77..=82 => {
-                let reference = self.me.monitor(to).await;
-                self.monitors.push(reference);
-                self.scribe
-                    .write(What::MonitorReturned { by, to, reference });
-            }
-            83..=85 => {
-                self.empty();
-                if let Some(reference) = self.chance.pick(&self.monitors).copied() {
-                    self.monitors.retain(|other| *other != reference);
-                    self.me.demonitor(reference);
-                    self.scribe.write(What::Demonitored { by, reference });
-                }
-            }
-            86..=93 => self.spawn().await,
-            94..=95 => {
-                self.scribe.write(What::Killed { by, target: to });
-                self.me.kill(to).await;
-            }
-            96 => return Some(ExitReason::Normal),
-            97..=98 => return Some(ExitReason::Exit(1)),
-            _ => {}
-        }
-        None
-    }
-
     /// How long a call waits: mostly long enough.
-    fn patience(&mut self) -> Duration {
-        match self.chance.below(4) {
-            0 => Duration::from_millis(self.chance.below(60)),
+    pub(crate) fn patience(&mut self) -> Duration {
+        match self.chance.below(8) {
+            0..=1 => Duration::from_millis(self.chance.below(60)),
+            2 => MORE_PATIENCE,
             _ => PATIENCE,
         }
     }
 
-    async fn spawn(&mut self) {
+    fn form(&mut self) -> LinkForm {
+        if self.chance.per_mille(500) {
+            LinkForm::Value
+        } else {
+            LinkForm::Notice
+        }
+    }
+
+    pub(crate) async fn link(&mut self, to: Pid, within: Duration) {
+        self.empty();
+        let by = self.me.pid();
+        self.scribe.write(What::LinkCalled { by, to, within });
+        let form = self.form();
+        let deadline = Some(Instant::now() + within);
+        let how = linked(self.me.link(to, Some(1), form, deadline).await);
+        self.scribe.write(What::LinkReturned { by, to, how });
+    }
+
+    pub(crate) async fn unlink(&mut self, to: Pid, within: Duration) {
+        self.empty();
+        self.finish_unlink(to, within).await;
+    }
+
+    async fn finish_unlink(&mut self, to: Pid, within: Duration) {
+        let by = self.me.pid();
+        self.scribe.write(What::UnlinkCalled { by, to, within });
+        let deadline = Some(Instant::now() + within);
+        let in_time = self.me.unlink(to, deadline).await.is_ok();
+        self.scribe.write(What::UnlinkReturned { by, to, in_time });
+    }
+
+    /// Links and unlinks in one breath: nothing but the link's own answer can have come between.
+    pub(crate) async fn flicker(&mut self, to: Pid, within: Duration) {
+        self.empty();
+        let by = self.me.pid();
+        let at_once = Duration::ZERO;
+        self.scribe.write(What::LinkCalled {
+            by,
+            to,
+            within: at_once,
+        });
+        let form = self.form();
+        let returned = self.me.link(to, Some(1), form, None).now_or_never();
+        let how = returned.map_or(Linked::TimedOut, linked);
+        self.scribe.write(What::LinkReturned { by, to, how });
+        self.finish_unlink(to, within).await;
+    }
+
+    pub(crate) async fn send(&mut self, to: Pid) {
+        let by = self.me.pid();
+        let number = u64::from(self.world.numbers.fetch_add(1, Ordering::Relaxed));
+        let size = if self.chance.per_mille(8) { 70_000 } else { 24 };
+        let message = Message {
+            tag: None,
+            data: written(by, to, number, size),
+            resources: Vec::new(),
+        };
+        let sent = self.me.send(to, message).await;
+        self.scribe.write(match sent {
+            Ok(()) => What::Sent { by, to, number },
+            Err(_) => What::NotSent { by, to },
+        });
+    }
+
+    pub(crate) async fn monitor(&mut self, to: Pid) {
+        let by = self.me.pid();
+        let reference = self.me.monitor(to).await;
+        self.monitors.push(reference);
+        self.scribe
+            .write(What::MonitorReturned { by, to, reference });
+    }
+
+    pub(crate) fn demonitor(&mut self) {
+        self.empty();
+        let by = self.me.pid();
+        if let Some(reference) = self.chance.pick(&self.monitors).copied() {
+            self.monitors.retain(|other| *other != reference);
+            self.me.demonitor(reference);
+            self.scribe.write(What::Demonitored { by, reference });
+        }
+    }
+
+    pub(crate) async fn kill(&mut self, target: Pid) {
+        let by = self.me.pid();
+        self.scribe.write(What::Killed { by, target });
+        self.me.kill(target).await;
+    }
+
+    /// Spawns a guest somewhere, linked.
+    pub(crate) async fn spawn(&mut self, within: Duration) -> Option<Pid> {
+        self.empty();
         let by = self.me.pid();
         let on = {
             let nodes = self.world.nodes.lock();
             let nodes = nodes.unwrap_or_else(PoisonError::into_inner);
-            self.chance.pick(&nodes).copied()
+            self.chance.pick(&nodes).copied()?
         };
-        let Some(on) = on else { return };
         let token = self.world.tokens.fetch_add(1, Ordering::Relaxed);
-        self.scribe.write(What::SpawnCalled { by, on, token });
+        self.scribe.write(What::SpawnCalled {
+            by,
+            on,
+            token,
+            within,
+        });
         let request = SpawnRequest {
             module: self.world.module.clone(),
             entry: "child".into(),
@@ -336,16 +330,18 @@ impl Actor {
             config: None,
             link: Some(Some(2)),
         };
-        let deadline = Some(Instant::now() + self.patience());
+        let deadline = Some(Instant::now() + within);
         let child = self.me.spawn_on(on, request, deadline).await.ok();
-        if let Some(child) = child {
-            self.world.enters(child);
-            self.friends.push(child);
-            if self.friends.len() > 3 {
-                self.friends.remove(0);
-            }
-        }
         self.scribe.write(What::SpawnReturned { by, token, child });
+        child
+    }
+}
+
+fn linked(returned: Result<(), LinkError>) -> Linked {
+    match returned {
+        Ok(()) => Linked::Yes,
+        Err(LinkError::Ended(_)) => Linked::Gone,
+        Err(_) => Linked::TimedOut,
     }
 }
 

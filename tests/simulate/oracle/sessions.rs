@@ -1,0 +1,140 @@
+//! P6 and P7 of nodes: sessions open and end in turn, for a reason, and in time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidelock::NodeId;
+
+use super::super::cluster::LEASE;
+use super::super::journal::{Entry, What};
+use super::super::plan::{Fault, NODES, Plan};
+use super::{Broken, SLACK, broken};
+
+/// What a dead or cut-off node may take on top of the lease to be noticed.
+const NOTICE: Duration = Duration::from_millis(300);
+/// How long after a fault has ended a session may still end because of it.
+const AFTERMATH: Duration = Duration::from_secs(9);
+
+/// P7: sessions of a pair open and end in turn, each with a larger epoch.
+pub(super) fn sessions(entries: &[Entry]) -> Result<(), Broken> {
+    let mut last: BTreeMap<(NodeId, NodeId), (u64, bool)> = BTreeMap::new();
+    for entry in entries {
+        match entry.what {
+            What::NodeUp { on, peer, epoch } => {
+                if let Some((before, open)) = last.insert((on, peer), (epoch, true))
+                    && (open || before >= epoch)
+                {
+                    return broken(
+                        "P7",
+                        format!("{on} opened {epoch} with {peer} after {before}"),
+                    );
+                }
+            }
+            What::NodeDown {
+                on, peer, epoch, ..
+            } => {
+                if last.insert((on, peer), (epoch, false)) != Some((epoch, true)) {
+                    return broken(
+                        "P7",
+                        format!("{on} ended {epoch} with {peer}, which was not open"),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// P6: a node that is cut off or gone is noticed by both sides within the lease and a bit.
+pub(super) fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Broken> {
+    let faults: Vec<_> = plan
+        .faults()
+        .into_iter()
+        .filter(|due| due.at < plan.quiet_at && due.fault.ends_sessions())
+        .collect();
+    let mut noticed = Vec::new();
+    let long = LEASE + NOTICE + SLACK;
+    for due in &faults {
+        let (pairs, length): (Vec<(usize, usize)>, Duration) = match due.fault {
+            Fault::OneWay(a, b, length) | Fault::Partition(a, b, length) => {
+                (vec![(a, b), (b, a)], length)
+            }
+            Fault::Isolate(a, length) => {
+                let pairs = (0..NODES).filter(|b| *b != a);
+                (pairs.flat_map(|b| [(a, b), (b, a)]).collect(), length)
+            }
+            _ => continue,
+        };
+        // Alone in its time, or it cannot be told what was noticed.
+        let alone = faults.iter().all(|other| {
+            other == due
+                || other.at > due.at + long
+                || other.at + other.fault.length() + AFTERMATH < due.at
+        });
+        if length < long || due.at + long > plan.quiet_at || !alone {
+            continue;
+        }
+        for (on, peer) in pairs {
+            let (mut names, mut open) = (BTreeMap::new(), None);
+            for entry in entries {
+                match entry.what {
+                    What::Started { node, name } => {
+                        names.insert(node, name);
+                    }
+                    What::Crashed(node) if entry.at <= due.at => {
+                        if open.is_some_and(|(a, b)| a == node || b == node) {
+                            open = None;
+                        }
+                    }
+                    What::NodeUp { on: a, peer: b, .. } if entry.at <= due.at => {
+                        if names.get(&a) == Some(&on) && names.get(&b) == Some(&peer) {
+                            open = Some((a, b));
+                        }
+                    }
+                    What::NodeDown { on: a, peer: b, .. } if entry.at <= due.at => {
+                        if open == Some((a, b)) {
+                            open = None;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            let Some((a, b)) = open else { continue };
+            let down = entries.iter().find(|entry| {
+                entry.at > due.at
+                    && matches!(entry.what, What::NodeDown { on, peer, .. } if (on, peer) == (a, b))
+            });
+            match down.map(|entry| entry.at - due.at) {
+                Some(took) if took <= LEASE + NOTICE + LEASE / 100 => noticed.push(took),
+                Some(took) => {
+                    return broken(
+                        "P6",
+                        format!("{a} noticed after {took:?} that {b} was cut off"),
+                    );
+                }
+                None => return broken("P6", format!("{a} never noticed that {b} was cut off")),
+            }
+        }
+    }
+    Ok(noticed)
+}
+
+/// Whether a fault of the plan may still show at a time.
+fn is_disturbed(plan: &Plan, at: Duration) -> bool {
+    plan.faults().iter().any(|due| {
+        due.fault.ends_sessions() && due.at <= at && due.at + due.fault.length() + AFTERMATH >= at
+    })
+}
+
+/// No session ends but for a fault: loss of up to 5 % and delay are none.
+pub(super) fn no_false_verdict(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
+    for entry in entries {
+        if let What::NodeDown { on, peer, why, .. } = &entry.what
+            && !is_disturbed(plan, entry.at)
+        {
+            return broken("P6", format!("{on} gave {peer} up without a cause: {why}"));
+        }
+    }
+    Ok(())
+}

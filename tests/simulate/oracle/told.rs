@@ -1,0 +1,265 @@
+//! P1 and P2: who was told of whose end, and who was not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tidelock::Pid;
+
+use super::super::journal::{Entry, Linked, What};
+use super::{Broken, Facts, SAME_STEP, broken};
+
+/// P1 (never two) and P2: every LinkDied has a link that it ends.
+pub(super) fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
+    /// Something that may have made a half.
+    struct Cause {
+        by: Pid,
+        returned: Option<usize>,
+        /// The other one has answered: nothing of it is under way any more.
+        answered: bool,
+    }
+    let mut causes: BTreeMap<(Pid, Pid), Vec<Cause>> = BTreeMap::new();
+    let mut unlinked: BTreeSet<(Pid, Pid)> = BTreeSet::new();
+    // When each process had read everything, the last time we know of: it begins its calls so.
+    let mut emptied: BTreeMap<Pid, usize> = BTreeMap::new();
+    for (at, entry) in entries.iter().enumerate() {
+        match entry.what {
+            What::LinkCalled { by: p, to: q, .. } => {
+                emptied.insert(p, at);
+                for pair in [(p, q), (q, p)] {
+                    causes.entry(pair).or_default().push(Cause {
+                        by: p,
+                        returned: None,
+                        answered: false,
+                    });
+                }
+            }
+            What::SpawnCalled { by, .. } => {
+                emptied.insert(by, at);
+            }
+            What::LinkReturned { by: p, to: q, how } => {
+                for pair in [(p, q), (q, p)] {
+                    for cause in causes.get_mut(&pair).into_iter().flatten() {
+                        if cause.by == p {
+                            cause.returned.get_or_insert(at);
+                            cause.answered |= how == Linked::Yes || p.node() == q.node();
+                        }
+                    }
+                }
+                if how == Linked::Yes {
+                    unlinked.remove(&(p, q));
+                } else if let Some(all) = causes.get_mut(&(p, q))
+                    && let Some(last) = all.iter().rposition(|cause| cause.by == p)
+                {
+                    all.remove(last);
+                }
+            }
+            What::SpawnReturned {
+                by: p,
+                child: Some(q),
+                ..
+            } => causes.entry((p, q)).or_default().push(Cause {
+                by: p,
+                returned: Some(at),
+                answered: true,
+            }),
+            What::UnlinkCalled { by: p, to: q, .. } => {
+                emptied.insert(p, at);
+                if let Some(all) = causes.get_mut(&(p, q)) {
+                    // What q asks for may arrive after this, also if q has given it up meanwhile.
+                    all.retain(|cause| cause.by != p && !cause.answered);
+                }
+                unlinked.insert((p, q));
+            }
+            What::LinkDied { by: p, about: q } => {
+                let all = causes.entry((p, q)).or_default();
+                if all.is_empty() {
+                    if unlinked.contains(&(p, q)) {
+                        return broken("P2", format!("{p} unlinked {q}, and was told of its end"));
+                    }
+                    return broken("P1", format!("{p} was told of {q} once too often"));
+                }
+                // What was in place when everything had been read is one link, and one LinkDied ends
+                // it. Of what came later, this may be the end of the first.
+                let emptied = emptied.get(&p).copied().unwrap_or(0);
+                let before = all.len();
+                all.retain(|cause| cause.returned.is_none_or(|returned| returned > emptied));
+                if all.len() == before {
+                    all.remove(0);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// P1 (never zero): whoever outlives a link was told of its end.
+pub(super) fn told_of_every_end(facts: &Facts<'_>) -> Result<(), Broken> {
+    for ((p, q), places) in &facts.about {
+        if p == q || !facts.lives(*p) {
+            continue;
+        }
+        // The last thing that p knows: linked since `since`, asked for at `asked`?
+        let (mut asked, mut linked) = (0, None);
+        for at in places.iter().copied() {
+            match *facts.what(at) {
+                What::LinkCalled { .. } => asked = at,
+                What::LinkReturned {
+                    how: Linked::Yes, ..
+                } => linked = Some((asked, at)),
+                What::SpawnReturned { .. } => linked = Some((at, at)),
+                _ => linked = None,
+            }
+        }
+        // A LinkDied that is read between the call and its return does not count against the call, and
+        // one that is read later does: a process does one thing after the other.
+        let Some((asked, since)) = linked else {
+            continue;
+        };
+        if facts.may_have_unlinked(*q, *p, asked) {
+            continue;
+        }
+        let why = match facts.ended.get(q) {
+            Some((_, true)) => None,
+            Some((_, false)) => Some("it ended"),
+            None => facts.out_of_reach(*p, *q, since),
+        };
+        if let Some(why) = why {
+            return broken("P1", format!("{p} was never told of {q}, though {why}"));
+        }
+    }
+    Ok(())
+}
+
+/// P1 (never zero) for the other side: whoever was asked for a link is told of its end as well.
+pub(super) fn asked_are_told(facts: &Facts<'_>) -> Result<(), Broken> {
+    for ((p, q), places) in &facts.about {
+        let mut asked = 0;
+        let mut linked = None;
+        for at in places.iter().copied() {
+            match *facts.what(at) {
+                What::LinkCalled { .. } => (asked, linked) = (at, None),
+                What::LinkReturned {
+                    how: Linked::Yes, ..
+                } => linked = Some(at),
+                _ => linked = None,
+            }
+        }
+        let Some(since) = linked else { continue };
+        let (from, to) = (facts.at(asked), facts.at(since) + SAME_STEP);
+        // Linked as far as p knows, at a time when q was there to be asked.
+        let there = facts.readers.contains(q) && facts.born.get(q).is_some_and(|born| *born < from);
+        if p == q || !there || !facts.lives(*q) || !facts.reach(*p, *q, from, to) {
+            continue;
+        }
+        let later = facts.about.get(&(*q, *p)).into_iter().flatten();
+        let silent = later.copied().filter(|at| *at > asked).next().is_none();
+        let gone = match facts.ended.get(p) {
+            Some((_, normal)) => !normal,
+            None => facts.out_of_reach(*q, *p, since).is_some(),
+        };
+        // A call of its own, or a LinkDied, is judged elsewhere.
+        if gone && silent {
+            return broken(
+                "P1",
+                format!("{q} was linked by {p}, and never told of its end"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// P1 (never too early): who is told of an end, or that there is nobody, is told the truth.
+pub(super) fn ends_are_true(facts: &Facts<'_>) -> Result<(), Broken> {
+    // When each process had read everything, the last time we know of.
+    let mut emptied: BTreeMap<Pid, Duration> = BTreeMap::new();
+    let mut monitored: BTreeMap<(Pid, u64), Duration> = BTreeMap::new();
+    for entry in facts.entries {
+        let (by, about, since) = match entry.what {
+            What::LinkReturned {
+                by,
+                to,
+                how: Linked::Gone,
+            } => (by, to, emptied.get(&by)),
+            What::LinkDied { by, about } => (by, about, emptied.get(&by)),
+            What::Down {
+                by,
+                about,
+                reference,
+            } => {
+                let asked = monitored.get(&(by, reference));
+                (by, about, asked.min(emptied.get(&by)))
+            }
+            What::MonitorReturned { by, reference, .. } => {
+                monitored.insert((by, reference), entry.at);
+                continue;
+            }
+            _ => {
+                if let Some((by, ..)) = entry.what.call() {
+                    emptied.insert(by, entry.at);
+                }
+                continue;
+            }
+        };
+        let since = since.copied().unwrap_or_default();
+        let until = entry.at + SAME_STEP;
+        let lived = facts.born.get(&about).is_some_and(|born| *born < since);
+        let ended = facts.ended.get(&about).is_some_and(|(at, _)| *at <= until);
+        if lived && !ended && facts.reach(by, about, since, until) {
+            return broken(
+                "P1",
+                format!("{by} was told that {about} is gone, and it is not"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A monitor is told once, or withdrawn.
+pub(super) fn monitors(facts: &Facts<'_>) -> Result<(), Broken> {
+    let mut open: BTreeMap<(Pid, u64), (Pid, usize)> = BTreeMap::new();
+    let mut over: BTreeSet<(Pid, u64)> = BTreeSet::new();
+    for (at, entry) in facts.entries.iter().enumerate() {
+        match entry.what {
+            What::MonitorReturned { by, to, reference } => {
+                open.insert((by, reference), (to, at));
+            }
+            What::Demonitored { by, reference } => {
+                open.remove(&(by, reference));
+                over.insert((by, reference));
+            }
+            What::Down {
+                by,
+                about,
+                reference,
+            } => {
+                if over.contains(&(by, reference)) {
+                    return broken(
+                        "P1",
+                        format!("monitor {reference} of {by} was told too much"),
+                    );
+                }
+                match open.remove(&(by, reference)) {
+                    Some((to, _)) if to == about => over.insert((by, reference)),
+                    _ => {
+                        return broken(
+                            "P7",
+                            format!("{by} got a Down of {about} it never asked for"),
+                        );
+                    }
+                };
+            }
+            _ => {}
+        }
+    }
+    for ((by, reference), (to, at)) in open {
+        let must = facts.ended.contains_key(&to) || facts.out_of_reach(by, to, at).is_some();
+        if by != to && facts.lives(by) && must {
+            return broken(
+                "P1",
+                format!("monitor {reference} of {by} was never told of {to}"),
+            );
+        }
+    }
+    Ok(())
+}
