@@ -22,6 +22,7 @@ use tidelock_certs::Identity;
 use tidelock_proto::PROTOCOL;
 use tidelock_proto::pair::Pair;
 use tidelock_proto::session;
+use tidelock_proto::switch::off;
 use tidelock_proto::wire::{Frame, Hello, LANE_PAYLOAD_BYTES_MAX, Route};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -385,6 +386,16 @@ impl Dist {
     }
 }
 
+/// How long a signal is kept out of the lane, so that answers overtake it: none is, unless a test removes
+/// the rule.
+fn overtaken(signal: &LinkSignal) -> Option<Duration> {
+    let answer = matches!(
+        signal,
+        LinkSignal::LinkAck { .. } | LinkSignal::UnlinkAck { .. }
+    );
+    (!answer && off("an answer keeps its place in the lane")).then_some(Duration::from_millis(20))
+}
+
 impl Remote for Dist {
     fn nodes(&self) -> Vec<NodeId> {
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
@@ -444,6 +455,16 @@ impl Remote for Dist {
     ) -> Result<(), ExitReason> {
         let node = to.node();
         let live = self.live(node).ok_or_else(|| self.no_session(node))?;
+        if let Some(overtaken) = overtaken(signal) {
+            // If the session ends first, whoever said it is told.
+            self.note(node, from)?;
+            let signal = signal.clone();
+            self.network.spawn(async move {
+                tokio::time::sleep(overtaken).await;
+                live.with(|session| session.signal(environ, from, to, &signal))
+            });
+            return Ok(());
+        }
         live.with(|session| session.signal(environ, from, to, signal))
             .map_err(|_| self.no_session(node))
     }
