@@ -228,6 +228,10 @@ pub struct Members {
     pub revision: u64,
     /// Ordered by id.
     pub nodes: Vec<NodeInfo>,
+    /// The keys that an operator has removed, as [`WatchEvent::Change`] tells of them. All there ever
+    /// were: whoever has this list needs no earlier one. 64 characters for each removal.
+    #[serde(default)]
+    pub removed: Vec<String>,
 }
 
 /// One line of `GET /v1/watch` (newline-delimited JSON).
@@ -245,6 +249,11 @@ pub enum WatchEvent {
         revision: u64,
         /// The node as it is since then.
         node: NodeInfo,
+        /// The key that an operator removed with this change, if any: the fingerprint of its public key,
+        /// as in its start tickets, in lower-case hexadecimal digits. Whoever holds it is no node any
+        /// more, whatever certificate and tickets it has; nodes end its sessions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        removed: Option<String>,
     },
     /// Nothing happened; the connection is alive.
     Heartbeat {

@@ -147,6 +147,17 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// The fingerprint of its key.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8; 32]> {
+        match self {
+            Self::Known { key, .. } => Some(key),
+            Self::Nobody => None,
+        }
+    }
+}
+
 fn not_permitted(roles: &[Role], who: &str) -> ApiError {
     let roles: Vec<String> = roles.iter().map(Role::to_string).collect();
     let message = format!("this needs the role {}: {who}", roles.join(" or "));

@@ -27,11 +27,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tidelock_certs::to_hex;
 use tidelock_proto::NodeId;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -107,6 +108,9 @@ pub(crate) struct Candidate {
 pub(crate) struct Books {
     store: Arc<Store>,
     state: Mutex<State>,
+    /// Keys that are never to be let in again. Removing is an operator's act, and none is forgotten.
+    /// Apart from `state`, whose lock is held while a disk writes; changed under that lock.
+    removed: RwLock<BTreeSet<[u8; 32]>>,
     /// Sent to under the lock of `state`, so that order and snapshots agree.
     changes: broadcast::Sender<WatchEvent>,
     lease: Duration,
@@ -165,6 +169,7 @@ impl Books {
         });
         let (changes, _) = broadcast::channel(CHANGES_KEPT);
         Ok(Self {
+            removed: RwLock::new(store.removed_keys()?),
             store,
             state,
             changes,
@@ -195,7 +200,7 @@ impl Books {
         if token.is_some_and(|token| !self.store.is_token_good(token, now_s).unwrap_or(true)) {
             return Err(AdmitError::Token);
         }
-        if self.store.is_key_removed(&key)? {
+        if self.is_removed(&key) {
             return Err(AdmitError::Removed);
         }
 
@@ -245,7 +250,7 @@ impl Books {
         let info = node.info.clone();
         let changed: Vec<NodeRecord> = replaced.into_iter().chain([node]).collect();
         self.publish(&mut state, changed, revision, now.steady);
-        Ok((info, members(&state)))
+        Ok((info, self.members_of(&state)))
     }
 
     /// Renews the lease of `id`, which must belong to `key`.
@@ -300,16 +305,33 @@ impl Books {
         Ok(info)
     }
 
-    /// Ends `id`'s presence and keeps its key from ever joining or renewing again.
+    /// Ends `id`'s presence, that of all starts with its key, and keeps the key from ever being a node
+    /// again.
     pub(crate) fn remove(&self, id: NodeId, now: Moment) -> Result<NodeInfo, ChangeError> {
         let mut state = self.fresh()?;
         let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
-        // A lost one too: it may be back in a moment.
-        let changed = with_state(&entry.record, NodeState::Left);
-        let info = changed.info.clone();
-        let revision = self.store.remove_key(&changed, now.wall.as_second())?;
-        self.publish(&mut state, vec![changed], revision, now.steady);
+        let key = entry.record.key;
+        // Lost ones too: they may be back in a moment.
+        let is_gone = |entry: &Entry| entry.record.info.state == NodeState::Left;
+        let changed: Vec<NodeRecord> = state
+            .nodes
+            .iter()
+            .filter(|(other, entry)| **other == id || (entry.record.key == key && !is_gone(entry)))
+            .map(|(_, entry)| with_state(&entry.record, NodeState::Left))
+            .collect();
+        let revision = self
+            .store
+            .remove_key(&key, &changed, now.wall.as_second())?;
+        self.write_removed().insert(key);
+        let info = with_state(&state.nodes[&id].record, NodeState::Left).info;
+        self.publish_with(&mut state, changed, revision, now.steady, Some(key));
         Ok(info)
+    }
+
+    /// Whether an operator has removed the node with this key. Alone of all functions here it does
+    /// not wait for a disk.
+    pub(crate) fn is_removed(&self, key: &[u8; 32]) -> bool {
+        self.read_removed().contains(key)
     }
 
     /// The id under which the holder of `key` is present as `name`.
@@ -328,13 +350,13 @@ impl Books {
 
     /// Everybody.
     pub(crate) fn members(&self) -> Members {
-        members(&self.lock())
+        self.members_of(&self.lock())
     }
 
     /// Everybody, and all changes from there on.
     pub(crate) fn watch(&self) -> (Members, broadcast::Receiver<WatchEvent>) {
         let state = self.lock();
-        (members(&state), self.changes.subscribe())
+        (self.members_of(&state), self.changes.subscribe())
     }
 
     /// Declares lost whose lease has run out. Called several times per lease.
@@ -381,8 +403,20 @@ impl Books {
         Ok(())
     }
 
-    /// Puts what the store holds already into memory, and tells the watchers.
     fn publish(&self, state: &mut State, changed: Vec<NodeRecord>, revision: u64, now: Instant) {
+        self.publish_with(state, changed, revision, now, None);
+    }
+
+    /// Puts what the store holds already into memory, and tells the watchers; with each change of the
+    /// key that was removed by it.
+    fn publish_with(
+        &self,
+        state: &mut State,
+        changed: Vec<NodeRecord>,
+        revision: u64,
+        now: Instant,
+        removed: Option<[u8; 32]>,
+    ) {
         let first = revision + 1 - changed.len() as u64;
         for (revision, record) in (first..).zip(changed) {
             let node = record.info.clone();
@@ -395,7 +429,11 @@ impl Books {
             state.nodes.insert(id, Entry { record, until });
             state.revision = revision;
             // Nobody listening is fine.
-            let _ = self.changes.send(WatchEvent::Change { revision, node });
+            let _ = self.changes.send(WatchEvent::Change {
+                revision,
+                node,
+                removed: removed.map(|key| to_hex(&key)),
+            });
         }
     }
 
@@ -417,29 +455,39 @@ impl Books {
                 }
                 state.nodes.insert(id, Entry { record, until });
             }
+            *self.write_removed() = self.store.removed_keys()?;
             (state.revision, state.faults) = (revision, faults);
-            let _ = self.changes.send(WatchEvent::Snapshot(members(&state)));
+            let _ = self
+                .changes
+                .send(WatchEvent::Snapshot(self.members_of(&state)));
         }
         Ok(state)
     }
 
+    fn members_of(&self, state: &State) -> Members {
+        let nodes = state
+            .nodes
+            .values()
+            .map(|entry| entry.record.info.clone())
+            .collect();
+        Members {
+            revision: state.revision,
+            nodes,
+            removed: self.read_removed().iter().map(|key| to_hex(key)).collect(),
+        }
+    }
+
+    fn read_removed(&self) -> RwLockReadGuard<'_, BTreeSet<[u8; 32]>> {
+        self.removed.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_removed(&self) -> RwLockWriteGuard<'_, BTreeSet<[u8; 32]>> {
+        self.removed.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Memory follows the store, so a panic in between leaves nothing half-done.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-fn members(state: &State) -> Members {
-    let nodes = state
-        .nodes
-        .values()
-        .map(|entry| entry.record.info.clone())
-        .collect();
-    Members {
-        revision: state.revision,
-        nodes,
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -17,6 +17,10 @@
 //!
 //! It never connects to anything: the addresses that nodes give are data. It never tells a stranger
 //! which part of a token was wrong.
+//!
+//! A node that an operator has removed is nobody here, whatever its certificate says, and a watch it
+//! has open ends. Only its own lease and renewal are answered otherwise: with "gone", which is what
+//! tells an honest one to stop.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -96,7 +100,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 }
 
 async fn cluster(State(app): Shared, caller: Caller) -> Answer<ClusterInfo> {
-    caller.require(ANY_ROLE)?;
+    app.require(&caller, ANY_ROLE)?;
     blocking(app, |app| {
         Ok(Json(ClusterInfo {
             cluster: app.authority.cluster().to_owned(),
@@ -223,6 +227,7 @@ async fn renew(
 ) -> Answer<RenewResponse> {
     let (name, key) = node_caller(&caller)?;
     blocking(app, move |app| {
+        // A removed node is not present, by whatever start.
         let node = app.books.present_as(&name, &key).map_err(for_own_node)?;
         let certificate = app.issue_for_key(&request.csr_pem, &name, key)?;
         Ok(Json(RenewResponse {
@@ -290,14 +295,16 @@ async fn leave(
 }
 
 async fn nodes(State(app): Shared, caller: Caller) -> Answer<Members> {
-    caller.require(ANY_ROLE)?;
+    app.require(&caller, ANY_ROLE)?;
     blocking(app, |app| Ok(Json(app.books.members()))).await
 }
 
 async fn watch_members(State(app): Shared, caller: Caller) -> Result<Response, ApiError> {
-    caller.require(ANY_ROLE)?;
     let stop = app.stop.clone();
-    let watcher = Watcher::open(app, stop).await?;
+    let mut watcher = Watcher::open(Arc::clone(&app), stop).await?;
+    // After the watch is open: a removal from here on is one of its changes.
+    app.require(&caller, ANY_ROLE)?;
+    watcher.reader = caller.key().copied();
     let lines = futures_util::stream::unfold(watcher, |mut watcher| async move {
         let event = watcher.next().await?;
         Some((Ok::<_, std::convert::Infallible>(to_line(&event)), watcher))
@@ -307,7 +314,7 @@ async fn watch_members(State(app): Shared, caller: Caller) -> Result<Response, A
 }
 
 async fn modules(State(app): Shared, caller: Caller) -> Answer<Vec<ModuleInfo>> {
-    caller.require(ANY_ROLE)?;
+    app.require(&caller, ANY_ROLE)?;
     blocking(app, |app| Ok(Json(app.shelf.list()?))).await
 }
 
@@ -316,7 +323,7 @@ async fn module(
     caller: Caller,
     Path(which): Path<String>,
 ) -> Result<Response, ApiError> {
-    caller.require(ANY_ROLE)?;
+    app.require(&caller, ANY_ROLE)?;
     blocking(app, move |app| match app.shelf.read(&which)? {
         Some(bytes) => Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes).into_response()),
         None => {
@@ -366,6 +373,15 @@ impl App {
         self.gate
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Lets only `roles` pass, and no node that was removed.
+    fn require(&self, caller: &Caller, roles: &[Role]) -> Result<(), ApiError> {
+        caller.require(roles)?;
+        match caller.key() {
+            Some(key) if self.books.is_removed(key) => Err(AdmitError::Removed.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The one answer to all tokens that do not work.
@@ -441,6 +457,8 @@ pub(crate) struct Watcher {
     snapshot: Option<Members>,
     changes: broadcast::Receiver<WatchEvent>,
     revision: u64,
+    /// The reader's key, if it has one: once that is removed, it is told nothing more.
+    reader: Option<[u8; 32]>,
     stop: watch::Receiver<bool>,
 }
 
@@ -453,12 +471,19 @@ impl Watcher {
             snapshot: Some(members),
             changes,
             revision,
+            reader: None,
             stop,
         })
     }
 
-    /// `None` when the server ends.
+    /// `None` when the server ends, or the reader is no node any more.
     pub(crate) async fn next(&mut self) -> Option<WatchEvent> {
+        let event = self.next_event().await?;
+        let books = &self.app.books;
+        (!self.reader.is_some_and(|key| books.is_removed(&key))).then_some(event)
+    }
+
+    async fn next_event(&mut self) -> Option<WatchEvent> {
         loop {
             if let Some(members) = self.snapshot.take() {
                 return Some(WatchEvent::Snapshot(members));
@@ -479,7 +504,9 @@ impl Watcher {
                 }
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     let (app, stop) = (Arc::clone(&self.app), self.stop.clone());
+                    let reader = self.reader;
                     *self = Self::open(app, stop).await.ok()?;
+                    self.reader = reader;
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

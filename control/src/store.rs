@@ -16,6 +16,7 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -284,15 +285,10 @@ impl Store {
     /// Keeps changed nodes; each makes one revision. Returns the last of them.
     pub(crate) fn update(&self, records: &[NodeRecord]) -> Result<u64, StoreError> {
         let revision = self.write(|transaction| {
-            let mut numbers = transaction.open_table(NUMBERS)?;
-            let before = numbers.get(REVISION)?.map_or(0, |value| value.value());
-            let revision = before + records.len() as u64;
-            numbers.insert(REVISION, revision)?;
-            let mut nodes = transaction.open_table(NODES)?;
-            for record in records {
-                nodes.insert(number(record), encode(record).as_slice())?;
-            }
-            Ok(Ok::<_, std::convert::Infallible>(revision))
+            Ok(Ok::<_, std::convert::Infallible>(put_nodes(
+                transaction,
+                records,
+            )?))
         })?;
         Ok(revision.unwrap_or_else(|never| match never {}))
     }
@@ -310,30 +306,39 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a changed node and the verdict that its key is never to be let in again.
-    pub(crate) fn remove_key(&self, record: &NodeRecord, now_s: i64) -> Result<u64, StoreError> {
+    /// Keeps changed nodes, as [`Store::update`], and the verdict that their key is never to be let in
+    /// again: all of it, or nothing.
+    pub(crate) fn remove_key(
+        &self,
+        key: &[u8; 32],
+        records: &[NodeRecord],
+        now_s: i64,
+    ) -> Result<u64, StoreError> {
         let revision = self.write(|transaction| {
             let since = now_s.max(0).unsigned_abs();
             transaction
                 .open_table(REMOVED_KEYS)?
-                .insert(record.key.as_slice(), since)?;
-            let mut numbers = transaction.open_table(NUMBERS)?;
-            let revision = numbers.get(REVISION)?.map_or(0, |value| value.value()) + 1;
-            numbers.insert(REVISION, revision)?;
-            let mut nodes = transaction.open_table(NODES)?;
-            nodes.insert(number(record), encode(record).as_slice())?;
-            Ok(Ok::<_, std::convert::Infallible>(revision))
+                .insert(key.as_slice(), since)?;
+            Ok(Ok::<_, std::convert::Infallible>(put_nodes(
+                transaction,
+                records,
+            )?))
         })?;
         Ok(revision.unwrap_or_else(|never| match never {}))
     }
 
-    /// Whether an operator has removed the node with this key.
-    pub(crate) fn is_key_removed(&self, key: &[u8; 32]) -> Result<bool, StoreError> {
+    /// The keys that operators have removed.
+    pub(crate) fn removed_keys(&self) -> Result<BTreeSet<[u8; 32]>, StoreError> {
         self.read(|transaction| {
-            Ok(transaction
-                .open_table(REMOVED_KEYS)?
-                .get(key.as_slice())?
-                .is_some())
+            let table = transaction.open_table(REMOVED_KEYS)?;
+            let mut keys = BTreeSet::new();
+            for entry in table.iter()? {
+                let (key, _) = entry?;
+                let key = key.value().try_into();
+                let short = |_| redb::Error::Corrupted("a key of another length".to_owned());
+                keys.insert(key.map_err(short)?);
+            }
+            Ok(keys)
         })
     }
 
@@ -467,6 +472,19 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Writes changed nodes; each makes one revision. Returns the last of them.
+fn put_nodes(transaction: &WriteTransaction, records: &[NodeRecord]) -> Result<u64, redb::Error> {
+    let mut numbers = transaction.open_table(NUMBERS)?;
+    let before = numbers.get(REVISION)?.map_or(0, |value| value.value());
+    let revision = before + records.len() as u64;
+    numbers.insert(REVISION, revision)?;
+    let mut nodes = transaction.open_table(NODES)?;
+    for record in records {
+        nodes.insert(number(record), encode(record).as_slice())?;
+    }
+    Ok(revision)
 }
 
 fn take_token_use(

@@ -8,7 +8,7 @@
 
 mod handshake;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -21,7 +21,7 @@ use tidelock::{
 use tidelock_certs::Identity;
 use tidelock_proto::PROTOCOL;
 use tidelock_proto::pair::Pair;
-use tidelock_proto::session;
+use tidelock_proto::session::{self, SessionError};
 use tidelock_proto::switch::off;
 use tidelock_proto::wire::{Frame, Hello, LANE_PAYLOAD_BYTES_MAX, Route};
 use tokio::runtime::Handle;
@@ -107,6 +107,8 @@ pub struct Dist {
     fetcher: Arc<Fetcher>,
     members: RwLock<HashMap<NodeId, Member>>,
     peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
+    /// Keys whose nodes an operator has removed; control has the list. None is ever taken off it.
+    denied: RwLock<HashSet<[u8; 32]>>,
     /// The newest start of every name that opened a session here.
     newest: Mutex<HashMap<String, NodeId>>,
     events: broadcast::Sender<PeerEvent>,
@@ -186,6 +188,7 @@ impl Dist {
             fetcher: Arc::default(),
             members: RwLock::default(),
             peers: RwLock::default(),
+            denied: RwLock::default(),
             newest: Mutex::default(),
             events: broadcast::channel(1024).0,
             draining: watch::Sender::new(false),
@@ -221,6 +224,33 @@ impl Dist {
                 self.reconnect(node);
             }
         }
+    }
+
+    /// Ends the sessions with holders of these keys, and opens none with them from now on: an operator has
+    /// removed their nodes.
+    ///
+    /// A key is what [`Ticket::key`](tidelock_certs::Ticket::key) says. It counts and not the node's id,
+    /// since it may have tickets for several.
+    pub fn deny(&self, keys: impl IntoIterator<Item = [u8; 32]>) {
+        self.denied
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(keys);
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        for live in peers.values().filter_map(|peer| peer.live()) {
+            self.end_if_denied(&live);
+        }
+    }
+
+    fn end_if_denied(&self, live: &Live) {
+        if self.is_denied(&live.key) {
+            live.end(SessionError::Removed);
+        }
+    }
+
+    fn is_denied(&self, key: &[u8; 32]) -> bool {
+        let denied = self.denied.read().unwrap_or_else(PoisonError::into_inner);
+        denied.contains(key)
     }
 
     pub(crate) fn set_identity(&self, identity: Arc<Identity>) -> Result<(), TransportError> {

@@ -314,9 +314,7 @@ impl Node {
             handle.spawn(renew(inner.clone())),
         ];
         *inner.lock_tasks() = tasks;
-        inner
-            .dist
-            .set_members(members.nodes.iter().filter_map(member));
+        inner.take_members(&members);
         let node = Node(inner);
         let subject: Arc<dyn Subject> = Arc::new(node.clone());
         let observer = observe::serve(subject, journal, listener).map_err(admin)?;
@@ -429,7 +427,27 @@ fn member(info: &NodeInfo) -> Option<Member> {
     })
 }
 
+/// A key that an operator removed, as control writes it.
+fn key(text: &str) -> Option<[u8; 32]> {
+    let key = tidelock_certs::from_hex(text).and_then(|bytes| bytes.try_into().ok());
+    if key.is_none() {
+        tracing::error!(
+            text,
+            "control has removed a key that is none; it is newer than this node"
+        );
+    }
+    key
+}
+
 impl Inner {
+    /// Whom to deny comes first: nobody is dialled who is not to be spoken to.
+    fn take_members(&self, members: &api::Members) {
+        self.dist
+            .deny(members.removed.iter().filter_map(|text| key(text)));
+        self.dist
+            .set_members(members.nodes.iter().filter_map(member));
+    }
+
     fn lock_tasks(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -467,12 +485,11 @@ async fn follow_members(inner: Arc<Inner>) {
     let mut watch = inner.client.watch();
     while let Some(event) = watch.next().await {
         match event {
-            Ok(WatchEvent::Snapshot(members)) => {
-                inner
-                    .dist
-                    .set_members(members.nodes.iter().filter_map(member));
+            Ok(WatchEvent::Snapshot(members)) => inner.take_members(&members),
+            Ok(WatchEvent::Change { node, removed, .. }) => {
+                inner.dist.deny(removed.as_deref().and_then(key));
+                inner.dist.set_members(member(&node));
             }
-            Ok(WatchEvent::Change { node, .. }) => inner.dist.set_members(member(&node)),
             Ok(WatchEvent::Heartbeat { .. }) => {}
             Err(error) => {
                 tracing::warn!(%error, "control cannot be watched; links are not touched");

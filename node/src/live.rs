@@ -25,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use tidelock::{
     Environment, ExitReason, Message, NodeId, Parked, Pid, Refusal, SpawnAnswer, SpawnError,
 };
+use tidelock_certs::Ticket;
 use tidelock_proto::lease::{Lease, Verdict};
 use tidelock_proto::session::{Action, Session, SessionError};
 use tidelock_proto::switch::off;
@@ -62,6 +63,8 @@ pub(crate) struct Live {
     pub(crate) connection: Connection,
     session: Mutex<Session>,
     /// The outgoing lane has bytes.
+    /// The fingerprint of its key.
+    pub(crate) key: [u8; 32],
     unsent: Notify,
     /// The backlog has shrunk, or the session is over.
     pub(crate) drained: Notify,
@@ -103,13 +106,14 @@ type BulkOut = mpsc::UnboundedReceiver<(u64, Bytes)>;
 impl Live {
     pub(crate) fn new(
         session: Session,
-        name: String,
+        ticket: &Ticket,
         connection: Connection,
     ) -> (Arc<Self>, BulkOut) {
         let (bulk_out, bulk) = mpsc::unbounded_channel();
         let live = Live {
             peer: session.peer(),
-            name,
+            name: ticket.name.clone(),
+            key: ticket.key,
             epoch: session.epoch(),
             opened_at: SystemTime::now(),
             connection,

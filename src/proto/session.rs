@@ -66,6 +66,9 @@ pub enum SessionError {
     /// The peer left on purpose.
     #[error("left")]
     Left,
+    /// An operator has removed the peer from the cluster. There is no session with it any more.
+    #[error("removed from the cluster by an operator")]
+    Removed,
     /// No protocol version in common. An operator has to upgrade one side.
     #[error(
         "peer speaks protocol {}–{}, this node speaks {}–{}",

@@ -26,7 +26,7 @@ use serde_json::Value;
 use tidelock_certs::tls::https_client_config;
 use tidelock_certs::{Identity, Role};
 use tidelock_control::api::{Ended, SessionInfo, SpawnProcess, Spawned};
-use tidelock_control::client::{Client, NodeDescription};
+use tidelock_control::client::{Client, Joined, NodeDescription};
 use tokio::runtime::Runtime;
 
 use crate::feed::{Feed, Seen};
@@ -248,6 +248,11 @@ impl Cluster {
 
     /// Has control list a node that is not run by anybody here, at an address; returns its id.
     pub(crate) fn list(&self, name: &str, addr: SocketAddr) -> String {
+        self.join(name, addr).node.to_string()
+    }
+
+    /// As [`Cluster::list`]; returns all that the node would have got.
+    pub(crate) fn join(&self, name: &str, addr: SocketAddr) -> Joined {
         let ghost = NodeDescription {
             name: name.to_owned(),
             addr,
@@ -264,7 +269,7 @@ impl Cluster {
             let token = token.token.parse().expect("a token");
             Client::join(&control, &token, &ghost).await
         });
-        joined.expect("control lists it").node.to_string()
+        joined.expect("control lists it")
     }
 
     /// What a guest on a node meets when it turns to a node that was [listed](Self::list).
@@ -371,6 +376,11 @@ impl Cluster {
             pid: spawned.pid,
             lines: self.node(name).lines.clone(),
         }
+    }
+
+    /// How many lines the guests of all nodes have printed.
+    pub(crate) fn lines(&self) -> usize {
+        self.nodes.values().map(|node| node.lines.len()).sum()
     }
 
     /// What a process that somebody else started prints.
@@ -516,6 +526,16 @@ impl Daemon {
     /// Whether the process exists and has not ended.
     pub(crate) fn is_alive(&self) -> bool {
         self.ended.is_none() && !matches!(self.state(), None | Some('Z' | 'X'))
+    }
+
+    /// The memory it has now, by the kernel's account, in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(status).expect("the process is there");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("a number");
+        kib << 10
     }
 
     /// SIGKILL. Returns when it was sent, after the process is gone because of it.

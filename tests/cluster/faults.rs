@@ -333,6 +333,58 @@ fn a_node_that_leaves_says_so_at_once() {
 }
 
 #[test]
+fn a_removed_node_is_given_up_at_once() {
+    let cluster = Cluster::start(THREE);
+    let count = 20;
+    let a = Watch::new(&cluster, "a", "b", count);
+    let c = Watch::new(&cluster, "c", "b", count);
+    let b = Watch::new(&cluster, "b", "a", count);
+    let (gone, others) = (cluster.id("b"), cluster.session("a", "c"));
+
+    // It stands still, so that it cannot stop by itself before the others have the list.
+    cluster.node("b").freeze();
+    let at = Instant::now();
+    let node = gone.parse().expect("a node id");
+    let removed = cluster.block_on(cluster.operator.remove(node));
+    removed.expect("control removes it");
+    for (name, watch) in [("a", &a), ("c", &c)] {
+        let took = watch.told() - at;
+        let lost = event(&cluster, name, "node_lost", &gone, 0);
+        let why = lost.text("reason");
+        assert_eq!(why, "removed from the cluster by an operator");
+        eprintln!(
+            "removal of b: {name} told of 45 things after {:.0} ms",
+            ms(took)
+        );
+        // It answers no ping: without the list, a lease would pass.
+        assert!(took < cluster.lease() / 2, "{name}: {took:?}");
+        for link in watch.guest.all("link") {
+            assert!(link.text("why").ends_with(&why), "{}", link.text);
+        }
+    }
+    cluster.node("b").assert_frozen();
+    assert_eq!(b.children_told(&cluster, "a").len(), count);
+
+    cluster.node("b").thaw();
+    // It learns that control has given it up, and leaves by itself.
+    let left = cluster
+        .node("b")
+        .log
+        .wait(|line| line.text.contains("it leaves"));
+    left.expect("b learns of it");
+    round_trip(&cluster, "a", "c");
+    round_trip(&cluster, "c", "a");
+    for watch in [&a, &c] {
+        watch.exactly_once();
+        watch.lost_the_node();
+    }
+    assert_eq!(b.children_told(&cluster, "a").len(), count, "told once");
+    let now = cluster.session("a", "c").expect("a session").epoch;
+    assert_eq!(Some(now), others.map(|session| session.epoch));
+    assert!(cluster.session("a", "b").is_none());
+}
+
+#[test]
 fn nothing_between_nodes_needs_control() {
     let mut cluster = Cluster::pair();
     let at = cluster.control.kill();

@@ -4,29 +4,33 @@
 //! frames written by hand. It holds the cluster's authority, taken from control's state, so that
 //! each stranger is wrong in one thing only.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
 use tidelock_certs::testing::{self, Odd};
+
 use tidelock_certs::{Authority, Environments, Identity, Ticket, UnixTime};
+use tidelock_control::client::{Client, NodeDescription};
 use tidelock_node::transport::{Connection, LaneReader, LaneWriter, Opened, Socket, Transport};
-use tidelock_proto::link::Signal;
+use tidelock_proto::link::{LinkAnswer, Signal};
 use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
-use tidelock_proto::wire::{self, Frame, Hello, Route};
+use tidelock_proto::wire::{self, Datagram, Frame, Hello, Route};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, PROTOCOL, Pid};
 
 use crate::bench::{Cluster, Guest};
 use crate::feed::Seen;
 
 /// A cluster with a link between its nodes, which strangers must not touch.
-struct Bystanders {
-    cluster: Cluster,
-    authority: Authority,
+pub(crate) struct Bystanders {
+    pub(crate) cluster: Cluster,
+    pub(crate) authority: Authority,
     watcher: Guest,
     children: Vec<String>,
     epoch: u64,
 }
 
 impl Bystanders {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let cluster = Cluster::pair();
         let folder = cluster.state("control").join("authority");
         let authority = Authority::open(&folder, "test", UnixTime::now()).expect("the authority");
@@ -42,17 +46,17 @@ impl Bystanders {
         }
     }
 
-    fn node(&self, name: &str) -> NodeId {
+    pub(crate) fn node(&self, name: &str) -> NodeId {
         self.cluster.id(name).parse().expect("a node id")
     }
 
-    fn identity(&self, id: u64, odd: Odd) -> Identity {
+    pub(crate) fn identity(&self, id: u64, odd: Odd) -> Identity {
         let name = format!("stranger-{id}");
         testing::node(&self.authority, NodeId(id), &name, odd, UnixTime::now())
     }
 
     /// A Hello to node `a` that is as it should be.
-    fn hello(&self, identity: &Identity, id: u64) -> Hello {
+    pub(crate) fn hello(&self, identity: &Identity, id: u64) -> Hello {
         Hello {
             versions: PROTOCOL,
             from: NodeId(id),
@@ -63,7 +67,7 @@ impl Bystanders {
     }
 
     /// Dials node `a` and says Hello. `Err`: how it was refused.
-    fn meet(&self, identity: &Identity, hello: Hello) -> Result<Stranger, String> {
+    pub(crate) fn meet(&self, identity: &Identity, hello: Hello) -> Result<Stranger, String> {
         self.cluster.block_on(Stranger::meet(
             self.cluster.node("a").addr(),
             identity,
@@ -72,7 +76,7 @@ impl Bystanders {
     }
 
     /// A stranger with nothing wrong, in an open session.
-    fn welcome(&self, id: u64) -> Stranger {
+    pub(crate) fn welcome(&self, id: u64) -> Stranger {
         let identity = self.identity(id, Odd::Nothing);
         let hello = self.hello(&identity, id);
         self.meet(&identity, hello)
@@ -80,18 +84,18 @@ impl Bystanders {
     }
 
     /// What node `a` logs from here on that holds these words.
-    fn logged(&self, from: usize, words: &[&str]) -> Seen {
+    pub(crate) fn logged(&self, from: usize, words: &[&str]) -> Seen {
         let fits = |line: &Seen| words.iter().all(|word| line.text.contains(word));
         let seen = self.cluster.node("a").log.wait_from(from, fits);
         seen.unwrap_or_else(|| panic!("a has not logged {words:?}"))
     }
 
-    fn logged_up_to_now(&self) -> usize {
+    pub(crate) fn logged_up_to_now(&self) -> usize {
         self.cluster.node("a").log.len()
     }
 
     /// Fails if a stranger has disturbed anything between `a` and `b`.
-    fn undisturbed(&self) {
+    pub(crate) fn undisturbed(&self) {
         let cluster = &self.cluster;
         for (from, to) in [("a", "b"), ("b", "a")] {
             let ran = cluster.spawn(from, &["spawn", &cluster.id(to)]).one("ran");
@@ -111,16 +115,16 @@ impl Bystanders {
 }
 
 /// A connection of ours to a node.
-struct Stranger {
-    connection: Connection,
-    out: LaneWriter,
-    lane: LaneReader,
-    bytes: BytesMut,
+pub(crate) struct Stranger {
+    pub(crate) connection: Connection,
+    pub(crate) out: LaneWriter,
+    pub(crate) lane: LaneReader,
+    pub(crate) bytes: BytesMut,
     _transport: Transport,
 }
 
 impl Stranger {
-    async fn meet(
+    pub(crate) async fn meet(
         addr: std::net::SocketAddr,
         identity: &Identity,
         hello: Hello,
@@ -159,7 +163,7 @@ impl Stranger {
     }
 
     /// The next frame, or how the session ended.
-    async fn frame(&mut self) -> Result<Frame, String> {
+    pub(crate) async fn frame(&mut self) -> Result<Frame, String> {
         loop {
             if let Some(frame) = wire::decode(&mut self.bytes).expect("the node sends frames") {
                 return Ok(frame);
@@ -171,21 +175,60 @@ impl Stranger {
         }
     }
 
-    async fn say(&mut self, frame: &Frame) {
+    pub(crate) async fn say(&mut self, frame: &Frame) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
         self.write(bytes).await;
     }
 
-    async fn write(&mut self, bytes: Vec<u8>) {
+    pub(crate) async fn write(&mut self, bytes: Vec<u8>) {
         self.out
             .write(bytes.into())
             .await
             .expect("the session is open");
     }
 
+    /// Answers Pings from now on, so that its lease does not end whatever else it does.
+    pub(crate) fn answer_pings(&self) {
+        let connection = self.connection.clone();
+        tokio::spawn(async move {
+            while let Ok(datagram) = connection.read_datagram().await {
+                if let Some(Datagram::Ping(number)) = Datagram::decode(&datagram) {
+                    connection.send_datagram(&Datagram::Pong(number).encode());
+                }
+            }
+        });
+    }
+
+    /// Lives up to the next `count` questions for a link or a monitor, as its processes would.
+    pub(crate) async fn let_bind(&mut self, count: usize) {
+        for _ in 0..count {
+            let asked = self.frame().await.expect("a question");
+            let Frame::Signal(route, signal) = asked else {
+                panic!("{asked:?}");
+            };
+            let answer = match signal {
+                Signal::Link { id, .. } => Signal::LinkAck {
+                    id,
+                    answer: LinkAnswer::Linked,
+                },
+                Signal::Monitor { reference } => Signal::MonitorAck {
+                    reference,
+                    exists: true,
+                },
+                other => panic!("{other:?}"),
+            };
+            let route = Route {
+                from: route.to,
+                to: route.from,
+                ..route
+            };
+            self.say(&Frame::Signal(route, answer)).await;
+        }
+    }
+
     /// Has no module for anybody, and says so when asked.
-    fn serve_nothing(&self) {
+    pub(crate) fn serve_nothing(&self) {
         let connection = self.connection.clone();
         tokio::spawn(async move {
             while let Ok(mut question) = connection.accept_question().await {
@@ -198,7 +241,7 @@ impl Stranger {
     }
 }
 
-fn pid(text: &str) -> Pid {
+pub(crate) fn pid(text: &str) -> Pid {
     text.parse().expect("a pid")
 }
 
@@ -539,6 +582,104 @@ fn a_broken_rule_ends_that_session_and_nothing_else() {
         &["session over", "n950", "a datagram is a Ping or a Pong"],
     );
     by.undisturbed();
+}
+
+#[test]
+fn a_removed_node_that_goes_on_speaking_is_heard_by_nobody() {
+    let mut cluster = Cluster::pair();
+    // A node of the cluster in all but that it keeps to nothing: it never asks control, so nobody
+    // tells it to stop. It listens where control lists it, and answers no dial.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let addr = silent.local_addr().expect("an address");
+    let first = cluster.join("taken-over", addr);
+    let second = cluster.block_on(first.client.renew(&first.identity));
+    let ghost = NodeDescription {
+        name: "taken-over".to_owned(),
+        addr,
+        admin_addr: addr,
+        version: "0.0.0".to_owned(),
+    };
+    let control = cluster.control.addr().to_string();
+    let third = cluster
+        .block_on(Client::rejoin(&control, &first.identity, &ghost))
+        .expect("it may join again");
+    let shown = [
+        (first.node, first.identity.clone()),
+        (first.node, second.expect("it may renew")),
+        (third.node, third.identity.clone()),
+    ];
+    let hello = |cluster: &Cluster, to: &str, (from, identity): &(NodeId, Identity), epoch| Hello {
+        versions: PROTOCOL,
+        from: *from,
+        to: cluster.id(to).parse().expect("a node id"),
+        epoch,
+        ticket: identity.ticket().expect("a node's").to_vec(),
+    };
+    let meet = |cluster: &Cluster, to: &str, who: &(NodeId, Identity), epoch| {
+        let hello = hello(cluster, to, who, epoch);
+        cluster.block_on(Stranger::meet(cluster.node(to).addr(), &who.1, hello))
+    };
+    let mut taken_over = meet(&cluster, "a", &shown[2], 1).expect("nothing is wrong with it");
+
+    // A process of a is linked to one of its.
+    let theirs = format!("{}.1", third.node);
+    let bound = cluster.spawn("a", &["bind", &theirs]);
+    cluster.block_on(taken_over.let_bind(2));
+    bound.one("bound");
+
+    // Removed by a start that is long over: its key counts.
+    let at = Instant::now();
+    let why = cluster.block_on(async {
+        cluster
+            .operator
+            .remove(first.node)
+            .await
+            .expect("control removes it");
+        taken_over.frame().await.expect_err("the session is over")
+    });
+    let (link, down) = (bound.one("link"), bound.one("down"));
+    assert!(
+        why.contains("removed from the cluster by an operator"),
+        "{why}"
+    );
+    for seen in [&link, &down] {
+        assert_eq!(
+            (seen.text("about"), seen.number("code")),
+            (theirs.clone(), 255)
+        );
+        assert!(
+            seen.text("why").contains("removed from the cluster"),
+            "{}",
+            seen.text
+        );
+    }
+    let took = link.at.max(down.at) - at;
+    assert!(took < cluster.lease() / 2, "{took:?}");
+    eprintln!("removed: {why:?}; the link was told after {took:?}");
+
+    // Whatever it shows, and also to a node that started after the removal.
+    let b = cluster.id("b");
+    cluster.node_mut("b").kill();
+    cluster.restart("b");
+    assert_ne!(cluster.id("b"), b);
+    for to in ["a", "b"] {
+        for (epoch, who) in (2..).zip(&shown) {
+            let from = cluster.node(to).log.len();
+            let refused = meet(&cluster, to, who, epoch).err();
+            let why = refused.unwrap_or_else(|| panic!("{} was let in by {to}", who.0));
+            assert!(
+                why.contains("removed from the cluster by an operator"),
+                "{why}"
+            );
+            let words = ["a connection was refused", &who.0.to_string(), "removed"];
+            let logged = cluster.node(to).log.wait_from(from, |line| {
+                words.iter().all(|word| line.text.contains(word))
+            });
+            logged.expect("the refusal is logged");
+        }
+    }
+    assert_eq!((bound.all("link").len(), bound.all("down").len()), (1, 1));
+    assert!(cluster.runs("a", &bound.pid));
 }
 
 #[test]

@@ -266,6 +266,7 @@ fn after_a_full_disk_memory_and_disk_agree() {
     let Ok(WatchEvent::Change {
         revision,
         node: changed,
+        removed: None,
     }) = changes.try_recv()
     else {
         panic!("watchers must be told of the change");

@@ -252,6 +252,83 @@ async fn a_removed_node_cannot_come_back() {
     bench.join("web-0").await;
 }
 
+/// The fingerprint of a node's key, as the deny list has it.
+fn key_of(joined: &Joined) -> String {
+    let key = tidelock_certs::key_fingerprint(joined.identity.certificate()).unwrap();
+    tidelock_certs::to_hex(&key)
+}
+
+#[tokio::test]
+async fn a_removal_is_told_to_everybody_and_kept() {
+    let mut bench = Bench::new().await;
+    let other = bench.join("web-1").await;
+    let first = bench.join("web-0").await;
+    let second = bench.rejoin(&first).await.unwrap();
+    let mut watch = watching(&other.client).await;
+
+    // By a start that is long gone: the key counts, and so the present start goes with it.
+    bench.operator.remove(first.node).await.unwrap();
+    let mut told = Vec::new();
+    within(async {
+        while told.len() < 2 {
+            if let WatchEvent::Change { node, removed, .. } = watch.next().await.unwrap().unwrap() {
+                told.push((node.id, node.state, removed));
+            }
+        }
+    })
+    .await;
+    let key = key_of(&first);
+    let change = |joined: &Joined| {
+        let id = joined.node.to_string();
+        (id, NodeState::Left, Some(key.clone()))
+    };
+    assert_eq!(told, [change(&first), change(&second)]);
+    let refused = second.client.lease(second.node, false).await;
+    assert!(refused.unwrap_err().is_node_gone());
+
+    // Whoever comes later learns it from the snapshot, also after a restart and when joining.
+    assert_eq!(bench.operator.nodes().await.unwrap().removed, [key.clone()]);
+    bench.restart().await;
+    assert_eq!(bench.join("web-2").await.members.removed, [key.clone()]);
+    let opening = within(other.client.watch().next()).await.unwrap().unwrap();
+    let WatchEvent::Snapshot(members) = opening else {
+        panic!("{opening:?}");
+    };
+    assert_eq!(members.removed, [key]);
+}
+
+#[tokio::test]
+async fn a_removed_node_sees_nothing_of_the_cluster() {
+    let bench = Bench::new().await;
+    let joined = bench.join("web-0").await;
+    let http = bench.raw(Some(&joined.identity));
+    let mut open = http
+        .get(bench.url("/v1/watch"))
+        .send()
+        .await
+        .unwrap()
+        .error_for_status()
+        .unwrap();
+    let snapshot = within(open.chunk()).await.unwrap().unwrap();
+    assert!(snapshot.starts_with(b"{\"kind\":\"snapshot\""));
+
+    bench.operator.remove(joined.node).await.unwrap();
+    // The watch it had ends, and tells nothing of it.
+    while let Some(line) = within(open.chunk()).await.unwrap() {
+        assert!(line.starts_with(b"{\"kind\":\"heartbeat\""), "{line:?}");
+    }
+    for path in ["cluster", "nodes", "watch", "modules", "modules/any"] {
+        let url = bench.url(&format!("/v1/{path}"));
+        let answer = http.get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 403, "{path}");
+        let why = answer.text().await.unwrap();
+        assert!(
+            why.contains("an operator has removed this node"),
+            "{path}: {why}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_renewal_keeps_key_and_id() {
     let bench = Bench::new().await;

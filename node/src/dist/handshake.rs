@@ -277,6 +277,10 @@ impl Dist {
         let ticket = Ticket::verify(&hello.ticket, &authority, &certificate, now)
             .map_err(|error| error.to_string())?;
         check_hello(hello, self.us, ticket.node).map_err(|error| error.to_string())?;
+        if self.is_denied(&ticket.key) {
+            let (node, name) = (ticket.node, &ticket.name);
+            return Err(format!("{node} ({name}): {}", SessionError::Removed));
+        }
         let expires_in = ticket.not_after_s.saturating_sub(now.as_secs());
         Ok(Known {
             ticket,
@@ -321,7 +325,7 @@ impl Dist {
         if let Environments::Only(list) = &known.ticket.environments {
             session.restrict(list.iter().copied());
         }
-        let (live, bulk) = Live::new(session, known.ticket.name.clone(), connection);
+        let (live, bulk) = Live::new(session, &known.ticket, connection);
         let drive = Drive {
             env: self.env.clone(),
             fetcher: self.fetcher.clone(),
@@ -341,6 +345,8 @@ impl Dist {
         peer.lost.store(false, Ordering::Relaxed);
         *lock(&peer.why) = "the session is over".into();
         peer.set_live(Some(live.clone()));
+        // It may have been removed since its ticket was looked at, before there was a session to end.
+        self.end_if_denied(&live);
         let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
         self.network.spawn(async move {
             let why = live.clone().drive(drive, bulk).await;

@@ -39,6 +39,8 @@ fn main() {
         ["monitors", node] => monitors(on(node)),
         ["watch", node, count] => watch(on(node), number(count)),
         ["stale", pid] => stale(pid.parse().expect("a pid")),
+        ["pour", pid, bytes] => pour(pid.parse().expect("a pid"), number(bytes)),
+        ["bind", pid] => bind(pid.parse().expect("a pid")),
         ["echo", node, count] => echo_there(on(node), number(count)),
         ["traffic", node, ms, window, bytes] => {
             traffic(on(node), number(ms), number(window), number(bytes));
@@ -359,6 +361,32 @@ fn stale(old: Pid) {
     }
     monitor(old);
     report_all();
+}
+
+/// A link and a monitor to a process that is there already; then reports all that comes.
+fn bind(other: Pid) {
+    link(other, 14, PATIENCE).expect("it lives");
+    let reference = monitor(other).reference();
+    Line::new("bound").number("ref", reference).say();
+    report_all();
+}
+
+/// Sends to a process that is there already, as fast as that goes, until the link to it ends.
+fn pour(other: Pid, bytes: u64) {
+    link(other, 15, PATIENCE).expect("it lives");
+    Line::new("pouring").say();
+    let payload = vec![0; bytes as usize];
+    let mut sent = 0_u64;
+    loop {
+        send(other, GO, &payload);
+        sent += 1;
+        let received = receive(&[], NO_TIME);
+        if !matches!(received, Received::Timeout) {
+            Line::new("poured").number("sent", sent).say();
+            report(&received);
+            report_all();
+        }
+    }
 }
 
 fn echo_there(node: NodeId, count: u64) {
