@@ -630,7 +630,8 @@ impl Driver {
             return finish_make(&live, &env, reference, prepare, &module);
         }
         tokio::spawn(async move {
-            match fetcher.fetch(prepare.module, &live.connection, &env).await {
+            let fetched = fetcher.fetch(prepare.module, live.peer, &live.connection, &env);
+            match fetched.await {
                 Ok(module) => finish_make(&live, &env, reference, prepare, &module),
                 Err(why) => live.with(|session| session.refuse(reference, why)),
             }

@@ -4,13 +4,14 @@
 //! node that wants it run, over the session's connection, then control. The bytes count only if
 //! their hash is the one asked for. Native code never travels.
 //!
-//! Several spawns of one module that is not here yet share one transfer and one compilation.
+//! Several spawns of one module that one peer asks for share one transfer and one compilation. Those of
+//! another peer do not wait for it: a peer that never answers holds up nobody else.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tidelock::{Environment, Module, ModuleHash, Refusal};
+use tidelock::{Environment, Module, ModuleHash, NodeId, Refusal};
 use tidelock_control::client::Client;
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -26,7 +27,7 @@ type Fetched = Arc<OnceCell<Result<Module, Refusal>>>;
 /// Gets modules from elsewhere, each once.
 #[derive(Default)]
 pub(crate) struct Fetcher {
-    under_way: Mutex<HashMap<ModuleHash, Fetched>>,
+    under_way: Mutex<HashMap<(NodeId, ModuleHash), Fetched>>,
     control: Mutex<Option<Client>>,
 }
 
@@ -36,7 +37,7 @@ impl Fetcher {
         *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
     }
 
-    /// Gets a module from the peer or from control, and keeps it.
+    /// Gets a module from a peer, the other end of `connection`, or from control, and keeps it.
     ///
     /// # Errors
     ///
@@ -44,22 +45,25 @@ impl Fetcher {
     pub(crate) async fn fetch(
         &self,
         hash: ModuleHash,
-        peer: &Connection,
+        peer: NodeId,
+        connection: &Connection,
         env: &Environment,
     ) -> Result<Module, Refusal> {
+        let which = (peer, hash);
         let cell = {
             let mut under_way = self
                 .under_way
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            under_way.entry(hash).or_default().clone()
+            under_way.entry(which).or_default().clone()
         };
-        let outcome = cell.get_or_init(|| self.get(hash, peer, env)).await.clone();
+        let get = || self.get(hash, connection, env);
+        let outcome = cell.get_or_init(get).await.clone();
         // A failure is not remembered: the module may be deployed in a moment.
         self.under_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&hash);
+            .remove(&which);
         outcome
     }
 
