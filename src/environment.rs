@@ -496,13 +496,18 @@ impl Environment {
 
     /// Whether this process lives here. Whoever was told of its end gets `false`.
     pub fn exists(&self, pid: Pid) -> bool {
+        self.tenant_of(pid).is_some()
+    }
+
+    /// Whose a process is, if it lives here.
+    pub fn tenant_of(&self, pid: Pid) -> Option<Environ> {
+        if pid.node() != self.0.node {
+            return None;
+        }
+        let shared = self.0.table.find(pid)?;
         // It is told of before it leaves the table, so the table alone would be late.
-        pid.node() == self.0.node
-            && self
-                .0
-                .table
-                .find(pid)
-                .is_some_and(|shared| shared.core().block.ended().is_none())
+        let lives = shared.core().block.ended().is_none();
+        lives.then_some(shared.about.environ)
     }
 
     /// A handle on a process, wherever it lives.

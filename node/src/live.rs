@@ -580,8 +580,12 @@ impl Driver {
                 drop(parked);
             }
             Action::Query(reference, pid) => {
-                let exists = self.env.exists(pid);
-                self.live.with(|session| session.answer(reference, exists));
+                let tenant = self.env.tenant_of(pid);
+                self.live.with(|session| {
+                    // Of a tenant that is not the peer's, it learns nothing.
+                    let exists = tenant.is_some_and(|tenant| session.permits(tenant));
+                    session.answer(reference, exists);
+                });
             }
             Action::Answered(reference, exists) => {
                 if let Some(answer) = lock(&self.live.queries).remove(&reference) {

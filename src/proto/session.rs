@@ -233,6 +233,12 @@ impl Session {
         self.environs = Some(environs.into_iter().collect());
     }
 
+    /// Whether the peer's ticket allows it to speak for this tenant.
+    pub fn permits(&self, environ: Environ) -> bool {
+        let allowed = self.environs.as_ref();
+        allowed.is_none_or(|allowed| allowed.contains(&environ))
+    }
+
     /// The peer.
     pub fn peer(&self) -> NodeId {
         self.peer
@@ -643,12 +649,10 @@ impl Session {
     }
 
     fn check_environ(&self, environ: Environ) -> Result<(), SessionError> {
-        match &self.environs {
-            Some(allowed) if !allowed.contains(&environ) => {
-                Err(rule("a sender's environment is one its ticket names"))
-            }
-            _ => Ok(()),
+        if self.permits(environ) {
+            return Ok(());
         }
+        Err(rule("a sender's environment is one its ticket names"))
     }
 
     fn handle_prepare(
