@@ -40,8 +40,13 @@ use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportErro
 const READ_BYTES: usize = 256 << 10;
 /// Bytes written in one step. A peer must take a step within a lease.
 const WRITE_BYTES: usize = 64 << 10;
-/// Messages held back because a bulk message of the same pair is ahead, in bytes.
+/// Messages held back because a bulk message of the same pair is ahead, in bytes; the bulk messages
+/// that are announced and have not come count as [`BULK_COST_BYTES`] each.
 const HELD_BYTES_MAX: usize = 64 << 20;
+/// What keeping the place of a bulk message counts, whatever its length: a peer that announces streams and
+/// never sends them, or sends empty ones that it never announces, uses up its bounds, too. A correct peer
+/// has about a thousand under way at most, since it stops at [`HELD_BYTES_MAX`] of its own.
+const BULK_COST_BYTES: usize = 1 << 10;
 /// Bulk messages read at the same time.
 const BULK_READERS: usize = 2;
 /// Bytes of bulk messages that may be complete before the lane names them.
@@ -58,13 +63,13 @@ pub(crate) struct Waiting {
 pub(crate) struct Live {
     pub(crate) peer: NodeId,
     pub(crate) name: String,
+    /// The fingerprint of its key.
+    pub(crate) key: [u8; 32],
     pub(crate) epoch: u64,
     pub(crate) opened_at: SystemTime,
     pub(crate) connection: Connection,
     session: Mutex<Session>,
     /// The outgoing lane has bytes.
-    /// The fingerprint of its key.
-    pub(crate) key: [u8; 32],
     unsent: Notify,
     /// The backlog has shrunk, or the session is over.
     pub(crate) drained: Notify,
@@ -246,7 +251,9 @@ impl Live {
             draining,
             held: HashMap::new(),
             held_bytes: 0,
-            early_bulk: BTreeMap::new(),
+            awaited: HashMap::new(),
+            early_bulk: HashMap::new(),
+            early_bytes: 0,
         };
         let why = driver.run(lane_in, early, lease, expires_in).await;
         let why = lock(&self.verdict).take().unwrap_or(why);
@@ -386,16 +393,32 @@ enum Held {
     Bulk(Route, Option<i64>, BulkHead),
 }
 
+impl Held {
+    /// What keeping it counts.
+    fn cost(&self) -> usize {
+        match self {
+            Held::Action(Action::Message(_, _, payload)) => payload.len() + 64,
+            Held::Action(_) => 128,
+            Held::Bulk(..) => BULK_COST_BYTES,
+        }
+    }
+}
+
 struct Driver {
     live: Arc<Live>,
     env: Environment,
     fetcher: Arc<Fetcher>,
     draining: watch::Receiver<bool>,
-    /// Pairs with a bulk message under way, and what came after it.
+    /// Pairs with a bulk message under way, which is the first of what is held, and what came after it.
     held: HashMap<(Pid, Pid), VecDeque<Held>>,
+    /// What all of it counts.
     held_bytes: usize,
-    /// Bulk messages that were complete before the lane named them.
-    early_bulk: BTreeMap<u64, Bytes>,
+    /// The streams of those first ones.
+    awaited: HashMap<u64, (Pid, Pid)>,
+    /// Bulk messages that were complete before they were awaited.
+    early_bulk: HashMap<u64, Bytes>,
+    /// What those count.
+    early_bytes: usize,
 }
 
 impl Driver {
@@ -527,18 +550,13 @@ impl Driver {
             &action
             && let Some(queue) = self.held.get_mut(&(route.from, route.to))
         {
-            self.held_bytes += match &action {
-                Action::Message(_, _, payload) => payload.len() + 64,
-                _ => 128,
-            };
-            if self.held_bytes > HELD_BYTES_MAX {
-                return Err(SessionError::Backlog(self.held_bytes));
-            }
-            queue.push_back(match action {
+            let held = match action {
                 Action::Bulk(route, tag, head) => Held::Bulk(route, tag, head),
                 other => Held::Action(other),
-            });
-            return Ok(());
+            };
+            self.held_bytes += held.cost();
+            queue.push_back(held);
+            return self.check_held();
         }
         match action {
             Action::Deliver(route, signal) => {
@@ -560,7 +578,7 @@ impl Driver {
                 };
                 self.env.deliver_message(route.environ, route.to, message);
             }
-            Action::Bulk(route, tag, head) => self.bulk_named(route, tag, head),
+            Action::Bulk(route, tag, head) => return self.bulk_named(route, tag, head),
             Action::Make(reference, prepare) => self.make(reference, *prepare),
             Action::Adopt(reference, child) => self.adopt(reference, child),
             Action::Refused(reference, why) => {
@@ -644,64 +662,80 @@ impl Driver {
 
     // ---- bulk --------------------------------------------------------------------------------
 
-    fn bulk_named(&mut self, route: Route, tag: Option<i64>, head: BulkHead) {
-        let pair = (route.from, route.to);
-        match self.early_bulk.remove(&head.stream) {
-            Some(bytes) if bytes.len() as u64 == head.bytes => {
-                let message = Message {
-                    tag,
-                    data: bytes,
-                    resources: Vec::new(),
-                };
-                self.env.deliver_message(route.environ, route.to, message);
+    /// The lane has come to a bulk message, and nothing of its pair is ahead of it.
+    fn bulk_named(
+        &mut self,
+        route: Route,
+        tag: Option<i64>,
+        head: BulkHead,
+    ) -> Result<(), SessionError> {
+        let Some(data) = self.early_bulk.remove(&head.stream) else {
+            let pair = (route.from, route.to);
+            if self.awaited.insert(head.stream, pair).is_some() {
+                return Err(SessionError::Misbehaved(
+                    "a bulk stream carries one message".into(),
+                ));
             }
-            Some(_) => self.live.end(SessionError::Misbehaved(
+            let held = Held::Bulk(route, tag, head);
+            self.held_bytes += held.cost();
+            self.held.entry(pair).or_default().push_front(held);
+            return self.check_held();
+        };
+        self.early_bytes -= early_cost(&data);
+        if data.len() as u64 != head.bytes {
+            return Err(SessionError::Misbehaved(
                 "a bulk stream carries as many bytes as were announced".into(),
-            )),
-            None => {
-                let queue = self.held.entry(pair).or_default();
-                queue.push_front(Held::Bulk(route, tag, head));
-            }
+            ));
         }
+        let message = Message {
+            tag,
+            data,
+            resources: Vec::new(),
+        };
+        self.env.deliver_message(route.environ, route.to, message);
+        Ok(())
     }
 
+    fn check_held(&self) -> Result<(), SessionError> {
+        if self.held_bytes > HELD_BYTES_MAX {
+            return Err(SessionError::Backlog(self.held_bytes));
+        }
+        Ok(())
+    }
+
+    /// A bulk stream is complete. If it is awaited, what was held behind it goes on.
     fn bulk_arrived(&mut self, stream: u64, bytes: Bytes) -> Result<(), SessionError> {
-        let early: usize = self.early_bulk.values().map(Bytes::len).sum();
-        let fresh = bytes.len();
-        if early + fresh > EARLY_BYTES_MAX || self.early_bulk.insert(stream, bytes).is_some() {
+        self.early_bytes += early_cost(&bytes);
+        if self.early_bytes > EARLY_BYTES_MAX || self.early_bulk.insert(stream, bytes).is_some() {
             return Err(SessionError::Misbehaved(
                 "a bulk stream is named in the lane".into(),
             ));
         }
-        let ready = self
-            .held
-            .iter()
-            .find_map(|(pair, queue)| match queue.front() {
-                Some(Held::Bulk(_, _, head)) if head.stream == stream => Some(*pair),
-                _ => None,
-            });
-        let Some(pair) = ready else { return Ok(()) };
+        let Some(pair) = self.awaited.remove(&stream) else {
+            return Ok(());
+        };
         let mut queue = self.held.remove(&pair).unwrap_or_default();
         while let Some(held) = queue.pop_front() {
+            self.held_bytes -= held.cost();
             match held {
                 Held::Bulk(route, tag, head) => {
-                    self.bulk_named(route, tag, head);
+                    self.bulk_named(route, tag, head)?;
+                    // It has not come: what is behind it stays behind it.
                     if let Some(again) = self.held.get_mut(&pair) {
                         again.append(&mut queue);
                         return Ok(());
                     }
                 }
-                Held::Action(action) => {
-                    self.held_bytes = self.held_bytes.saturating_sub(match &action {
-                        Action::Message(_, _, payload) => payload.len() + 64,
-                        _ => 128,
-                    });
-                    self.act(action)?;
-                }
+                Held::Action(action) => self.act(action)?,
             }
         }
         Ok(())
     }
+}
+
+/// What keeping a bulk message that nobody awaits yet counts.
+fn early_cost(bytes: &Bytes) -> usize {
+    bytes.len() + BULK_COST_BYTES
 }
 
 /// Parks the child and announces it in one step with its control block.
