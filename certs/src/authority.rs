@@ -37,7 +37,7 @@ pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(30 * DAY_S);
 
 const DAY_S: u64 = 24 * 60 * 60;
 /// Certificates and tickets begin this long before they are made, for clocks that are behind.
-const BACKDATED_S: u64 = 60 * 60;
+pub(crate) const BACKDATED_S: u64 = 60 * 60;
 const FILE: &str = "authority.pem";
 const CERTIFICATE_FILE: &str = "ca.pem";
 const AUTHORITY_PATH: &str = "authority";

@@ -198,10 +198,14 @@ impl Identity {
     }
 
     /// When to ask for a new certificate: after two thirds of its life.
+    ///
+    /// Its life begins when it was made, which is later than the first second it is good for: one that
+    /// lives for an hour would be due from the start, and renewed without end.
     #[must_use]
     pub fn renew_at(&self) -> UnixTime {
         let (from, to) = names::validity(self.certificate()).expect("checked when put together");
-        let at = from.saturating_add(to.saturating_sub(from) / 3 * 2);
+        let made = from.saturating_add(authority::BACKDATED_S).min(to);
+        let at = made + (to - made) * 2 / 3;
         UnixTime::since_unix_epoch(Duration::from_secs(at))
     }
 

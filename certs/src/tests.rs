@@ -521,6 +521,17 @@ fn an_authority_survives_a_restart() {
 }
 
 #[test]
+fn a_certificate_is_renewed_after_two_thirds_however_short_its_life() {
+    let (authority, now) = (testing::authority("sea", now()), now());
+    for life in [6, 60, 3600, 7200, 30 * 24 * 3600] {
+        let lifetime = Duration::from_secs(life);
+        let identity = authority.issue_identity(Role::Node, "web-0", &[], lifetime, now);
+        let renew_at = identity.unwrap().renew_at().as_secs();
+        assert_eq!(renew_at, now.as_secs() + life * 2 / 3, "of {life} s");
+    }
+}
+
+#[test]
 fn an_identity_survives_a_restart_and_notices_a_mix() {
     let dir = tempfile::tempdir().unwrap();
     let authority = testing::authority("sea", now());
