@@ -10,13 +10,16 @@
 //!   segmented send, above which the kernel refuses the batch and the connection stalls.
 //! * Socket buffers of 2 MiB: the usual 208 KiB lose packets under bulk, 4 MiB are a standing queue.
 //! * QUIC's own idle timeout is only a backstop behind the lease, see [`tidelock_proto::lease`].
-//! * A connection is validated by Retry when many handshakes are open (address spoofing).
+//! * Handshakes under way are bounded by a [`Gate`]: addresses must prove themselves when there are many,
+//!   and one that has proven itself gets its share and no more.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as Poller, Poll};
 use std::time::Duration;
 
@@ -37,10 +40,15 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
 /// Streams a peer may have open at once, of each kind.
 const STREAMS_MAX: u32 = 256;
-/// Handshakes under way above which an address must prove itself first.
+/// Handshakes under way of addresses that may be forged. Above it an address must prove itself first.
 const HANDSHAKES_UNPROVEN_MAX: usize = 64;
-/// Handshakes under way above which more are ignored.
+/// Handshakes under way of one address that has proven itself. More are ignored; whoever means it knocks
+/// again in a moment.
+const HANDSHAKES_OF_ADDRESS_MAX: usize = 64;
+/// Handshakes under way of all such addresses. More are ignored.
 const HANDSHAKES_MAX: usize = 1_024;
+/// How long a handshake may take. Above what a dialler waits for an answer.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long a dial waits for an answer before it knocks once more. Above the round trips of most
 /// networks, so that they see one knock; below what people notice.
@@ -82,6 +90,7 @@ pub enum TransportError {
 #[derive(Debug, Clone)]
 pub struct Transport {
     endpoint: quinn::Endpoint,
+    gate: Arc<Mutex<Gate>>,
     /// Whether the kernel carries the datagrams, and so knows of ports that nobody listens at.
     kernel: bool,
 }
@@ -280,7 +289,12 @@ impl Transport {
             why: error.to_string(),
         })?;
         endpoint.set_default_client_config(client);
-        Ok(Transport { endpoint, kernel })
+        let gate = Arc::default();
+        Ok(Transport {
+            endpoint,
+            gate,
+            kernel,
+        })
     }
 
     /// From now on dials and accepts as `identity`; open connections are not touched.
@@ -334,14 +348,19 @@ impl Transport {
     pub async fn accept(&self) -> Option<Accepting> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            let crowded = self.endpoint.open_connections() > HANDSHAKES_UNPROVEN_MAX;
-            if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
-                // It may have given up meanwhile.
-                let _: Result<(), _> = incoming.retry();
+            let proven = incoming.remote_address_validated();
+            let source = incoming.remote_address().ip();
+            let Some(pass) = Pass::get(&self.gate, source, proven) else {
+                if proven || !incoming.may_retry() {
+                    incoming.ignore();
+                } else {
+                    // It may have given up meanwhile.
+                    let _: Result<(), _> = incoming.retry();
+                }
                 continue;
-            }
+            };
             match incoming.accept() {
-                Ok(connecting) => return Some(Accepting(connecting, self.kernel)),
+                Ok(connecting) => return Some(Accepting(connecting, pass, self.kernel)),
                 Err(error) => tracing::debug!(%error, "a connection was not accepted"),
             }
         }
@@ -354,21 +373,99 @@ impl Transport {
     }
 }
 
+/// How many handshakes are under way, and whose.
+///
+/// Who sends from forged addresses can have some, and then costs an answer each that nobody keeps: what
+/// proves an address is in the answer. Who has an address has his share of the rest, for as long as a
+/// handshake may take. So a peer gets in, whatever they do.
+#[derive(Debug, Default)]
+struct Gate {
+    unproven: usize,
+    proven: HashMap<IpAddr, usize>,
+    proven_in_all: usize,
+}
+
+impl Gate {
+    fn enter(&mut self, source: Option<IpAddr>) -> bool {
+        let Some(source) = source else {
+            let enters = self.unproven < HANDSHAKES_UNPROVEN_MAX;
+            self.unproven += usize::from(enters);
+            return enters;
+        };
+        let count = self.proven.get(&source).copied().unwrap_or(0);
+        let enters = count < HANDSHAKES_OF_ADDRESS_MAX && self.proven_in_all < HANDSHAKES_MAX;
+        if enters {
+            self.proven.insert(source, count + 1);
+            self.proven_in_all += 1;
+        }
+        enters
+    }
+
+    fn leave(&mut self, source: Option<IpAddr>) {
+        let Some(source) = source else {
+            self.unproven -= 1;
+            return;
+        };
+        self.proven_in_all -= 1;
+        if let Entry::Occupied(mut entry) = self.proven.entry(source) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// The place of one handshake in the gate, given back when it is dropped.
+#[derive(Debug)]
+struct Pass {
+    gate: Arc<Mutex<Gate>>,
+    /// `None`: the address may be forged.
+    source: Option<IpAddr>,
+}
+
+impl Pass {
+    fn get(gate: &Arc<Mutex<Gate>>, source: IpAddr, proven: bool) -> Option<Pass> {
+        // Whoever has one address of IPv6 has at least 2⁶⁴ of them.
+        let source = proven.then(|| match source {
+            IpAddr::V6(addr) => (addr.to_bits() >> 64 << 64).to_be_bytes().into(),
+            v4 => v4,
+        });
+        let gate = gate.clone();
+        let enters = lock(&gate).enter(source);
+        // A pass that was made and not given would give a place back that was never taken.
+        enters.then(|| Pass { gate, source })
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        lock(&self.gate).leave(self.source);
+    }
+}
+
+fn lock(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
+    gate.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A connection whose TLS is not complete yet.
 #[derive(Debug)]
-pub struct Accepting(quinn::Connecting, bool);
+pub struct Accepting(quinn::Connecting, Pass, bool);
 
 impl Accepting {
-    /// Waits for TLS.
+    /// Waits for TLS, five seconds at most.
     ///
     /// # Errors
     ///
     /// [`TransportError::Closed`].
     pub async fn complete(self) -> Result<Connection, TransportError> {
-        self.0
-            .await
-            .map(|connection| Connection(connection, self.1))
-            .map_err(|error| TransportError::Closed(reason(&error)))
+        let Accepting(connecting, _pass, kernel) = self;
+        let closed = TransportError::Closed;
+        match tokio::time::timeout(HANDSHAKE_TIME_MAX, connecting).await {
+            Ok(Ok(connection)) => Ok(Connection(connection, kernel)),
+            Ok(Err(error)) => Err(closed(reason(&error))),
+            Err(_) => Err(closed("the handshake was not complete in time".into())),
+        }
     }
 }
 
