@@ -29,6 +29,10 @@ mod feed;
 mod many;
 #[path = "cluster/network.rs"]
 mod network;
+#[path = "cluster/outsiders.rs"]
+mod outsiders;
+#[path = "cluster/pressure.rs"]
+mod pressure;
 #[path = "cluster/promises.rs"]
 mod promises;
 #[path = "cluster/relay.rs"]

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
@@ -42,7 +42,15 @@ struct Relay {
     weather: Arc<Weather>,
     sums: Arc<Sums>,
     dice: Arc<AtomicU64>,
+    tape: Arc<Tape>,
 }
+
+/// A packet, by which socket it went on, and to whom.
+type Packet = (Vec<u8>, Arc<UdpSocket>, SocketAddr);
+
+/// Every packet there was, in order.
+#[derive(Default)]
+struct Tape(Mutex<Vec<Packet>>);
 
 impl Relay {
     fn new(seed: u64, weather: Weather) -> Self {
@@ -56,7 +64,24 @@ impl Relay {
             weather: Arc::new(weather),
             sums: Arc::default(),
             dice: Arc::new(AtomicU64::new(seed)),
+            tape: Arc::default(),
         }
+    }
+
+    /// Sends everything again that there was up to now; how many packets that was.
+    fn play_back(&self) -> usize {
+        let tape = self.tape.0.lock().expect("nobody panics with it").clone();
+        self.runtime.block_on(async {
+            for (at, (packet, by, to)) in tape.iter().enumerate() {
+                // Nobody may listen any more.
+                let _ = by.send_to(packet, to).await;
+                if at % 32 == 31 {
+                    // Not more than a socket can queue.
+                    tokio::time::sleep(Duration::from_millis(2)).await; // the pace is what is meant
+                }
+            }
+        });
+        tape.len()
     }
 
     /// Answers at `listed` for a node that listens at `real`.
@@ -65,6 +90,7 @@ impl Relay {
             weather: self.weather.clone(),
             sums: self.sums.clone(),
             dice: self.dice.clone(),
+            tape: self.tape.clone(),
             newest: Arc::default(),
         };
         let (to_node, to_peers) = (air(), air());
@@ -116,6 +142,7 @@ struct Air {
     weather: Arc<Weather>,
     sums: Arc<Sums>,
     dice: Arc<AtomicU64>,
+    tape: Arc<Tape>,
     /// The number of the latest packet that came out.
     newest: Arc<AtomicU64>,
 }
@@ -133,6 +160,9 @@ impl Air {
 
     fn carry(&self, packet: &[u8], by: &Arc<UdpSocket>, to: SocketAddr) {
         let number = self.sums.seen.fetch_add(1, Ordering::Relaxed);
+        let mut tape = self.tape.0.lock().expect("nobody panics with it");
+        tape.push((packet.to_vec(), by.clone(), to));
+        drop(tape);
         if self.roll(1000) < self.weather.lost {
             self.sums.lost.fetch_add(1, Ordering::Relaxed);
             return;
@@ -161,6 +191,97 @@ impl Air {
     }
 }
 
+/// Two nodes that reach each other by the relay alone.
+fn cluster_behind(relay: &Relay) -> Cluster {
+    let listed = |last| Ipv4Addr::new(127, 0, 0, last);
+    let place = Place {
+        admin: listed(2).into(),
+        advertise: Some(listed(2).into()),
+        ..Place::default()
+    };
+    let places = Places::from([("a", place.clone()), ("b", place)]);
+    Cluster::start_in(Shape::default(), places, |_, addr| {
+        relay.answer_for(addr, SocketAddr::new(listed(1).into(), addr.port()));
+    })
+}
+
+#[test]
+fn recorded_packets_mean_nothing_when_they_come_again() {
+    let calm = Weather {
+        delay: Duration::ZERO,
+        late: 0,
+        late_by: Duration::ZERO,
+        repeated: 0,
+        lost: 0,
+    };
+    let relay = Relay::new(1, calm);
+    let mut cluster = cluster_behind(&relay);
+    let a = Watch::new(&cluster, "a", "b", 5);
+    let b = Watch::new(&cluster, "b", "a", 5);
+    // Messages, spawns, links and ends, each of which would show if it happened again.
+    let echoed = cluster.spawn("a", &["echo", &cluster.id("b"), "300"]);
+    assert_eq!(echoed.one("echoed").number("in_order"), 300);
+    let child = cluster.spawn("a", &["child", &cluster.id("b"), "fails"]);
+    child.one("link");
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        round_trip(&cluster, from, to);
+    }
+    let before = cluster.session("a", "b").expect("a session");
+    let running = |cluster: &Cluster| {
+        ["a", "b"].map(|name| {
+            let all: Vec<serde_json::Value> = cluster.get(name, "/v1/processes");
+            let mut pids: Vec<String> = all.iter().map(|one| one["pid"].to_string()).collect();
+            pids.sort();
+            pids
+        })
+    };
+    let (processes, lines) = (running(&cluster), cluster.lines());
+
+    let packets = relay.play_back();
+    // The handshake is on it, too: what begins a session begins none again.
+    assert!(packets > 100, "only {packets} packets were recorded");
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        round_trip(&cluster, from, to);
+    }
+    let after = cluster.session("a", "b").expect("a session");
+    assert_eq!(
+        (after.epoch, after.opened_at),
+        (before.epoch, before.opened_at)
+    );
+    assert_eq!(
+        running(&cluster),
+        processes,
+        "something was made or ended again"
+    );
+    // Two round trips: a line each.
+    assert_eq!(
+        cluster.lines(),
+        lines + 2,
+        "somebody was told something again"
+    );
+    for watch in [&a, &b] {
+        for kind in ["link", "down", "node"] {
+            assert!(watch.guest.all(kind).is_empty(), "a false verdict: {kind}");
+        }
+    }
+
+    // A session that is over stays over.
+    cluster.node_mut("b").kill();
+    a.told();
+    let (events, log) = (cluster.node("a").events.len(), cluster.node("a").log.len());
+    let packets = relay.play_back();
+    // Behind it in the same queue.
+    let ran = cluster.spawn("a", &["spawn", &cluster.id("a")]).one("ran");
+    assert_eq!(ran.text("child"), ran.text("said"));
+    assert!(cluster.session("a", "b").is_none());
+    let up = |line: &crate::feed::Seen| line.text.contains("node_up");
+    assert!(!cluster.node("a").events.all()[events..].iter().any(up));
+    let opened = |line: &crate::feed::Seen| line.text.contains("session open");
+    assert!(!cluster.node("a").log.all()[log..].iter().any(opened));
+    a.exactly_once();
+    eprintln!("{packets} packets of both sides were sent again, during the session and after it");
+}
+
 #[test]
 fn delay_reorder_and_repetition_change_nothing() {
     let seed = 2026;
@@ -174,16 +295,7 @@ fn delay_reorder_and_repetition_change_nothing() {
             lost: 10,
         },
     );
-    let listed = |last| Ipv4Addr::new(127, 0, 0, last);
-    let place = Place {
-        admin: listed(2).into(),
-        advertise: Some(listed(2).into()),
-        ..Place::default()
-    };
-    let places = Places::from([("a", place.clone()), ("b", place)]);
-    let mut cluster = Cluster::start_in(Shape::default(), places, |_, addr| {
-        relay.answer_for(addr, SocketAddr::new(listed(1).into(), addr.port()));
-    });
+    let mut cluster = cluster_behind(&relay);
     let count = 20;
     let a = Watch::new(&cluster, "a", "b", count);
     let b = Watch::new(&cluster, "b", "a", count);

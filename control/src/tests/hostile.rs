@@ -236,6 +236,43 @@ async fn endless_heads_are_cut_off() {
 }
 
 #[tokio::test]
+async fn bodies_that_trickle_are_cut_off() {
+    let bench = Bench::new().await;
+    let operator = load_operator(bench.control.as_ref().unwrap());
+    // A body that never ends, a byte at a time, of somebody whom we know and of a stranger.
+    let trickle = async |http: reqwest::Client, path: &str| {
+        let bytes = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(100)).await; // how slow it is, is what is shown
+            Some((Ok::<_, std::io::Error>(bytes::Bytes::from_static(b" ")), ()))
+        });
+        let body = reqwest::Body::wrap_stream(bytes);
+        let began = std::time::Instant::now();
+        let answer = within(http.post(bench.url(path)).body(body).send()).await;
+        // It may hang up instead of answering somebody who still speaks.
+        let status = answer.ok().map(|answer| answer.status().as_u16());
+        (status, began.elapsed())
+    };
+    let all = [
+        trickle(bench.raw(Some(&operator)), "/v1/tokens"),
+        trickle(bench.raw(None), "/v1/join"),
+    ];
+    let served = async {
+        // The others are served in the meantime.
+        for _ in 0..20 {
+            bench.operator.nodes().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await; // between two requests
+        }
+    };
+    let (ends, ()) = tokio::join!(futures_util::future::join_all(all), served);
+    for (status, took) in ends {
+        assert!(matches!(status, None | Some(408)), "{status:?}");
+        // Ten seconds for a body of JSON.
+        let took = took.as_secs_f64();
+        assert!((9.5..20.0).contains(&took), "{took} s");
+    }
+}
+
+#[tokio::test]
 async fn an_unreachable_control_plane_is_named() {
     // A port that is taken and not listened on: nobody else can answer there.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
