@@ -25,6 +25,8 @@ mod bench;
 mod faults;
 #[path = "cluster/feed.rs"]
 mod feed;
+#[path = "cluster/load.rs"]
+mod load;
 #[path = "cluster/many.rs"]
 mod many;
 #[path = "cluster/network.rs"]
@@ -37,5 +39,7 @@ mod pressure;
 mod promises;
 #[path = "cluster/relay.rs"]
 mod relay;
+#[path = "cluster/resources.rs"]
+mod resources;
 #[path = "cluster/strangers.rs"]
 mod strangers;

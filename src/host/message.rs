@@ -10,6 +10,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use tidelock_proto::Pid;
+use tokio::time::timeout_at;
 
 use super::state::{Body, Data, Held};
 use super::{Call, Caller, Linker, Result, State, TIMED_OUT, deadline, sync, waits};
@@ -216,7 +217,15 @@ pub(super) async fn send_receive_skip_search(
     let message = take(&mut call)?;
     let deadline = deadline(timeout);
     let mark = call.state().context.mark();
-    deliver(&mut call, process, message).await?;
+    let sent = deliver(&mut call, process, message);
+    match deadline {
+        None => sent.await?,
+        // A congested way may take longer than the caller can wait: then nothing was sent.
+        Some(deadline) => match timeout_at(deadline, sent).await {
+            Ok(sent) => sent?,
+            Err(_) => return Ok(TIMED_OUT),
+        },
+    };
     let filter = Filter::Since(tag, mark);
     wait(&mut call, filter, timeout, deadline).await
 }

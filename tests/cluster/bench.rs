@@ -319,13 +319,19 @@ impl Cluster {
 
     /// Asks a node as an operator.
     pub(crate) fn get<T: DeserializeOwned>(&self, name: &str, path: &str) -> T {
+        let text = self.text(name, path);
+        serde_json::from_str(&text).expect("an answer of the right type")
+    }
+
+    /// What a node answers to an operator, as text.
+    pub(crate) fn text(&self, name: &str, path: &str) -> String {
         let url = format!("https://{}{path}", self.node(name).admin());
         self.block_on(async {
             let response = self.http.get(&url).send().await.expect("the node answers");
             let status = response.status();
             let text = response.text().await.expect("a whole answer");
             assert!(status.is_success(), "{url}: {status}: {text}");
-            serde_json::from_str(&text).expect("an answer of the right type")
+            text
         })
     }
 
@@ -513,7 +519,8 @@ impl Daemon {
         PathBuf::from(self.text("operator"))
     }
 
-    fn process(&self) -> nix::unistd::Pid {
+    /// The kernel's number of the process.
+    pub(crate) fn process(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
     }
 
@@ -643,6 +650,14 @@ impl Guest {
         self.many(what, 1).remove(0)
     }
 
+    /// As [`Guest::one`], for what takes long.
+    pub(crate) fn one_within(&self, what: &str, patience: Duration) -> Seen {
+        let seen = self
+            .lines
+            .wait_within(0, patience, |line| self.said(line, what));
+        seen.unwrap_or_else(|| panic!("{} has not said {what:?} in {patience:?}", self.pid))
+    }
+
     /// Waits until it has made `count` observations of a kind, and returns all there are.
     pub(crate) fn many(&self, what: &str, count: usize) -> Vec<Seen> {
         let mut left = count;
@@ -692,7 +707,12 @@ fn guest(name: &str) -> PathBuf {
     }
     let file = root.join(format!("target/guests/wasm32-wasip1/release/{name}.wasm"));
     let written = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let source = written(&root.join(format!("examples/guests/src/bin/{name}.rs")));
+    let bin = root.join("examples/guests/src/bin");
+    let sources = [
+        bin.join(format!("{name}.rs")),
+        bin.join(format!("{name}/load.rs")),
+    ];
+    let source = sources.iter().filter_map(|path| written(path)).max();
     if written(&file) < source {
         let status = Command::new(env!("CARGO"))
             .args(["xtask", "guests"])

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -101,12 +101,18 @@ impl Feed {
     }
 
     /// As [`Feed::wait`], from a line on.
-    pub(crate) fn wait_from(
+    pub(crate) fn wait_from(&self, first: usize, fits: impl FnMut(&Seen) -> bool) -> Option<Seen> {
+        self.wait_within(first, PATIENCE, fits)
+    }
+
+    /// As [`Feed::wait_from`], for a time of one's own.
+    pub(crate) fn wait_within(
         &self,
         first: usize,
+        patience: Duration,
         mut fits: impl FnMut(&Seen) -> bool,
     ) -> Option<Seen> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut next = first;
         let mut kept = self.lock();
         loop {

@@ -6,6 +6,9 @@
 //! observation is one line of JSON on stdout; whoever started the guest compares them with what it
 //! did to the machines. Nothing here sleeps to let others catch up: it waits for messages and ends.
 
+#[path = "scenarios/load.rs"]
+mod load;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
 use std::time::{Duration, Instant};
@@ -38,9 +41,9 @@ fn main() {
         ["orphan", node, how] => orphan(on(node), how),
         ["monitors", node] => monitors(on(node)),
         ["watch", node, count] => watch(on(node), number(count)),
-        ["stale", pid] => stale(pid.parse().expect("a pid")),
-        ["pour", pid, bytes] => pour(pid.parse().expect("a pid"), number(bytes)),
-        ["bind", pid] => bind(pid.parse().expect("a pid")),
+        ["stale", pid] => stale(known(pid)),
+        ["pour", pid, bytes] => pour(known(pid), number(bytes)),
+        ["bind", pid] => bind(known(pid)),
         ["echo", node, count] => echo_there(on(node), number(count)),
         ["traffic", node, ms, window, bytes] => {
             traffic(on(node), number(ms), number(window), number(bytes));
@@ -52,12 +55,29 @@ fn main() {
         ["crossings", node, rounds, seed] => crossings(on(node), number(rounds), number(seed)),
         ["storm", node, count] => storm(on(node), number(count)),
         ["spawns", node, parents, children] => spawns(on(node), number(parents), number(children)),
+        ["bulk", node, ms, window, bytes] => {
+            load::bulk(on(node), number(ms), number(window), number(bytes));
+        }
+        ["sleeper"] => load::sleeper(),
+        ["pile", to, count, bytes] => load::pile(known(to), number(count), number(bytes)),
+        ["counts"] => load::counts(),
+        ["press", to, count, bytes, free] => {
+            load::press(known(to), number(count), number(bytes), number(free));
+        }
+        ["overload", node, ms, window, bytes] => {
+            load::overload(on(node), number(ms), number(window), number(bytes));
+        }
+        ["churn", node, ms, seed] => load::churn(on(node), number(ms), number(seed)),
         _ => panic!("no such scenario: {arguments:?}"),
     }
 }
 
 fn on(node: &str) -> NodeId {
     NodeId(node.trim_start_matches('n').parse().expect("a node"))
+}
+
+fn known(pid: &str) -> Pid {
+    pid.parse().expect("a pid")
 }
 
 fn number(text: &str) -> u64 {
