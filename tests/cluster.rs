@@ -41,5 +41,7 @@ mod promises;
 mod relay;
 #[path = "cluster/resources.rs"]
 mod resources;
+#[path = "cluster/soak.rs"]
+mod soak;
 #[path = "cluster/strangers.rs"]
 mod strangers;

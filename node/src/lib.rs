@@ -183,7 +183,9 @@ struct Inner {
     sessions_changed: watch::Sender<u64>,
     leaving: tokio::sync::Mutex<bool>,
     stopped: watch::Sender<bool>,
-    _network: Network,
+    /// Where processes and the admin port run.
+    runtime: tokio::runtime::Handle,
+    network: Network,
 }
 
 /// The thread of sessions and sockets.
@@ -302,7 +304,8 @@ impl Node {
             sessions_changed: watch::Sender::new(0),
             leaving: tokio::sync::Mutex::new(false),
             stopped: watch::Sender::new(false),
-            _network: network,
+            runtime: tokio::runtime::Handle::current(),
+            network,
         });
         // Before the first session, so that no event is missed.
         let events = dist.events();
@@ -586,6 +589,11 @@ impl Subject for Node {
 
     fn identity(&self) -> Identity {
         self.0.identity()
+    }
+
+    fn tasks(&self) -> usize {
+        let of = |runtime: &tokio::runtime::Handle| runtime.metrics().num_alive_tasks();
+        of(&self.0.runtime) + of(&self.0.network.handle())
     }
 
     fn sessions(&self) -> Vec<api::SessionInfo> {

@@ -38,6 +38,8 @@ pub trait Subject: Send + Sync + 'static {
     fn name(&self) -> &str;
     /// Its identity; its certificate may be replaced while it runs.
     fn identity(&self) -> Identity;
+    /// Tasks of its runtimes that have not ended.
+    fn tasks(&self) -> usize;
     /// Its peers.
     fn sessions(&self) -> Vec<SessionInfo>;
     /// Changes whenever a session begins or ends.

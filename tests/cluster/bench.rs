@@ -227,7 +227,7 @@ impl Cluster {
     }
 
     /// Waits until each node has a session with each other one.
-    fn meet(&self) {
+    pub(crate) fn meet(&self) {
         let others = self.nodes.len() - 1;
         for name in self.nodes.keys() {
             let path = format!("/v1/sessions?at_least={others}");
@@ -235,15 +235,18 @@ impl Cluster {
         }
     }
 
-    /// Starts a node again under its old name and with its saved identity.
-    pub(crate) fn restart(&mut self, name: &'static str) {
+    /// Starts a node again under its old name and with its saved identity; returns when it is ready, with
+    /// the address that control lists.
+    pub(crate) fn restart(&mut self, name: &'static str) -> SocketAddr {
         let before = self.nodes.remove(name).expect("a node of this cluster");
         assert!(
             !before.is_alive(),
             "{name} runs: it cannot be started again"
         );
         let daemon = Daemon::spawn(name, self.node_command(name, false)).ready();
+        let addr = daemon.addr();
         self.add(name, daemon);
+        addr
     }
 
     /// Has control list a node that is not run by anybody here, at an address; returns its id.
@@ -333,6 +336,43 @@ impl Cluster {
             assert!(status.is_success(), "{url}: {status}: {text}");
             text
         })
+    }
+
+    /// A sum over one of the metrics of a node, whatever its labels.
+    pub(crate) fn metric(&self, name: &str, family: &str) -> f64 {
+        let text = self.text(name, "/metrics");
+        let samples = text.lines().filter(|line| {
+            let rest = line.strip_prefix(family);
+            rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        });
+        let value = |line: &str| {
+            line.rsplit(' ')
+                .next()
+                .and_then(|word| word.parse::<f64>().ok())
+        };
+        samples
+            .map(|line| value(line).unwrap_or_else(|| panic!("no number: {line}")))
+            .sum()
+    }
+
+    /// Kills a process of a node as an operator; it may have ended.
+    pub(crate) fn end(&self, name: &str, pid: &str) {
+        let url = format!("https://{}/v1/processes/{pid}", self.node(name).admin());
+        let answer = self.block_on(self.http.delete(&url).send());
+        let status = answer.expect("the node answers").status();
+        assert!(
+            status.is_success() || status.as_u16() == 404,
+            "{url}: {status}"
+        );
+    }
+
+    /// Drops all lines seen up to now. Nobody holds a place among them.
+    pub(crate) fn forget(&self) {
+        for daemon in self.nodes.values().chain([&self.control]) {
+            for feed in [&daemon.lines, &daemon.log, &daemon.events] {
+                feed.forget();
+            }
+        }
     }
 
     /// The content hash of the scenarios' module.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::bench::{Cluster, Guest, NOTICE_MAX, Shape};
 use crate::feed::Seen;
+use crate::load::setting;
+use crate::network::Times;
 
 const THREE: Shape = Shape {
     names: &["a", "b", "c"],
@@ -330,6 +332,26 @@ fn a_node_that_leaves_says_so_at_once() {
     let output = cluster.tidelock(&["nodes", "--all", "-o", "json"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("\"left\""), "control was told too: {text}");
+}
+
+/// `TIDELOCK_LEAVES=100` lets it leave that often; the usual 3 are for whoever waits.
+#[test]
+fn a_node_leaves_and_comes_back_again_and_again() {
+    let mut cluster = Cluster::pair();
+    let mut times = Times::default();
+    for _ in 0..setting("TIDELOCK_LEAVES", 3) {
+        let watch = Watch::new(&cluster, "a", "b", 1);
+        let gone = cluster.id("b");
+        let at = cluster.node_mut("b").leave();
+        times.add(watch.told() - at);
+        event(&cluster, "a", "node_left", &gone, 0);
+        watch.exactly_once();
+        cluster.restart("b");
+        cluster.meet();
+        cluster.end("a", &watch.guest.pid);
+        cluster.forget();
+    }
+    times.say("SIGTERM of b: a told of all after");
 }
 
 #[test]

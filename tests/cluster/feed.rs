@@ -85,6 +85,11 @@ impl Feed {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Drops all lines up to now.
+    pub(crate) fn forget(&self) {
+        self.lock().lines.clear();
+    }
+
     /// How many lines there are; for [`Feed::wait_from`].
     pub(crate) fn len(&self) -> usize {
         self.lock().lines.len()

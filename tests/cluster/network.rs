@@ -241,19 +241,20 @@ fn sweep() {
 pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
-    fn add(&mut self, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         self.0.push(time);
     }
 
-    fn say(&mut self, what: &str) {
+    pub(crate) fn say(&mut self, what: &str) {
         self.0.sort();
         let at = |percent: usize| ms(self.0[(self.0.len() - 1) * percent / 100]);
         eprintln!(
-            "{what}: {} times, min {:.0}, p50 {:.0}, p90 {:.0}, max {:.0} ms",
+            "{what}: {} times, min {:.0}, p50 {:.0}, p90 {:.0}, p99 {:.0}, max {:.0} ms",
             self.0.len(),
             at(0),
             at(50),
             at(90),
+            at(99),
             at(100)
         );
     }

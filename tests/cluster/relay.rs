@@ -5,26 +5,44 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::bench::{Cluster, NOTICE_MAX, Place, Places, Shape};
 use crate::faults::{Watch, ms, round_trip};
 use crate::network::{came_back, traffic};
 
+/// Senders for whom one node's front keeps a socket. Above it the one that was silent for longest loses
+/// its own, and gets another when it sends again. A peer is one, and so is each of its canaries.
+const PEERS_MAX: usize = 16;
+
 /// What becomes of packets. The shares are of a thousand.
-struct Weather {
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Weather {
     /// Of every packet.
-    delay: Duration,
+    pub(crate) delay: Duration,
     /// How many come later than that, and how much at most.
-    late: u64,
-    late_by: Duration,
-    repeated: u64,
-    lost: u64,
+    pub(crate) late: u64,
+    pub(crate) late_by: Duration,
+    pub(crate) repeated: u64,
+    pub(crate) lost: u64,
+}
+
+/// What the relay does at the moment.
+#[derive(Clone, Copy)]
+struct Sky {
+    weather: Weather,
+    /// Where the node really listens that nothing gets to or from.
+    isolated: Option<SocketAddr>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What has become of packets.
@@ -37,23 +55,32 @@ struct Sums {
 }
 
 /// The relay: one thread, which ends with it.
-struct Relay {
+pub(crate) struct Relay {
     runtime: tokio::runtime::Runtime,
-    weather: Arc<Weather>,
+    sky: Arc<Mutex<Sky>>,
     sums: Arc<Sums>,
     dice: Arc<AtomicU64>,
     tape: Arc<Tape>,
+    /// By the IP address that control lists.
+    fronts: Mutex<HashMap<IpAddr, AbortHandle>>,
+}
+
+/// A sender, on the node's side.
+struct Back {
+    socket: Arc<UdpSocket>,
+    task: AbortHandle,
+    /// The number of its last packet.
+    last: u64,
 }
 
 /// A packet, by which socket it went on, and to whom.
 type Packet = (Vec<u8>, Arc<UdpSocket>, SocketAddr);
 
-/// Every packet there was, in order.
-#[derive(Default)]
-struct Tape(Mutex<Vec<Packet>>);
+/// Every packet since the recording began, in order, if it has.
+type Tape = Mutex<Option<Vec<Packet>>>;
 
 impl Relay {
-    fn new(seed: u64, weather: Weather) -> Self {
+    pub(crate) fn new(seed: u64, weather: Weather) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -61,16 +88,35 @@ impl Relay {
             .expect("a runtime for the relay");
         Relay {
             runtime,
-            weather: Arc::new(weather),
+            sky: Arc::new(Mutex::new(Sky {
+                weather,
+                isolated: None,
+            })),
             sums: Arc::default(),
             dice: Arc::new(AtomicU64::new(seed)),
             tape: Arc::default(),
+            fronts: Mutex::default(),
         }
     }
 
-    /// Sends everything again that there was up to now; how many packets that was.
+    /// From now on packets fare otherwise.
+    pub(crate) fn set(&self, weather: Weather) {
+        lock(&self.sky).weather = weather;
+    }
+
+    /// From now on no packet gets to or from the node that listens there, and only there.
+    pub(crate) fn isolate(&self, real: Option<SocketAddr>) {
+        lock(&self.sky).isolated = real;
+    }
+
+    /// Keeps every packet from now on.
+    fn record(&self) {
+        *lock(&self.tape) = Some(Vec::new());
+    }
+
+    /// Sends everything again that was recorded; how many packets that was.
     fn play_back(&self) -> usize {
-        let tape = self.tape.0.lock().expect("nobody panics with it").clone();
+        let tape = lock(&self.tape).clone().expect("it was recorded");
         self.runtime.block_on(async {
             for (at, (packet, by, to)) in tape.iter().enumerate() {
                 // Nobody may listen any more.
@@ -84,10 +130,11 @@ impl Relay {
         tape.len()
     }
 
-    /// Answers at `listed` for a node that listens at `real`.
-    fn answer_for(&self, listed: SocketAddr, real: SocketAddr) {
+    /// Answers at `listed` for a node that listens at `real`, and no more for an earlier one with the
+    /// same IP address.
+    pub(crate) fn answer_for(&self, listed: SocketAddr, real: SocketAddr) {
         let air = || Air {
-            weather: self.weather.clone(),
+            sky: self.sky.clone(),
             sums: self.sums.clone(),
             dice: self.dice.clone(),
             tape: self.tape.clone(),
@@ -96,35 +143,52 @@ impl Relay {
         let (to_node, to_peers) = (air(), air());
         let front = self.runtime.block_on(UdpSocket::bind(listed));
         let front = Arc::new(front.expect("the address that control lists is free"));
-        self.runtime.spawn(async move {
+        let task = self.runtime.spawn(async move {
             // Towards the node each peer has a socket, by which its answers are told apart.
-            let mut peers: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+            let mut peers: HashMap<SocketAddr, Back> = HashMap::new();
+            // They end with this task.
+            let mut tasks = JoinSet::new();
+            let mut number = 0;
             let mut packet = vec![0; 64 << 10];
             loop {
                 let Ok((length, peer)) = front.recv_from(&mut packet).await else {
                     // An earlier packet was refused: nobody listens there any more.
                     continue;
                 };
+                number += 1;
+                if peers.len() > PEERS_MAX {
+                    let oldest = peers.iter().min_by_key(|(_, back)| back.last);
+                    let oldest = oldest.map(|(peer, _)| *peer).expect("there are many");
+                    peers.remove(&oldest).expect("just found").task.abort();
+                    while tasks.try_join_next().is_some() {}
+                }
                 if let Entry::Vacant(entry) = peers.entry(peer) {
                     let back = UdpSocket::bind((real.ip(), 0)).await.expect("a socket");
-                    let back = Arc::new(back);
-                    entry.insert(back.clone());
-                    let (front, air) = (front.clone(), to_peers.clone());
-                    tokio::spawn(async move {
+                    let socket = Arc::new(back);
+                    let (front, air, back) = (front.clone(), to_peers.clone(), socket.clone());
+                    let task = tasks.spawn(async move {
                         let mut packet = vec![0; 64 << 10];
                         loop {
                             if let Ok((length, _)) = back.recv_from(&mut packet).await {
-                                air.carry(&packet[..length], &front, peer);
+                                air.carry(&packet[..length], &front, peer, [real, peer]);
                             }
                         }
                     });
+                    let last = number;
+                    entry.insert(Back { socket, task, last });
                 }
-                to_node.carry(&packet[..length], &peers[&peer], real);
+                let back = peers.get_mut(&peer).expect("just made");
+                back.last = number;
+                to_node.carry(&packet[..length], &back.socket, real, [real, peer]);
             }
         });
+        let front = task.abort_handle();
+        if let Some(earlier) = lock(&self.fronts).insert(listed.ip(), front) {
+            earlier.abort();
+        }
     }
 
-    fn say(&self) {
+    pub(crate) fn say(&self) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         eprintln!(
             "relay: {} packets, {} overtaken, {} repeated, {} lost",
@@ -139,7 +203,7 @@ impl Relay {
 /// One way through the relay.
 #[derive(Clone)]
 struct Air {
-    weather: Arc<Weather>,
+    sky: Arc<Mutex<Sky>>,
     sums: Arc<Sums>,
     dice: Arc<AtomicU64>,
     tape: Arc<Tape>,
@@ -158,24 +222,30 @@ impl Air {
         (n ^ (n >> 31)) % below
     }
 
-    fn carry(&self, packet: &[u8], by: &Arc<UdpSocket>, to: SocketAddr) {
+    /// Carries a packet between two `ends`, where they really are.
+    fn carry(&self, packet: &[u8], by: &Arc<UdpSocket>, to: SocketAddr, ends: [SocketAddr; 2]) {
         let number = self.sums.seen.fetch_add(1, Ordering::Relaxed);
-        let mut tape = self.tape.0.lock().expect("nobody panics with it");
-        tape.push((packet.to_vec(), by.clone(), to));
-        drop(tape);
-        if self.roll(1000) < self.weather.lost {
+        if let Some(tape) = lock(&self.tape).as_mut() {
+            tape.push((packet.to_vec(), by.clone(), to));
+        }
+        let Sky { weather, isolated } = *lock(&self.sky);
+        let cut = isolated.is_some_and(|real| ends.contains(&real));
+        if cut || self.roll(1000) < weather.lost {
             self.sums.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let twice = self.roll(1000) < self.weather.repeated;
+        let twice = self.roll(1000) < weather.repeated;
         if twice {
             self.sums.repeated.fetch_add(1, Ordering::Relaxed);
         }
         for _ in 0..=u32::from(twice) {
-            let mut delay = self.weather.delay;
-            if self.roll(1000) < self.weather.late {
-                let most = u64::try_from(self.weather.late_by.as_micros()).expect("short");
+            let mut delay = weather.delay;
+            if self.roll(1000) < weather.late {
+                let most = u64::try_from(weather.late_by.as_micros()).expect("short");
                 delay += Duration::from_micros(self.roll(most));
+            }
+            if delay.is_zero() && by.try_send_to(packet, to).is_ok() {
+                continue;
             }
             let due = tokio::time::Instant::now() + delay;
             let (packet, by, air) = (packet.to_vec(), by.clone(), self.clone());
@@ -191,30 +261,36 @@ impl Air {
     }
 }
 
+/// Places for nodes behind a relay: each listens on the usual address, and control lists one of its own.
+pub(crate) fn places(names: &[&'static str]) -> Places {
+    let place = |at: usize| {
+        let listed = Ipv4Addr::new(127, 0, 0, 2 + u8::try_from(at).expect("few nodes"));
+        Place {
+            admin: listed.into(),
+            advertise: Some(listed.into()),
+            ..Place::default()
+        }
+    };
+    let all = names.iter().enumerate();
+    all.map(|(at, name)| (*name, place(at))).collect()
+}
+
+/// Where a node really listens that control lists at this address.
+pub(crate) fn real(listed: SocketAddr) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listed.port())
+}
+
 /// Two nodes that reach each other by the relay alone.
 fn cluster_behind(relay: &Relay) -> Cluster {
-    let listed = |last| Ipv4Addr::new(127, 0, 0, last);
-    let place = Place {
-        admin: listed(2).into(),
-        advertise: Some(listed(2).into()),
-        ..Place::default()
-    };
-    let places = Places::from([("a", place.clone()), ("b", place)]);
-    Cluster::start_in(Shape::default(), places, |_, addr| {
-        relay.answer_for(addr, SocketAddr::new(listed(1).into(), addr.port()));
+    Cluster::start_in(Shape::default(), places(&["a", "b"]), |_, addr| {
+        relay.answer_for(addr, real(addr));
     })
 }
 
 #[test]
 fn recorded_packets_mean_nothing_when_they_come_again() {
-    let calm = Weather {
-        delay: Duration::ZERO,
-        late: 0,
-        late_by: Duration::ZERO,
-        repeated: 0,
-        lost: 0,
-    };
-    let relay = Relay::new(1, calm);
+    let relay = Relay::new(1, Weather::default());
+    relay.record();
     let mut cluster = cluster_behind(&relay);
     let a = Watch::new(&cluster, "a", "b", 5);
     let b = Watch::new(&cluster, "b", "a", 5);

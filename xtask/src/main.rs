@@ -8,6 +8,7 @@
 mod fuzz;
 mod guests;
 mod run;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -21,10 +22,14 @@ usage: cargo xtask COMMAND
   guests            compile all guests
   guests --ship     and renew the wordcount.wasm of the repository
   guests --check    whether that one was made from the sources here
-  test [--quick]    everything a push must pass; --quick leaves out guests and demo
+  test [--quick]    everything a push must pass; --quick leaves out guests and demo. Where CI is
+                    set, a soak of five minutes comes with it
   fuzz [--seconds N]
                     search for inputs that break something, N seconds (10) for each kind of
                     input, if cargo-fuzz and a nightly toolchain are installed
+  soak [--for TIME] [--every TIME] [--seed N]
+                    a cluster under load with a fault every 30 s, for 5m unless told otherwise
+                    (24h); fails if anything is lost, told wrongly, or left behind
   tidy              the rules in tests/tidy.rs alone
   deny              licences and advisories, if cargo-deny is installed";
 
@@ -54,6 +59,7 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
                 .parse()
                 .with_context(|| format!("{seconds:?} is not a number of seconds"))?,
         ),
+        ["soak", options @ ..] => soak::from_arguments(options),
         ["tidy"] => test::tidy(),
         ["deny"] => test::deny(),
         [] | ["help" | "--help" | "-h"] => {

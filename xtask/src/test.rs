@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use crate::run::{command, has_cargo, job, output, run};
-use crate::{fuzz, guests};
+use crate::{fuzz, guests, soak};
 
 /// Where tests look for compiled guests.
 const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
@@ -51,7 +51,15 @@ pub(crate) fn all(quick: bool) -> Result<()> {
             "cargo test --release --locked --workspace --doc --quiet",
         ))
     })?;
+    if !quick && is_ci() {
+        job("soak", || soak::from_arguments(&["--for", soak::IN_CI]))?;
+    }
     job("tests", || tests(quick))
+}
+
+/// Whether nobody waits for it: what takes minutes is run, too.
+fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 fn format(quick: bool) -> Result<()> {

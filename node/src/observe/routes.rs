@@ -474,6 +474,13 @@ async fn metrics(Get(state): Get<State>) -> Response {
         &memory,
     );
 
+    family(
+        "tidelock_tasks",
+        "gauge",
+        "Tasks of the daemon itself and of its processes.",
+        &plain(subject.tasks() as f64),
+    );
+
     let sessions = subject.sessions();
     let per_peer = |value: &dyn Fn(&SessionInfo) -> f64| -> Vec<(String, f64)> {
         sessions
