@@ -2,7 +2,8 @@
 //!
 //! Goal: show that `simulate.rs` would find what is not there to be found. Method: remove one rule of the
 //! protocol, the runtime or the node, run seeds from 0 on, and expect a broken promise within
-//! [`SEEDS_MAX`]. How many it takes is printed, with the plan that is left when it was shrunk.
+//! [`SEEDS_MAX`]. How many it takes is printed; of a rule that is named, also the plan that is left when it
+//! was shrunk.
 //!
 //! ```text
 //! cargo test --release -p tidelock-node --features switches --test simulate_switches -- --nocapture
@@ -63,12 +64,16 @@ fn every_rule_is_missed() {
         }
         Err(_) => RULES.to_vec(),
     };
+    // Shrinking takes some hundred runs: for the one that somebody looks at.
+    let alone = rules.len() == 1;
     let mut needless = Vec::new();
     for rule in rules {
         let found = search::search(0, SEEDS_MAX, rule);
         match found.broken {
-            Some((plan, broken)) => {
-                let (plan, _) = search::shrink(plan, broken.clone(), rule);
+            Some((mut plan, broken)) => {
+                if alone {
+                    (plan, _) = search::shrink(plan, broken.clone(), rule);
+                }
                 eprintln!(
                     "| {rule} | {} | {} | {} | `{plan}` |",
                     found.seeds, broken.promise, broken.how
