@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! <dir>/<engine>/<content hash>.cwasm     native code, as wasmtime wrote it
-//!                <content hash>.sum       blake3 of that file
+//!                <content hash>.sum       blake3 of both: the name, then that file
 //! ```
 //!
 //! `<engine>` names the wasmtime version, its settings and the processor's features; `<content hash>` is
 //! the hash of the Wasm bytes. Only files that this user wrote are loaded, in a directory which nobody
-//! else may write to, and only when their sum agrees: a torn or damaged file is removed and compiled anew.
+//! else may write to, and only when their sum agrees: a torn or damaged file, one that was compiled from
+//! another module, and whatever else stands under the name is removed, and the module compiled anew.
 //! Losing the directory costs time only. Native code never comes from another machine.
 
 #![allow(
@@ -15,18 +16,20 @@
     reason = "loading precompiled code is unsafe in wasmtime; the only other unsafe code is in slab.rs"
 )]
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tidelock_proto::ModuleHash;
 
 /// Files kept per engine; beyond it the one unused for longest goes.
 const FILES_MAX: usize = 512;
+/// No file takes as long to be written.
+const PART_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// A directory of compiled modules.
 #[derive(Debug)]
@@ -70,25 +73,14 @@ impl Cache {
         hash: &ModuleHash,
     ) -> Option<wasmtime::Module> {
         let (code, sum) = self.paths(key, hash);
-        let expected = fs::read(&sum).ok()?;
-        let actual = hash_file(&code).ok()?;
-        if expected != actual.as_bytes() {
-            tracing::warn!(file = %code.display(), "damaged compiled module is removed");
-            remove(&code, &sum);
-            return None;
-        }
-        // Worth it because: loading takes a fraction of a millisecond where compiling takes half a second.
-        // Sound because: only this user can write here, and the sum says that these are the bytes
-        // which `store` got from wasmtime; wasmtime itself checks version and settings.
-        match unsafe { wasmtime::Module::deserialize_file(engine, &code) } {
-            Ok(module) => {
-                // The time of last use, for `make_room`.
-                let _ = fs::File::open(&sum).and_then(|f| f.set_modified(SystemTime::now()));
-                Some(module)
-            }
+        match load(engine, hash, &code, &sum) {
+            Ok(module) => Some(module),
+            // Never kept, or dropped for others.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                tracing::warn!(file = %code.display(), %error, "unusable compiled module is removed");
-                remove(&code, &sum);
+                tracing::warn!(file = %code.display(), %error, "a kept module is compiled anew");
+                remove(&code);
+                remove(&sum);
                 None
             }
         }
@@ -106,7 +98,7 @@ impl Cache {
                 private_dir(&dir)?;
                 make_room(&dir)?;
                 write_whole(&code, &bytes)?;
-                write_whole(&sum, blake3::hash(&bytes).as_bytes())
+                write_whole(&sum, sum_of(hash, &bytes[..])?.as_bytes())
             });
         if let Err(error) = kept {
             tracing::warn!(dir = %self.dir.display(), %error, "a compiled module is not kept");
@@ -134,10 +126,7 @@ fn private_dir(dir: &Path) -> io::Result<()> {
         _ => {}
     }
     let meta = fs::symlink_metadata(dir)?;
-    // Worth it because: std has no call for it.
-    // Sound because: geteuid only reads and cannot fail.
-    let me = unsafe { libc::geteuid() };
-    if !meta.is_dir() || meta.uid() != me || meta.mode() & 0o022 != 0 {
+    if !meta.is_dir() || !is_ours(&meta) {
         return Err(io::Error::other(
             "the directory must belong to this user alone (mode 0700)",
         ));
@@ -145,15 +134,63 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn hash_file(path: &Path) -> io::Result<blake3::Hash> {
+/// Whether this user has it, and nobody else may write to it.
+fn is_ours(meta: &fs::Metadata) -> bool {
+    // Worth it because: std has no call for it.
+    // Sound because: geteuid only reads and cannot fail.
+    let me = unsafe { libc::geteuid() };
+    meta.uid() == me && meta.mode() & 0o022 == 0
+}
+
+fn load(
+    engine: &wasmtime::Engine,
+    hash: &ModuleHash,
+    code: &Path,
+    sum: &Path,
+) -> io::Result<wasmtime::Module> {
+    let mut sum = open(sum)?;
+    let mut expected = Vec::new();
+    (&mut sum).take(64).read_to_end(&mut expected)?;
+    let code = open(code)?;
+    if expected != sum_of(hash, &code)?.as_bytes() {
+        return Err(io::Error::other("its sum does not agree"));
+    }
+    // Worth it because: loading takes a fraction of a millisecond where compiling takes half a second.
+    // Sound because: only this user can write here, and the sum says that these are the bytes which
+    // `store` got from wasmtime for this very module; wasmtime itself checks version and settings.
+    let module = unsafe { wasmtime::Module::deserialize_open_file(engine, code) };
+    let module = module.map_err(|error| io::Error::other(format!("{error:#}")))?;
+    // The time of last use, for `make_room`. A directory that became read-only is as good.
+    let _ = sum.set_modified(SystemTime::now());
+    Ok(module)
+}
+
+/// Opens a file of this user, and nothing else: a link could lead anywhere, and a pipe never ends.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() || !is_ours(&meta) {
+        return Err(io::Error::other("it is no file of this user alone"));
+    }
+    Ok(file)
+}
+
+/// What is kept beside native code: it changes with the code, and with the module it was made of.
+fn sum_of(hash: &ModuleHash, mut code: impl Read) -> io::Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
-    io::copy(&mut fs::File::open(path)?, &mut hasher)?;
+    hasher.update(&hash.0);
+    io::copy(&mut code, &mut hasher)?;
     Ok(hasher.finalize())
 }
 
-fn remove(code: &Path, sum: &Path) {
-    let _ = fs::remove_file(sum);
-    let _ = fs::remove_file(code);
+/// Removes whatever has this name; nobody else may have put anything here.
+fn remove(path: &Path) {
+    if fs::remove_file(path).is_err() {
+        let _ = fs::remove_dir_all(path);
+    }
 }
 
 /// Writes a file so that its name never shows half of it, not even after a power cut.
@@ -161,9 +198,12 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let part = path.with_extension(format!("{}-{count}.part", std::process::id()));
-    let written = fs::File::create(&part).and_then(|mut file| {
+    let written = File::create(&part).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_data()?;
+        if path.is_dir() {
+            remove(path);
+        }
         fs::rename(&part, path)
     });
     if written.is_err() {
@@ -176,15 +216,20 @@ fn make_room(dir: &Path) -> io::Result<()> {
     let mut sums = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "sum") {
-            let used = fs::metadata(&path).and_then(|m| m.modified());
-            sums.push((used.unwrap_or(SystemTime::UNIX_EPOCH), path));
+        let used = fs::symlink_metadata(&path).and_then(|m| m.modified());
+        let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("sum") => sums.push((used, path)),
+            // Whoever wrote it was killed in the middle.
+            Some("part") if used.elapsed().is_ok_and(|age| age > PART_AGE_MAX) => remove(&path),
+            _ => {}
         }
     }
     if sums.len() >= FILES_MAX {
         sums.sort();
         for (_, sum) in &sums[..=sums.len() - FILES_MAX] {
-            remove(&sum.with_extension("cwasm"), sum);
+            remove(sum);
+            remove(&sum.with_extension("cwasm"));
         }
     }
     Ok(())
@@ -200,33 +245,106 @@ mod tests {
         dir
     }
 
+    fn guest(number: u8) -> (Vec<u8>, ModuleHash) {
+        let text = format!(r#"(module (func (export "f") (result i32) i32.const {number}))"#);
+        let wasm = wat::parse_str(text).unwrap();
+        let hash = ModuleHash(*blake3::hash(&wasm).as_bytes());
+        (wasm, hash)
+    }
+
+    /// Whatever stands under the right name.
     #[test]
-    fn a_damaged_file_is_not_loaded() {
+    fn what_is_not_the_modules_own_code_is_not_loaded() {
         let dir = temp("cache");
         let cache = Cache::open(dir.clone()).unwrap();
         let engine = wasmtime::Engine::default();
         let key = key(&engine);
-        let wasm =
-            wat::parse_str(r#"(module (func (export "f") (result i32) i32.const 7))"#).unwrap();
-        let hash = ModuleHash(*blake3::hash(&wasm).as_bytes());
+        let ((wasm, hash), (foreign, foreign_hash)) = (guest(7), guest(8));
         let module = wasmtime::Module::from_binary(&engine, &wasm).unwrap();
-
         assert!(cache.load(&engine, &key, &hash).is_none());
         cache.store(&key, &hash, &module);
         assert!(cache.load(&engine, &key, &hash).is_some());
 
         let (code, sum) = cache.paths(&key, &hash);
-        for cut in [0, 1, 100] {
+        let (foreign_code, foreign_sum) = cache.paths(&key, &foreign_hash);
+        let foreign = wasmtime::Module::from_binary(&engine, &foreign).unwrap();
+        cache.store(&key, &foreign_hash, &foreign);
+        let good = fs::read(&code).unwrap();
+        // Gone before anything else is put there: what a guest may still run of it is left alone.
+        let put = |path: &Path, bytes: &[u8]| {
+            remove(path);
+            fs::write(path, bytes).unwrap();
+        };
+        let half = &good[..good.len() / 2];
+        let mut flipped = good.clone();
+        flipped[good.len() / 2] ^= 1;
+        let pipe = |path: &Path| {
+            remove(path);
+            let made = std::process::Command::new("mkfifo").arg(path).status();
+            assert!(made.unwrap().success());
+        };
+        type Fault<'a> = (&'a str, &'a dyn Fn());
+        let faults: &[Fault<'_>] = &[
+            ("empty", &|| put(&code, b"")),
+            ("cut", &|| put(&code, half)),
+            ("one bit", &|| put(&code, &flipped)),
+            ("longer", &|| put(&code, &[&good[..], b"x"].concat())),
+            ("no sum", &|| put(&sum, b"")),
+            ("another's code", &|| {
+                put(&code, &fs::read(&foreign_code).unwrap());
+            }),
+            ("another's code and sum", &|| {
+                put(&code, &fs::read(&foreign_code).unwrap());
+                put(&sum, &fs::read(&foreign_sum).unwrap());
+            }),
+            ("a directory", &|| {
+                remove(&code);
+                fs::create_dir_all(code.join("inside")).unwrap();
+            }),
+            ("a directory instead of the sum", &|| {
+                remove(&sum);
+                fs::create_dir(&sum).unwrap();
+            }),
+            ("a link to good code", &|| {
+                let moved = code.with_extension("moved");
+                fs::rename(&code, &moved).unwrap();
+                std::os::unix::fs::symlink(&moved, &code).unwrap();
+            }),
+            ("a link to itself", &|| {
+                remove(&code);
+                std::os::unix::fs::symlink(&code, &code).unwrap();
+            }),
+            ("a pipe that nobody writes to", &|| pipe(&code)),
+            ("a pipe instead of the sum", &|| pipe(&sum)),
+            ("writable for others", &|| {
+                use std::os::unix::fs::PermissionsExt;
+                fs::set_permissions(&code, fs::Permissions::from_mode(0o666)).unwrap();
+            }),
+        ];
+        for (fault, hurt) in faults {
+            hurt();
+            assert!(cache.load(&engine, &key, &hash).is_none(), "{fault}");
             cache.store(&key, &hash, &module);
-            let bytes = fs::read(&code).unwrap();
-            fs::remove_file(&code).unwrap();
-            fs::write(&code, &bytes[..bytes.len() * cut / 101]).unwrap();
-            assert!(cache.load(&engine, &key, &hash).is_none());
-            assert!(
-                !code.exists() && !sum.exists(),
-                "removed so that it is compiled anew"
-            );
+            assert!(cache.load(&engine, &key, &hash).is_some(), "{fault} stays");
         }
+        assert!(cache.load(&engine, &key, &foreign_hash).is_some());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// With the right sum, the rest is for wasmtime to refuse.
+    #[test]
+    fn code_of_another_engine_is_not_loaded() {
+        let dir = temp("cache-engine");
+        let cache = Cache::open(dir.clone()).unwrap();
+        let engine = wasmtime::Engine::default();
+        let mut fuelled = wasmtime::Config::new();
+        let fuelled = wasmtime::Engine::new(fuelled.consume_fuel(true)).unwrap();
+        assert_ne!(key(&engine), key(&fuelled));
+        let (wasm, hash) = guest(7);
+        let module = wasmtime::Module::from_binary(&fuelled, &wasm).unwrap();
+        cache.store(&key(&engine), &hash, &module);
+        assert!(cache.load(&engine, &key(&engine), &hash).is_none());
+        assert!(!cache.paths(&key(&engine), &hash).0.exists());
         fs::remove_dir_all(&dir).unwrap();
     }
 
