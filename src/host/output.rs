@@ -98,6 +98,10 @@ impl Lines {
 
 impl Drop for Lines {
     fn drop(&mut self) {
+        // If that was in the sink, it would panic again, and a second panic ends the node.
+        if std::thread::panicking() {
+            return;
+        }
         if !self.part.is_empty() {
             self.pass_on(false);
         }
