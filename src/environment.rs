@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
@@ -19,6 +19,7 @@ use crate::modules::ModuleStore;
 use crate::process::{About, Parked, Process, Shared, Signal};
 use crate::registry::Registry;
 use crate::remote::{Pending, Remote};
+use crate::sync::{AtomicUsize, Mutex, fence};
 use crate::table::Table;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Module};
 use crate::{Context, SendError, SpawnError};
@@ -158,8 +159,14 @@ struct Counting<'a>(&'a AtomicUsize);
 
 impl<'a> Counting<'a> {
     fn new(counting: &'a AtomicUsize) -> Self {
-        counting.fetch_add(1, Ordering::SeqCst);
+        counting.fetch_add(1, Ordering::Relaxed);
         Counting(counting)
+    }
+
+    /// Comes before each look at the table, and its counterpart in [`Environment::ended`] after each change
+    /// of it: either the look finds the change, or whoever made it finds somebody to wake.
+    fn before_a_look(&self) {
+        fence(Ordering::SeqCst);
     }
 }
 
@@ -640,7 +647,7 @@ impl Environment {
             ended.notify_waiters();
         }
         // Waking somebody at each end costs more than the rest of an end. Whoever counts says so before it
-        // looks at the table, which this process has left above.
+        // looks at the table, which this process has left above (`Counting::before_a_look`).
         fence(Ordering::SeqCst);
         if self.0.counting.load(Ordering::Relaxed) > 0 {
             self.0.ended.notify_waiters();
@@ -678,11 +685,12 @@ impl Environment {
 
     /// Kills every process and waits until all are gone.
     pub async fn shutdown(&self) {
-        let _counting = Counting::new(&self.0.counting);
+        let counting = Counting::new(&self.0.counting);
         loop {
             let ended = self.0.ended.notified();
             let mut ended = std::pin::pin!(ended);
             ended.as_mut().enable();
+            counting.before_a_look();
             let all = self.0.table.all();
             if all.is_empty() {
                 return;
@@ -696,11 +704,12 @@ impl Environment {
 
     /// Waits until nobody lives here.
     pub async fn idle(&self) {
-        let _counting = Counting::new(&self.0.counting);
+        let counting = Counting::new(&self.0.counting);
         loop {
             let ended = self.0.ended.notified();
             let mut ended = std::pin::pin!(ended);
             ended.as_mut().enable();
+            counting.before_a_look();
             if self.0.table.len() == 0 {
                 return;
             }

@@ -54,6 +54,7 @@ mod modules;
 mod process;
 mod registry;
 mod remote;
+mod sync;
 mod table;
 mod wasm;
 

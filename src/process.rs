@@ -31,7 +31,7 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context as Poller, Poll, Waker};
 use std::time::SystemTime;
 
@@ -44,6 +44,7 @@ use tokio::sync::oneshot;
 use crate::context::not_clustered;
 use crate::environment::Environment;
 use crate::mailbox::{Filter, Mailbox, Message, Notice, Received};
+use crate::sync::{Mutex, MutexGuard, spawn};
 
 /// What can be told to a process by its handle.
 #[derive(Debug, Clone)]
@@ -475,7 +476,7 @@ impl Shared {
     {
         // Boxed, since a task that held the code itself would hold it twice: as what it was given
         // and where it is polled.
-        self.env.runtime().spawn(live(self.clone(), Box::pin(code)));
+        spawn(self.env.runtime(), live(self.clone(), Box::pin(code)));
     }
 
     /// As [`Shared::start`], when the other node says so; until then the process is parked.

@@ -1,7 +1,9 @@
 //! Names of processes.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::PoisonError;
+
+use crate::sync::RwLock;
 
 /// Names of processes, shared by all processes of an environment.
 #[derive(Debug)]

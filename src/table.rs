@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use tidelock_proto::Pid;
 
 use crate::process::Shared;
+use crate::sync::{AtomicUsize, RwLock};
 
 const SHARDS: usize = 64;
 

@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::run::{command, has_cargo, job, output, run};
+use crate::run::{command, has_cargo, job, output, root, run};
 use crate::{fuzz, guests, soak};
 
 /// Where tests look for compiled guests.
@@ -41,6 +41,7 @@ pub(crate) fn all(quick: bool) -> Result<()> {
                  --test simulate_switches -- --nocapture",
             ))
         })?;
+        job("processes on several threads, in every order", every_order)?;
         job("demo", demo)?;
         job("search for inputs that break something", || {
             fuzz::all(fuzz::SECONDS)
@@ -112,6 +113,17 @@ fn bare_protocol() -> Result<()> {
     run(
         command("cargo build --release --locked --package tidelock-proto --target")
             .arg(BARE_TARGET),
+    )
+}
+
+/// In a folder of its own: everything is compiled anew for the model's locks.
+fn every_order() -> Result<()> {
+    run(
+        command("cargo test --locked --package tidelock --test loom --target-dir")
+            .arg(root().join("target/loom"))
+            .args(["--", "--nocapture"])
+            .env("RUSTFLAGS", "--cfg tidelock_loom")
+            .env("LOOM_MAX_PREEMPTIONS", "2"),
     )
 }
 

@@ -1,0 +1,43 @@
+//! The locks, and what else threads meet at, of processes and of what they live in.
+//!
+//! In everything that ships these are std's and tokio's. With `--cfg tidelock_loom` they are
+//! [loom](https://docs.rs/loom)'s: then `tests/loom.rs` runs processes in every order of their steps, and
+//! each process's task is a thread of the model.
+//!
+//! Not here: totals, and the number of the next process. They order nothing.
+
+#[cfg(tidelock_loom)]
+pub(crate) use loom::sync::{
+    Mutex, MutexGuard, RwLock,
+    atomic::{AtomicUsize, fence},
+};
+#[cfg(not(tidelock_loom))]
+pub(crate) use std::sync::{
+    Mutex, MutexGuard, RwLock,
+    atomic::{AtomicUsize, fence},
+};
+
+use std::future::Future;
+
+/// Runs the task of a process.
+#[cfg(not(tidelock_loom))]
+pub(crate) fn spawn(
+    runtime: &tokio::runtime::Handle,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    runtime.spawn(task);
+}
+
+/// Runs the task of a process, until the model's runtime has it done: one that never ends is a deadlock.
+#[cfg(tidelock_loom)]
+pub(crate) fn spawn(
+    _runtime: &tokio::runtime::Handle,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    /// In words; loom gives 4 096 unless told otherwise, less than a debug build takes.
+    const STACK_WORDS: usize = 32_768;
+    loom::thread::Builder::new()
+        .stack_size(STACK_WORDS)
+        .spawn(move || loom::future::block_on(task))
+        .expect("a thread of the model");
+}
