@@ -303,15 +303,15 @@ fn recorded_packets_mean_nothing_when_they_come_again() {
         round_trip(&cluster, from, to);
     }
     let before = cluster.session("a", "b").expect("a session");
-    let running = |cluster: &Cluster| {
-        ["a", "b"].map(|name| {
-            let all: Vec<serde_json::Value> = cluster.get(name, "/v1/processes");
-            let mut pids: Vec<String> = all.iter().map(|one| one["pid"].to_string()).collect();
-            pids.sort();
-            pids
-        })
+    // Whatever is made on a node takes the next number.
+    let next_number = |name: &str| -> u64 {
+        let guest = cluster.spawn(name, &["hold"]);
+        guest.one("holding");
+        let number = guest.pid.rsplit('.').next().expect("a number");
+        number.parse().expect("a number")
     };
-    let (processes, lines) = (running(&cluster), cluster.lines());
+    let numbers = ["a", "b"].map(next_number);
+    let lines = cluster.lines();
 
     let packets = relay.play_back();
     // The handshake is on it, too: what begins a session begins none again.
@@ -324,16 +324,25 @@ fn recorded_packets_mean_nothing_when_they_come_again() {
         (after.epoch, after.opened_at),
         (before.epoch, before.opened_at)
     );
-    assert_eq!(
-        running(&cluster),
-        processes,
-        "something was made or ended again"
-    );
-    // Two round trips: a line each.
+    // Two round trips: a line each, and two processes on each node.
     assert_eq!(
         cluster.lines(),
         lines + 2,
         "somebody was told something again"
+    );
+    let made = ["a", "b"].map(next_number);
+    assert_eq!(
+        made,
+        numbers.map(|number| number + 3),
+        "something was made again"
+    );
+    let lives = |watch: &Watch, on: &str, of: &str| {
+        let children = watch.children.iter().all(|child| cluster.runs(of, child));
+        children && cluster.runs(on, &watch.guest.pid)
+    };
+    assert!(
+        lives(&a, "a", "b") && lives(&b, "b", "a"),
+        "something was ended again"
     );
     for watch in [&a, &b] {
         for kind in ["link", "down", "node"] {
