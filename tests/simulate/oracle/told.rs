@@ -152,8 +152,8 @@ pub(super) fn asked_are_told(facts: &Facts<'_>) -> Result<(), Broken> {
         if p == q || !there || !facts.lives(*q) || !facts.reach(*p, *q, from, to) {
             continue;
         }
-        let later = facts.about.get(&(*q, *p)).into_iter().flatten();
-        let silent = later.copied().filter(|at| *at > asked).next().is_none();
+        let mut later = facts.about.get(&(*q, *p)).into_iter().flatten();
+        let silent = later.all(|at| *at <= asked);
         let gone = match facts.ended.get(p) {
             Some((_, normal)) => !normal,
             None => facts.out_of_reach(*q, *p, since).is_some(),
