@@ -10,7 +10,7 @@
 //!   segmented send, above which the kernel refuses the batch and the connection stalls.
 //! * Socket buffers of 2 MiB: the usual 208 KiB lose packets under bulk, 4 MiB are a standing queue.
 //! * QUIC's own idle timeout is only a backstop behind the lease, see [`tidelock_proto::lease`].
-//! * Handshakes under way are bounded by a [`Gate`]: addresses must prove themselves when there are many,
+//! * Handshakes under way are bounded by a `Gate`: addresses must prove themselves when there are many,
 //!   and one that has proven itself gets its share and no more.
 
 use std::collections::HashMap;
