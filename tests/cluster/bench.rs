@@ -577,12 +577,7 @@ impl Daemon {
 
     /// The memory it has now, by the kernel's account, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let status = format!("/proc/{}/status", self.child.id());
-        let status = fs::read_to_string(status).expect("the process is there");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next());
-        let kib: u64 = kib.and_then(|kib| kib.parse().ok()).expect("a number");
-        kib << 10
+        crate::resources::resident(self.process()).expect("the process is there")
     }
 
     /// SIGKILL. Returns when it was sent, after the process is gone because of it.

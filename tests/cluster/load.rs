@@ -248,7 +248,7 @@ fn an_overloaded_node_keeps_its_bounds_and_tells() {
     });
     let time = time_setting("TIDELOCK_OVERLOAD", Duration::from_secs(10));
     let ms = number(time.as_millis());
-    let began = ["a", "b"].map(|name| cluster.node(name).resident());
+    let began = ["a", "b"].map(|name| cluster.node(name).memory_bytes());
     let gauges = ["a", "b"].map(|name| Gauge::on(cluster.node(name)));
     // Of small ones, of those that a lane's buffer holds several of, and of bulk. Half of the senders
     // outrun their receivers, the others wait for them.

@@ -15,7 +15,7 @@ use crate::bench::{Cluster, Daemon};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Resident memory of a process, in bytes; `None` once it is gone.
-fn resident(process: nix::unistd::Pid) -> Option<u64> {
+pub(crate) fn resident(process: nix::unistd::Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status
         .lines()
@@ -25,11 +25,6 @@ fn resident(process: nix::unistd::Pid) -> Option<u64> {
 }
 
 impl Daemon {
-    /// Its resident memory, in bytes.
-    pub(crate) fn resident(&self) -> u64 {
-        resident(self.process()).expect("the daemon runs")
-    }
-
     /// How many entries a folder of the process has in `/proc`.
     fn count(&self, folder: &str) -> u64 {
         let entries = fs::read_dir(format!("/proc/{}/{folder}", self.process()));
@@ -102,7 +97,7 @@ impl Holds {
     /// What the kernel knows of any daemon.
     pub(crate) fn of_daemon(daemon: &Daemon) -> Self {
         Holds {
-            resident: daemon.resident(),
+            resident: daemon.memory_bytes(),
             fds: daemon.count("fd"),
             threads: daemon.count("task"),
             ..Holds::default()
