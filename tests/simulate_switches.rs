@@ -51,7 +51,6 @@ const RULES: &[&str] = &[
     "a lost session answers calls",
     "who is asked is noted",
     "Cancel ends a parked child",
-    "a lost session ends parked children",
     "an answer keeps its place in the lane",
 ];
 
