@@ -21,7 +21,7 @@ use crate::registry::Registry;
 use crate::remote::{Pending, Remote};
 use crate::sync::{AtomicUsize, Mutex, fence};
 use crate::table::Table;
-use crate::wasm::{self, Engine, EngineConfig, EngineError, Module};
+use crate::wasm::{self, Engine, EngineConfig, EngineError, Import, Module, ModuleError};
 use crate::{Context, SendError, SpawnError};
 
 /// What one environment may hold, and what happens at the bound.
@@ -718,6 +718,26 @@ impl Environment {
     }
 
     // ---- looking -----------------------------------------------------------------------------
+
+    /// Everything a guest may import here, by name: for tools that make or check modules.
+    ///
+    /// # Errors
+    ///
+    /// [`ModuleError`] if this machine cannot compile the empty module.
+    pub fn imports(&self) -> Result<Vec<Import>, ModuleError> {
+        let about = About {
+            environ: Environ::default(),
+            name: String::new(),
+            module: None,
+            parent: None,
+            config: Arc::default(),
+            started_at: SystemTime::UNIX_EPOCH,
+            link: None,
+        };
+        // It is in no table and has no task: nobody can reach it.
+        let shared = Shared::new(self.clone(), self.nobody(), about);
+        wasm::imports(&self.0.engine, Context::new(shared))
+    }
 
     /// Everybody who lives here, by pid.
     pub fn processes(&self) -> Vec<ProcessInfo> {

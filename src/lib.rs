@@ -70,7 +70,7 @@ pub use remote::{Pending, Remote, SpawnAnswer};
 pub use tidelock_proto::link::{LinkForm, LinkOutcome, Signal as LinkSignal};
 pub use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 pub use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
-pub use wasm::{Engine, EngineConfig, EngineError, EntryError, Module, ModuleError};
+pub use wasm::{Engine, EngineConfig, EngineError, EntryError, Import, Module, ModuleError};
 
 /// Something a message carries besides bytes, within one node: a module, a socket.
 pub type Resource = std::sync::Arc<dyn std::any::Any + Send + Sync>;

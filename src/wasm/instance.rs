@@ -9,8 +9,8 @@ use tokio::sync::Semaphore;
 use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::module::{EntryError, Native};
-use super::{MemorySlot, Module, SlabFull, TABLE_ELEMENTS_MAX};
+use super::module::{EntryError, ModuleError, Native};
+use super::{Engine, Flavour, MemorySlot, Module, SlabFull, TABLE_ELEMENTS_MAX};
 use crate::Context;
 use crate::host::State;
 
@@ -125,6 +125,48 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
         Ok(()) => ExitReason::Normal,
         Err(error) => reason(&error, store.data()),
     }
+}
+
+/// A function that guests may import.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Import {
+    /// Its namespace.
+    pub module: String,
+    /// Its name there.
+    pub name: String,
+    /// The types of its parameters, as the text format writes them.
+    pub params: Vec<String>,
+    /// The types of its results.
+    pub results: Vec<String>,
+}
+
+/// Everything a guest may import, by name. `context` is that of a process which never runs.
+pub(crate) fn imports(engine: &Engine, context: Context) -> Result<Vec<Import>, ModuleError> {
+    let nothing = Module::compile_blocking(engine, &b"\0asm\x01\0\0\0"[..])?;
+    let limits = Limits::new(Reservation {
+        slot: None,
+        memory_bytes_max: 0,
+    });
+    let Flavour { engine, linker, .. } = engine.plain();
+    let mut store = Store::new(engine, State::new(nothing, context, limits));
+    let all: Vec<_> = linker.iter(&mut store).collect();
+    let types = |types: &mut dyn Iterator<Item = wasmtime::ValType>| {
+        types.map(|ty| ty.to_string()).collect()
+    };
+    let mut imports: Vec<_> = all
+        .into_iter()
+        .filter_map(|(module, name, item)| {
+            let ty = item.into_func()?.ty(&store);
+            Some(Import {
+                module: module.to_owned(),
+                name: name.to_owned(),
+                params: types(&mut ty.params()),
+                results: types(&mut ty.results()),
+            })
+        })
+        .collect();
+    imports.sort();
+    Ok(imports)
 }
 
 /// Lets others run. A guest that has computed for a while also waits for its turn among its like.

@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use wasmtime::{Config, Linker, OptLevel};
 
-pub(crate) use instance::{Limits, Start, run, trap_text};
+pub use instance::Import;
+pub(crate) use instance::{Limits, Start, imports, run, trap_text};
 pub use module::{EntryError, Module, ModuleError};
 use slab::{MemorySlot, SlabFull};
 
