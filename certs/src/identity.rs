@@ -16,6 +16,8 @@ const KEY_FILE: &str = "key.pem";
 const CERTIFICATE_FILE: &str = "cert.pem";
 const AUTHORITY_FILE: &str = "ca.pem";
 const TICKET_FILE: &str = "ticket";
+/// More than the files of an identity take together.
+const ROOM_BYTES: usize = 16 << 10;
 
 /// An identity could not be put together, read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -213,6 +215,19 @@ impl Identity {
     #[must_use]
     pub fn tls_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::try_from(self.key.0.serialize_der()).expect("our own encoding")
+    }
+
+    /// Whether an identity could be kept in `dir`: for whoever is about to get one that cannot be got again.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Io`]; what was there is as it was.
+    pub fn check_room(dir: &Path) -> Result<(), IdentityError> {
+        files::create_private_dir(dir).map_err(|error| io_error(dir, error))?;
+        let path = dir.join("room");
+        files::replace(&path, &[0; ROOM_BYTES], files::SECRET)
+            .and_then(|()| fs::remove_file(&path))
+            .map_err(|error| io_error(dir, error))
     }
 
     /// Keeps the identity in `dir`: `key.pem` (mode 0600), `cert.pem`, `ca.pem`, and `ticket` if there

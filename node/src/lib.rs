@@ -397,6 +397,10 @@ impl Node {
 }
 
 async fn join(config: &NodeConfig, node: &NodeDescription) -> Result<Joined, StartError> {
+    if let Some(dir) = &config.state_dir {
+        // A token is spent with the answer, and an identity that cannot be kept would be lost.
+        Identity::check_room(&dir.join("identity")).map_err(|error| unwritable(dir, &error))?;
+    }
     if let Some(token) = &config.token {
         return Ok(Client::join(&config.control, token, node).await?);
     }
@@ -413,12 +417,15 @@ async fn join(config: &NodeConfig, node: &NodeDescription) -> Result<Joined, Sta
 }
 
 fn save(dir: &std::path::Path, identity: &Identity) -> Result<(), StartError> {
-    identity
-        .save(&dir.join("identity"))
-        .map_err(|error| StartError::State {
-            dir: dir.display().to_string(),
-            why: error.to_string(),
-        })
+    let saved = identity.save(&dir.join("identity"));
+    saved.map_err(|error| unwritable(dir, &error))
+}
+
+fn unwritable(dir: &std::path::Path, error: &tidelock_certs::IdentityError) -> StartError {
+    StartError::State {
+        dir: dir.display().to_string(),
+        why: error.to_string(),
+    }
 }
 
 fn member(info: &NodeInfo) -> Option<Member> {
@@ -523,29 +530,40 @@ async fn keep_lease(inner: Arc<Inner>, lease: Duration) {
 
 /// Gets a new certificate before the old one runs out.
 async fn renew(inner: Arc<Inner>) {
-    let mut patience = Duration::from_secs(60);
+    const DAY_S: u64 = 86_400;
+    const PATIENCE_S: (u64, u64) = (60, 3_600);
+    let (mut patience_s, mut kept) = (PATIENCE_S.0, true);
     loop {
-        let identity = inner.identity();
+        if !kept {
+            // Used all the same: a full disk does not end a node, only a restart would miss it.
+            kept = note(inner.keep_identity());
+        }
         let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
-        let due = identity.renew_at().as_secs().saturating_sub(now);
-        tokio::time::sleep(Duration::from_secs(due.min(86_400))).await;
-        if due > 86_400 {
+        let identity = inner.identity();
+        let due_s = identity.renew_at().as_secs().saturating_sub(now);
+        let wait_s = due_s.min(if kept { DAY_S } else { PATIENCE_S.0 });
+        tokio::time::sleep(Duration::from_secs(wait_s)).await;
+        if due_s > wait_s {
             continue;
         }
-        match inner.client.renew(&identity).await {
-            Ok(renewed) => {
-                patience = Duration::from_secs(60);
-                if let Err(error) = inner.take_identity(renewed) {
-                    tracing::error!(error, "the renewed certificate cannot be used");
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the certificate could not be renewed yet");
-                tokio::time::sleep(patience).await;
-                patience = (patience * 2).min(Duration::from_secs(3_600));
-            }
+        let renewed = match inner.client.renew(&identity).await {
+            Ok(renewed) => inner.take_identity(renewed),
+            Err(error) => Err(format!("the certificate could not be renewed yet: {error}")),
+        };
+        if note(renewed) {
+            (patience_s, kept) = (PATIENCE_S.0, false);
+        } else {
+            tokio::time::sleep(Duration::from_secs(patience_s)).await;
+            patience_s = (patience_s * 2).min(PATIENCE_S.1);
         }
     }
+}
+
+fn note(done: Result<(), String>) -> bool {
+    if let Err(error) = &done {
+        tracing::warn!(error);
+    }
+    done.is_ok()
 }
 
 impl Inner {
@@ -556,18 +574,17 @@ impl Inner {
             .clone()
     }
 
+    /// Uses a new certificate from now on.
     fn take_identity(&self, renewed: Identity) -> Result<(), String> {
+        let unusable = |error: &dyn std::fmt::Display| {
+            format!("the renewed certificate cannot be used: {error}")
+        };
         self.dist
             .set_identity(Arc::new(renewed.clone()))
-            .map_err(|error| error.to_string())?;
-        if let Some(dir) = &self.state_dir {
-            save(dir, &renewed).map_err(|error| error.to_string())?;
-        }
+            .map_err(|error| unusable(&error))?;
         let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(observer) = observer.as_ref() {
-            observer
-                .renew(&renewed)
-                .map_err(|error| error.to_string())?;
+            observer.renew(&renewed).map_err(|error| unusable(&error))?;
         }
         drop(observer);
         *self
@@ -575,6 +592,14 @@ impl Inner {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = renewed;
         Ok(())
+    }
+
+    fn keep_identity(&self) -> Result<(), String> {
+        let Some(dir) = &self.state_dir else {
+            return Ok(());
+        };
+        save(dir, &self.identity())
+            .map_err(|error| format!("the renewed certificate is used, but not kept: {error}"))
     }
 }
 
