@@ -12,6 +12,7 @@ use super::{
     config,
     daemon::{self, Service},
     failure::{Failure, Outcome},
+    open_files,
 };
 
 /// Keep the books of a cluster: who is in it, and its modules
@@ -61,6 +62,7 @@ impl Control {
         flag("lease_ms", self.lease_ms.map(|ms| ms.to_string()));
         let settings = config::load(&flags)?.settings;
         daemon::log(&settings.log)?;
+        open_files::warn_if_few();
 
         let table = settings.control;
         let state_dir = state_dir(&table.state_dir, "control")?;

@@ -173,6 +173,10 @@ are in the message."
 "Its address may be in use, its state directory may belong to another cluster or user, or the control
 plane did not let it join. The message says which."
 
+"E0044" Failed "the system allows too few open files"
+"Every connection is an open file, and so is each file of a guest. The limit is set where the command is
+started: by `ulimit -n` in a shell, by `LimitNOFILE=` in a unit of systemd."
+
 "E0050" Failed "there is too little text for the demonstration"
 "The demonstration kills a node in the middle of the work. With too little text the work would be over
 before, and nothing would be shown. Name more or larger files."

@@ -18,6 +18,7 @@ mod logs;
 mod modules;
 mod node;
 mod nodes;
+mod open_files;
 mod output;
 mod ps;
 mod run;
@@ -164,6 +165,7 @@ impl Cli {
     fn run(self, out: &Output) -> Outcome<u8> {
         let context = self.common.context.as_deref();
         let done = |()| 0;
+        open_files::raise()?;
         match self.command {
             Command::Explain(command) => command.run(out).map(done),
             Command::Completions(command) => command.run(out).map(done),

@@ -19,6 +19,7 @@ use super::{
     control::state_dir,
     daemon::{self, Service},
     failure::{Exit, Failure, Outcome, plain},
+    open_files,
     run::cache_dir,
 };
 
@@ -67,6 +68,7 @@ impl Node {
         }
         let settings = config::load(&self.flags())?.settings;
         daemon::log(&settings.log)?;
+        open_files::warn_if_few();
         let config = self.node_config(&settings)?;
         let (name, control) = (config.name.clone(), config.control.clone());
         let started = tokio::select! {
