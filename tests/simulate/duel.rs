@@ -4,16 +4,15 @@
 //! busy has long called again and covered it up. So a duel is a few calls within a round trip or two, a truce,
 //! and an end.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidelock::{ExitReason, Pid};
-use tokio::sync::OnceCell;
 
 use super::script::Player;
 
 /// Where one half of a duel finds out who the other one is. It may guess, before the other is born.
-pub(crate) type Rival = Arc<OnceCell<Pid>>;
+pub(crate) type Rival = Arc<OnceLock<Pid>>;
 
 /// One of two.
 pub(crate) struct Duellist {

@@ -10,6 +10,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use tidelock::{NodeId, Pid};
@@ -60,7 +61,7 @@ pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
     calls::sessions_end_calls(&facts)?;
     calls::sound_calls_succeed(&facts)?;
     sessions::sessions(entries)?;
-    let noticed = sessions::nodes_are_noticed(plan, entries)?;
+    let noticed = sessions::nodes_are_noticed(plan, &facts)?;
     sessions::no_false_verdict(plan, entries)?;
     let count =
         |of: fn(&What) -> bool| entries.iter().filter(|entry| of(&entry.what)).count() as u64;
@@ -116,12 +117,10 @@ struct Facts<'a> {
     crashed: BTreeSet<NodeId>,
     /// Which machine each node is a start of.
     names: BTreeMap<NodeId, usize>,
-    /// When sessions opened and ended, as `.0` saw those with `.1`.
-    sessions: BTreeMap<(NodeId, NodeId), Vec<(Duration, bool)>>,
+    /// Where sessions opened (`true`) and ended, as `.0` saw those with `.1`.
+    sessions: BTreeMap<(NodeId, NodeId), Vec<(usize, bool)>>,
     /// When, and between which machines, the network was not sound: all of them, if there are none.
     disturbed: Vec<(Duration, Duration, Vec<usize>)>,
-    /// Session ends, told by `.0` about `.1`.
-    downs: BTreeMap<(NodeId, NodeId), Vec<usize>>,
     /// What each process did or was told about each other.
     about: BTreeMap<(Pid, Pid), Vec<usize>>,
 }
@@ -150,7 +149,6 @@ impl<'a> Facts<'a> {
             disturbed: plan.faults().iter().filter_map(disturbed).collect(),
             ended: BTreeMap::new(),
             crashed: BTreeSet::new(),
-            downs: BTreeMap::new(),
             about: BTreeMap::new(),
         };
         for (at, entry) in entries.iter().enumerate() {
@@ -168,23 +166,13 @@ impl<'a> Facts<'a> {
                 What::Ended { pid, normal } => {
                     facts.ended.insert(pid, (entry.at, normal));
                 }
-                What::NodeUp { on, peer, .. } => {
-                    facts
-                        .sessions
-                        .entry((on, peer))
-                        .or_default()
-                        .push((entry.at, true));
-                }
                 What::Crashed(node) => {
                     facts.crashed.insert(node);
                 }
-                What::NodeDown { on, peer, .. } => {
-                    facts
-                        .sessions
-                        .entry((on, peer))
-                        .or_default()
-                        .push((entry.at, false));
-                    facts.downs.entry((on, peer)).or_default().push(at);
+                What::NodeUp { on, peer, .. } | What::NodeDown { on, peer, .. } => {
+                    let opened = matches!(entry.what, What::NodeUp { .. });
+                    let changes = facts.sessions.entry((on, peer)).or_default();
+                    changes.push((at, opened));
                 }
                 What::LinkCalled { by, to, .. }
                 | What::LinkReturned { by, to, .. }
@@ -216,15 +204,23 @@ impl<'a> Facts<'a> {
         by.node() == to.node() || self.open(by.node(), to.node(), from, until)
     }
 
+    /// Where the session of `on` with `peer` opened and ended.
+    fn changes(&self, on: NodeId, peer: NodeId) -> &[(usize, bool)] {
+        self.sessions.get(&(on, peer)).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether `on` had an open session with `peer` all the time.
     fn open(&self, on: NodeId, peer: NodeId, from: Duration, until: Duration) -> bool {
-        let changes = self
-            .sessions
-            .get(&(on, peer))
-            .map_or(&[][..], Vec::as_slice);
-        let before = changes.partition_point(|(at, _)| *at < from);
+        let changes = self.changes(on, peer);
+        let before = changes.partition_point(|(at, _)| self.at(*at) < from);
         let was_open = before > 0 && changes[before - 1].1;
-        was_open && changes[before..].iter().all(|(at, _)| *at > until)
+        was_open && changes[before..].iter().all(|(at, _)| self.at(*at) > until)
+    }
+
+    /// Whether a session of `on` with `peer` ended at one of these places.
+    fn lost(&self, on: NodeId, peer: NodeId, within: Range<usize>) -> bool {
+        let mut changes = self.changes(on, peer).iter();
+        changes.any(|(at, opened)| !opened && within.contains(at))
     }
 
     /// Whether nothing was in the way of the two all the time.
@@ -249,10 +245,17 @@ impl<'a> Facts<'a> {
         if self.crashed.contains(&peer.node()) {
             return Some("its node crashed");
         }
-        let downs = self.downs.get(&(on.node(), peer.node()));
-        downs
-            .is_some_and(|downs| downs.iter().any(|down| *down > at))
-            .then_some("the session ended")
+        let lost = self.lost(on.node(), peer.node(), at + 1..self.entries.len());
+        lost.then_some("the session ended")
+    }
+
+    /// Whether `on`, linked with `peer` since `at`, had to be told of an end of that, and why: a normal end
+    /// is told to nobody.
+    fn link_ended(&self, on: Pid, peer: Pid, at: usize) -> Option<&'static str> {
+        match self.ended.get(&peer) {
+            Some((_, normal)) => (!normal).then_some("it ended"),
+            None => self.out_of_reach(on, peer, at),
+        }
     }
 
     /// Whether `p` took its link with `q` back at `after` or later. What it took back before `q` asked for
@@ -293,11 +296,9 @@ fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
             _ => {}
         }
     }
-    let ran_as: BTreeSet<Pid> = ran.values().map(|(_, child)| *child).collect();
     for entry in facts.entries {
         if let What::Lives(pid) = entry.what
-            && !facts.readers.contains(&pid)
-            && !ran_as.contains(&pid)
+            && !facts.born.contains_key(&pid)
         {
             return broken("P4", format!("{pid} was made, and neither ran nor ended"));
         }
@@ -314,11 +315,11 @@ fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
                 format!("spawn {token} of {parent} failed, and {child} ran"),
             );
         }
-        let parent_gone = match facts.ended.get(&parent) {
-            Some((_, normal)) => !normal,
-            None => facts.out_of_reach(*child, parent, *at).is_some(),
-        };
-        if parent_gone && facts.lives(*child) && !facts.may_have_unlinked(parent, *child, 0) {
+        let parent_gone = facts.link_ended(*child, parent, *at);
+        if parent_gone.is_some()
+            && facts.lives(*child)
+            && !facts.may_have_unlinked(parent, *child, 0)
+        {
             return broken(
                 "P3",
                 format!("{child} outlived its link with its parent {parent}"),
@@ -343,14 +344,8 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
     let mut sent: BTreeMap<(Pid, Pid), Vec<(u64, usize)>> = BTreeMap::new();
     let mut got: BTreeMap<(Pid, Pid), usize> = BTreeMap::new();
     let cut = |a: Pid, b: Pid, from: usize, to: usize| {
-        let between = |on: NodeId, peer: NodeId| {
-            facts
-                .downs
-                .get(&(on, peer))
-                .is_some_and(|downs| downs.iter().any(|down| (from..to).contains(down)))
-        };
-        between(a.node(), b.node())
-            || between(b.node(), a.node())
+        facts.lost(a.node(), b.node(), from..to)
+            || facts.lost(b.node(), a.node(), from..to)
             || facts.crashed.contains(&a.node())
             || facts.crashed.contains(&b.node())
     };

@@ -8,7 +8,7 @@ use tidelock::NodeId;
 use super::super::cluster::LEASE;
 use super::super::journal::{Entry, What};
 use super::super::plan::{Fault, NODES, Plan};
-use super::{Broken, SLACK, broken};
+use super::{Broken, Facts, SLACK, broken};
 
 /// What a dead or cut-off node may take on top of the lease to be noticed.
 const NOTICE: Duration = Duration::from_millis(300);
@@ -47,7 +47,7 @@ pub(super) fn sessions(entries: &[Entry]) -> Result<(), Broken> {
 }
 
 /// P6: a node that is cut off or gone is noticed by both sides within the lease and a bit.
-pub(super) fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Duration>, Broken> {
+pub(super) fn nodes_are_noticed(plan: &Plan, facts: &Facts<'_>) -> Result<Vec<Duration>, Broken> {
     let faults: Vec<_> = plan
         .faults()
         .into_iter()
@@ -76,32 +76,24 @@ pub(super) fn nodes_are_noticed(plan: &Plan, entries: &[Entry]) -> Result<Vec<Du
             continue;
         }
         for (on, peer) in pairs {
-            let (mut names, mut open) = (BTreeMap::new(), None);
-            for entry in entries {
+            let named = |node: &NodeId| facts.names.get(node).copied();
+            let mut open = None;
+            for entry in facts.entries.iter().filter(|entry| entry.at <= due.at) {
                 match entry.what {
-                    What::Started { node, name } => {
-                        names.insert(node, name);
+                    What::Crashed(node) if open.is_some_and(|(a, b)| a == node || b == node) => {
+                        open = None;
                     }
-                    What::Crashed(node) if entry.at <= due.at => {
-                        if open.is_some_and(|(a, b)| a == node || b == node) {
-                            open = None;
-                        }
+                    What::NodeUp { on: a, peer: b, .. }
+                        if named(&a) == Some(on) && named(&b) == Some(peer) =>
+                    {
+                        open = Some((a, b));
                     }
-                    What::NodeUp { on: a, peer: b, .. } if entry.at <= due.at => {
-                        if names.get(&a) == Some(&on) && names.get(&b) == Some(&peer) {
-                            open = Some((a, b));
-                        }
-                    }
-                    What::NodeDown { on: a, peer: b, .. } if entry.at <= due.at => {
-                        if open == Some((a, b)) {
-                            open = None;
-                        }
-                    }
+                    What::NodeDown { on: a, peer: b, .. } if open == Some((a, b)) => open = None,
                     _ => {}
                 }
             }
             let Some((a, b)) = open else { continue };
-            let down = entries.iter().find(|entry| {
+            let down = facts.entries.iter().find(|entry| {
                 entry.at > due.at
                     && matches!(entry.what, What::NodeDown { on, peer, .. } if (on, peer) == (a, b))
             });

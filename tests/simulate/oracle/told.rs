@@ -99,53 +99,44 @@ pub(super) fn told_of_every_end(facts: &Facts<'_>) -> Result<(), Broken> {
         if p == q || !facts.lives(*p) {
             continue;
         }
-        // The last thing that p knows: linked since `since`, asked for at `asked`?
-        let (mut asked, mut linked) = (0, None);
-        for at in places.iter().copied() {
-            match *facts.what(at) {
-                What::LinkCalled { .. } => asked = at,
-                What::LinkReturned {
-                    how: Linked::Yes, ..
-                } => linked = Some((asked, at)),
-                What::SpawnReturned { .. } => linked = Some((at, at)),
-                _ => linked = None,
-            }
-        }
         // A LinkDied that is read between the call and its return does not count against the call, and
         // one that is read later does: a process does one thing after the other.
-        let Some((asked, since)) = linked else {
+        let Some((asked, since)) = last_link(facts, places) else {
             continue;
         };
         if facts.may_have_unlinked(*q, *p, asked) {
             continue;
         }
-        let why = match facts.ended.get(q) {
-            Some((_, true)) => None,
-            Some((_, false)) => Some("it ended"),
-            None => facts.out_of_reach(*p, *q, since),
-        };
-        if let Some(why) = why {
+        if let Some(why) = facts.link_ended(*p, *q, since) {
             return broken("P1", format!("{p} was never told of {q}, though {why}"));
         }
     }
     Ok(())
 }
 
+/// Where the link that a process last knew of was asked for, and where it was in place; `places` is what it
+/// did or was told about the other one.
+fn last_link(facts: &Facts<'_>, places: &[usize]) -> Option<(usize, usize)> {
+    let (mut asked, mut linked) = (0, None);
+    for at in places.iter().copied() {
+        match *facts.what(at) {
+            What::LinkCalled { .. } => asked = at,
+            What::LinkReturned {
+                how: Linked::Yes, ..
+            } => linked = Some((asked, at)),
+            What::SpawnReturned { .. } => linked = Some((at, at)),
+            _ => linked = None,
+        }
+    }
+    linked
+}
+
 /// P1 (never zero) for the other side: whoever was asked for a link is told of its end as well.
 pub(super) fn asked_are_told(facts: &Facts<'_>) -> Result<(), Broken> {
     for ((p, q), places) in &facts.about {
-        let mut asked = 0;
-        let mut linked = None;
-        for at in places.iter().copied() {
-            match *facts.what(at) {
-                What::LinkCalled { .. } => (asked, linked) = (at, None),
-                What::LinkReturned {
-                    how: Linked::Yes, ..
-                } => linked = Some(at),
-                _ => linked = None,
-            }
-        }
-        let Some(since) = linked else { continue };
+        let Some((asked, since)) = last_link(facts, places) else {
+            continue;
+        };
         let (from, to) = (facts.at(asked), facts.at(since) + SAME_STEP);
         // Linked as far as p knows, at a time when q was there to be asked.
         let there = facts.readers.contains(q) && facts.born.get(q).is_some_and(|born| *born < from);
@@ -154,12 +145,8 @@ pub(super) fn asked_are_told(facts: &Facts<'_>) -> Result<(), Broken> {
         }
         let mut later = facts.about.get(&(*q, *p)).into_iter().flatten();
         let silent = later.all(|at| *at <= asked);
-        let gone = match facts.ended.get(p) {
-            Some((_, normal)) => !normal,
-            None => facts.out_of_reach(*q, *p, since).is_some(),
-        };
         // A call of its own, or a LinkDied, is judged elsewhere.
-        if gone && silent {
+        if silent && facts.link_ended(*q, *p, since).is_some() {
             return broken(
                 "P1",
                 format!("{q} was linked by {p}, and never told of its end"),
