@@ -15,6 +15,8 @@
     reason = "a library of another workspace"
 )]
 
+#[path = "../fuzz/src/host.rs"]
+mod host;
 #[path = "../fuzz/src/input.rs"]
 #[allow(dead_code, reason = "other targets read text, too")]
 mod input;

@@ -4,6 +4,7 @@
 //! to libFuzzer; `tests/fuzz_seeds.rs` and `tests/fuzz_guests.rs` of the repository hand it the seeds of
 //! `corpus/` and random changes of them, on any toolchain.
 
+pub mod host;
 pub mod input;
 pub mod join;
 pub mod module;

@@ -6,12 +6,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arbitrary::Unstructured;
-use tidelock::{
-    Environment, EnvironmentConfig, ExitReason, Module, ModuleError, Param, ProcessConfig,
-    SpawnOptions,
-};
-use tokio::runtime::Runtime;
+use tidelock::{Environment, Module, ModuleError, Param, ProcessConfig, SpawnOptions};
 
+use super::host::Host;
 use super::input::Input;
 
 /// Exported functions of one module that are run.
@@ -29,31 +26,20 @@ const PARAMS: &[&[Param]] = &[
 ];
 /// How long one may run.
 const WAIT: Duration = Duration::from_millis(5);
-/// A process that was killed and does not end by then hangs.
-const HANG: Duration = Duration::from_secs(30);
 /// Longest text of an error: its own words, and a bounded part of the module's.
 const ERROR_BYTES_MAX: usize = 4096;
 
 /// Where everything runs; one for the process.
 struct World {
-    runtime: Runtime,
-    env: Environment,
+    host: Host,
     config: Arc<ProcessConfig>,
     /// A module that imports everything there is, for the generator to choose from.
     imports: Vec<u8>,
 }
 
 static WORLD: LazyLock<World> = LazyLock::new(|| {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        // One more than a call that never comes back would take.
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let inside = runtime.enter();
-    let env = Environment::new(EnvironmentConfig::default()).expect("an engine");
-    drop(inside);
-    let imports = importing_everything(&env);
+    let host = Host::new();
+    let imports = importing_everything(&host.env);
     let config = ProcessConfig {
         memory_bytes_max: 1 << 20,
         can_compile_modules: false,
@@ -61,8 +47,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         ..ProcessConfig::default()
     };
     World {
-        runtime,
-        env,
+        host,
         config: Arc::new(config),
         imports,
     }
@@ -118,7 +103,7 @@ fn generated(bytes: &[u8]) -> Vec<u8> {
 
 fn deploy(bytes: Vec<u8>) {
     let world = &*WORLD;
-    let module = match Module::compile_blocking(world.env.engine(), bytes) {
+    let module = match Module::compile_blocking(world.host.env.engine(), bytes) {
         Ok(module) => module,
         Err(error) => return refused(&error),
     };
@@ -134,6 +119,7 @@ fn deploy(bytes: Vec<u8>) {
     for (entry, params) in runnable.take(RUNS_MAX) {
         let params = params.to_vec();
         world
+            .host
             .runtime
             .block_on(world.process(&module, entry, params));
     }
@@ -149,22 +135,11 @@ impl World {
     async fn process(&self, module: &Module, entry: &str, params: Vec<Param>) {
         let mut options = SpawnOptions::default();
         options.config = self.config.clone();
-        let Ok(pid) = self.env.spawn_wasm(module, entry, params, options) else {
+        let Ok(pid) = self.host.env.spawn_wasm(module, entry, params, options) else {
             // It begins with more memory than it may have.
             return;
         };
-        let end = tokio::time::timeout(WAIT, self.env.wait(pid)).await;
-        let reason = match end {
-            Ok(reason) => reason,
-            Err(_) => {
-                self.env.kill(pid, None);
-                let end = tokio::time::timeout(HANG, self.env.wait(pid)).await;
-                end.unwrap_or_else(|_| panic!("{entry:?} hangs"))
-            }
-        };
-        if let ExitReason::Fault(text) = reason {
-            panic!("{entry:?}: {text}");
-        }
+        self.host.end(pid, WAIT, entry).await;
     }
 }
 

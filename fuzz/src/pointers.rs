@@ -9,19 +9,16 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tidelock::{
-    Environ, Environment, EnvironmentConfig, ExitReason, Import, Module, Param, Pid, ProcessConfig,
-    SpawnOptions,
+    Environ, Environment, ExitReason, Import, Module, Param, Pid, ProcessConfig, SpawnOptions,
 };
-use tokio::runtime::Runtime;
 
+use super::host::Host;
 use super::input::Input;
 
 /// Calls of one input.
 const CALLS_MAX: usize = 8;
 /// How long a call may wait for what never comes, before its process is killed.
 const WAIT: Duration = Duration::from_millis(2);
-/// A process that was killed and does not end by then hangs.
-const HANG: Duration = Duration::from_secs(30);
 
 /// Bytes of the memory when a guest starts.
 const MEMORY_BYTES: u32 = 64 << 10;
@@ -35,8 +32,7 @@ const WITNESSES: usize = 8;
 
 /// Where everything runs; one for the process.
 struct World {
-    runtime: Runtime,
-    env: Environment,
+    host: Host,
     module: Module,
     imports: Vec<Import>,
     config: Arc<ProcessConfig>,
@@ -53,7 +49,7 @@ pub fn run(data: &[u8]) {
     while calls.is_empty() || (!input.is_empty() && calls.len() < CALLS_MAX) {
         calls.push(world.call(&mut input));
     }
-    world.runtime.block_on(async {
+    world.host.runtime.block_on(async {
         let ends = calls.iter().map(|(import, pid)| world.end(import, *pid));
         for end in ends {
             end.await;
@@ -91,22 +87,15 @@ pub fn sweep() -> (usize, usize) {
 
 impl World {
     fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            // One more than a call that never comes back would take.
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let inside = runtime.enter();
-        let env = Environment::new(EnvironmentConfig::default()).expect("an engine");
-        drop(inside);
+        let host = Host::new();
+        let env = &host.env;
         let imports = env.imports().expect("the empty module compiles");
         let compile = |text: &str| {
             let bytes = wat::parse_str(text).expect("our own module");
             Module::compile_blocking(env.engine(), bytes).expect("our own module")
         };
         let module = compile(&caller(&imports));
-        let witnesses = witnesses(&env, &compile(WITNESS));
+        let witnesses = witnesses(env, &compile(WITNESS));
         let config = ProcessConfig {
             memory_bytes_max: 1 << 20,
             args: vec!["program".into(), "argument".into()],
@@ -119,8 +108,7 @@ impl World {
             imports,
             config: Arc::new(config),
             witnesses,
-            runtime,
-            env,
+            host,
         }
     }
 
@@ -137,24 +125,17 @@ impl World {
         let mut options = SpawnOptions::default();
         options.config = self.config.clone();
         let entry = format!("call {number}");
-        let pid = self.env.spawn_wasm(&self.module, &entry, params, options);
+        let pid = self
+            .host
+            .env
+            .spawn_wasm(&self.module, &entry, params, options);
         (import, pid.expect("there is room for one more"))
     }
 
     /// Waits for the end of that process; whoever waits for what never comes is killed.
     async fn end(&self, import: &Import, pid: Pid) {
         let call = format!("{}::{}", import.module, import.name);
-        let end = self.env.wait(pid);
-        let reason = match tokio::time::timeout(WAIT, end).await {
-            Ok(reason) => reason,
-            Err(_) => {
-                self.env.kill(pid, None);
-                let end = tokio::time::timeout(HANG, self.env.wait(pid)).await;
-                end.unwrap_or_else(|_| panic!("{call} hangs"))
-            }
-        };
-        match reason {
-            ExitReason::Fault(text) => panic!("{call}: {text}"),
+        match self.host.end(pid, WAIT, &call).await {
             ExitReason::NotStarted(text) => panic!("{call} was not made: {text}"),
             // What is not of WASI says who traps, and what is wrong.
             ExitReason::Trap(text) if import.module != "wasi_snapshot_preview1" => {
@@ -167,14 +148,14 @@ impl World {
 
     /// Ends whoever the calls left behind, and asks the witnesses.
     fn look(&self) {
-        for process in self.env.processes() {
+        for process in self.host.env.processes() {
             if !self.witnesses.contains(&process.pid) {
-                self.env.kill(process.pid, None);
+                self.host.env.kill(process.pid, None);
             }
         }
         for pid in &self.witnesses {
             assert_eq!(
-                self.env.end_of(*pid),
+                self.host.env.end_of(*pid),
                 None,
                 "somebody wrote into its memory"
             );

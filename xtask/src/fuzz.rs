@@ -15,7 +15,9 @@ pub(crate) const SECONDS: u32 = 10;
 pub(crate) fn all(seconds: u32) -> Result<()> {
     if let Some(missing) = missing() {
         eprintln!("  SKIPPED, nothing was searched: {missing}");
-        eprintln!("  The seeds and random changes of them are tests all the same (fuzz_seeds).");
+        eprintln!(
+            "  The seeds and random changes of them are tests all the same (fuzz_seeds, fuzz_guests)."
+        );
         return Ok(());
     }
     for target in targets()? {
