@@ -21,6 +21,8 @@
 
 #[path = "cluster/bench.rs"]
 mod bench;
+#[path = "simulate/chance.rs"]
+mod chance;
 #[path = "cluster/faults.rs"]
 mod faults;
 #[path = "cluster/feed.rs"]
@@ -41,6 +43,8 @@ mod promises;
 mod relay;
 #[path = "cluster/resources.rs"]
 mod resources;
+#[path = "cluster/settings.rs"]
+mod settings;
 #[path = "cluster/soak.rs"]
 mod soak;
 #[path = "cluster/strangers.rs"]

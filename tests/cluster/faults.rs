@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::bench::{Cluster, Guest, NOTICE_MAX, Shape};
 use crate::feed::Seen;
-use crate::load::setting;
 use crate::network::Times;
+use crate::settings::setting;
 
 const THREE: Shape = Shape {
     names: &["a", "b", "c"],

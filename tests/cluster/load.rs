@@ -12,23 +12,9 @@ use crate::bench::{Cluster, Guest, PATIENCE, Shape};
 use crate::feed::Seen;
 use crate::network::{came_back, traffic};
 use crate::resources::Gauge;
+use crate::settings::{setting, time_setting};
 
 const MIB: u64 = 1 << 20;
-
-/// A setting of the test run, or what is usual.
-pub(crate) fn setting<T: std::str::FromStr>(name: &str, usual: T) -> T {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name}={text} has no meaning")),
-        Err(_) => usual,
-    }
-}
-
-/// A time of the test run, such as `90s` or `24h`, or what is usual.
-pub(crate) fn time_setting(name: &str, usual: Duration) -> Duration {
-    setting(name, humantime::Duration::from(usual)).into()
-}
 
 fn number(value: impl std::fmt::Display) -> String {
     value.to_string()

@@ -2,7 +2,7 @@
 
 use crate::bench::Cluster;
 use crate::feed::Seen;
-use crate::load::setting;
+use crate::settings::setting;
 
 /// Whatever was owed came once; nothing came that was not owed.
 fn balanced(sums: &Seen) {

@@ -20,6 +20,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::bench::{Cluster, Guest, NOTICE_MAX, Place, Places, Shape};
 use crate::faults::{Watch, event, ms, round_trip};
+use crate::settings::setting;
 
 /// How soon two nodes that control lists as alive meet again when they can.
 const HEAL_MAX: Duration = Duration::from_secs(1);
@@ -376,8 +377,7 @@ pub(crate) fn came_back(what: &str, guest: &Guest) -> crate::feed::Seen {
 
 /// How often each fault is repeated.
 fn rounds() -> u64 {
-    let asked = std::env::var("TIDELOCK_CUTS").ok();
-    asked.map_or(3, |count| count.parse().expect("a number"))
+    setting("TIDELOCK_CUTS", 3)
 }
 
 /// A moment of a fault that should not always be the same: what heals meets dials at any age.

@@ -14,6 +14,7 @@ use tidelock_certs::testing::Odd;
 use tidelock_node::transport::{Carrier, Transport};
 use tokio::io::ReadBuf;
 
+use crate::chance::Chance;
 use crate::faults::{ms, round_trip};
 use crate::strangers::Bystanders;
 
@@ -145,13 +146,7 @@ fn goes_on(by: &Bystanders, newcomer: u64) -> Duration {
 fn garbage_over_udp_is_discarded() {
     let by = Bystanders::new();
     let node = by.cluster.node("a");
-    let mut dice = 0x2545_f491_4f6c_dd1d_u64;
-    let mut roll = move || {
-        dice ^= dice << 13;
-        dice ^= dice >> 7;
-        dice ^= dice << 17;
-        dice
-    };
+    let mut chance = Chance::of(0, 0);
     let before = node.memory_bytes();
     let mut sources: Vec<Source> = (0..4).map(|at| Source::new(at, node.addr())).collect();
     // First bytes of: nothing, a short header, QUIC 1's Initial, 0-RTT, Handshake and Retry.
@@ -159,7 +154,9 @@ fn garbage_over_udp_is_discarded() {
     let lengths = [1, 8, 21, 40, 200, 1199, 1200, 1452, 9000, 60_000];
     for round in 0..20_000 {
         let length = lengths[round % lengths.len()];
-        let mut datagram: Vec<u8> = (0..length).map(|_| roll().to_be_bytes()[0]).collect();
+        let mut datagram: Vec<u8> = (0..length)
+            .map(|_| chance.next().to_be_bytes()[0])
+            .collect();
         if round % 7 > 0 {
             datagram[0] = firsts[round % firsts.len()] | (datagram[0] & 0x0f);
         }

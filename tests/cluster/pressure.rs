@@ -17,6 +17,7 @@ use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
 
 use crate::bench::{Guest, NOTICE_MAX};
 use crate::faults::{ms, round_trip};
+use crate::settings::setting;
 use crate::strangers::{Bystanders, pid};
 
 const MIB: u64 = 1 << 20;
@@ -469,10 +470,7 @@ fn a_peer_that_reads_nothing_is_given_up() {
 /// `TIDELOCK_LINKS=1000000` makes as many links; the usual number is for whoever waits.
 #[test]
 fn very_many_links_of_one_process_are_all_told() {
-    let count: u64 = match std::env::var("TIDELOCK_LINKS") {
-        Ok(count) => count.parse().expect("a number"),
-        Err(_) => 50_000,
-    };
+    let count: u64 = setting("TIDELOCK_LINKS", 50_000);
     let by = Bystanders::new();
     let (hub, node) = (holder(&by), by.cluster.node("a"));
     let mut stranger = by.welcome(1080);

@@ -14,6 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::bench::{Cluster, NOTICE_MAX, Place, Places, Shape};
+use crate::chance::Chance;
 use crate::faults::{Watch, ms, round_trip};
 use crate::network::{came_back, traffic};
 
@@ -59,7 +60,7 @@ pub(crate) struct Relay {
     runtime: tokio::runtime::Runtime,
     sky: Arc<Mutex<Sky>>,
     sums: Arc<Sums>,
-    dice: Arc<AtomicU64>,
+    chance: Arc<Mutex<Chance>>,
     tape: Arc<Tape>,
     /// By the IP address that control lists.
     fronts: Mutex<HashMap<IpAddr, AbortHandle>>,
@@ -93,7 +94,7 @@ impl Relay {
                 isolated: None,
             })),
             sums: Arc::default(),
-            dice: Arc::new(AtomicU64::new(seed)),
+            chance: Arc::new(Mutex::new(Chance::of(seed, 0))),
             tape: Arc::default(),
             fronts: Mutex::default(),
         }
@@ -136,7 +137,7 @@ impl Relay {
         let air = || Air {
             sky: self.sky.clone(),
             sums: self.sums.clone(),
-            dice: self.dice.clone(),
+            chance: self.chance.clone(),
             tape: self.tape.clone(),
             newest: Arc::default(),
         };
@@ -205,23 +206,13 @@ impl Relay {
 struct Air {
     sky: Arc<Mutex<Sky>>,
     sums: Arc<Sums>,
-    dice: Arc<AtomicU64>,
+    chance: Arc<Mutex<Chance>>,
     tape: Arc<Tape>,
     /// The number of the latest packet that came out.
     newest: Arc<AtomicU64>,
 }
 
 impl Air {
-    /// The next random number below `below`; the same ones in the same order for the same seed.
-    fn roll(&self, below: u64) -> u64 {
-        let mut n = self
-            .dice
-            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (n ^ (n >> 31)) % below
-    }
-
     /// Carries a packet between two `ends`, where they really are.
     fn carry(&self, packet: &[u8], by: &Arc<UdpSocket>, to: SocketAddr, ends: [SocketAddr; 2]) {
         let number = self.sums.seen.fetch_add(1, Ordering::Relaxed);
@@ -230,19 +221,19 @@ impl Air {
         }
         let Sky { weather, isolated } = *lock(&self.sky);
         let cut = isolated.is_some_and(|real| ends.contains(&real));
-        if cut || self.roll(1000) < weather.lost {
+        if cut || lock(&self.chance).per_mille(weather.lost) {
             self.sums.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let twice = self.roll(1000) < weather.repeated;
+        let twice = lock(&self.chance).per_mille(weather.repeated);
         if twice {
             self.sums.repeated.fetch_add(1, Ordering::Relaxed);
         }
         for _ in 0..=u32::from(twice) {
             let mut delay = weather.delay;
-            if self.roll(1000) < weather.late {
+            if lock(&self.chance).per_mille(weather.late) {
                 let most = u64::try_from(weather.late_by.as_micros()).expect("short");
-                delay += Duration::from_micros(self.roll(most));
+                delay += Duration::from_micros(lock(&self.chance).below(most));
             }
             if delay.is_zero() && by.try_send_to(packet, to).is_ok() {
                 continue;

@@ -16,10 +16,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::bench::{Cluster, Guest, PATIENCE, Shape};
+use crate::chance::Chance;
 use crate::faults::{Watch, event, ms, round_trip};
-use crate::load::{setting, time_setting};
 use crate::relay::{Relay, Weather, places, real};
 use crate::resources::Holds;
+use crate::settings::{setting, time_setting};
 
 const NAMES: &[&str] = &["a", "b", "c"];
 /// Links of each watch.
@@ -64,18 +65,6 @@ impl Fault {
     }
 }
 
-/// The same numbers for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let n = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (n ^ (n >> 31)) % below
-    }
-}
-
 /// What was done, for people.
 #[derive(Default)]
 struct Sums {
@@ -100,7 +89,7 @@ struct Pair {
 struct Soak {
     cluster: Cluster,
     relay: Relay,
-    dice: Dice,
+    chance: Chance,
     /// What each daemon held after its warm-up; nothing yet of one that was just started.
     warm: BTreeMap<&'static str, Holds>,
     /// Processes that are to be there at rest.
@@ -121,7 +110,7 @@ impl Soak {
         Soak {
             cluster,
             relay,
-            dice: Dice(seed),
+            chance: Chance::of(seed, 0),
             warm: BTreeMap::new(),
             // The one with which the harness warms a node up.
             residents: NAMES.iter().map(|name| (*name, 1)).collect(),
@@ -131,7 +120,7 @@ impl Soak {
 
     fn churn(&mut self, from: &str, to: &str, time: Duration) -> Guest {
         let (node, ms) = (self.cluster.id(to), time.as_millis().to_string());
-        let seed = self.dice.roll(u64::from(u32::MAX)).to_string();
+        let seed = self.chance.below(u64::from(u32::MAX)).to_string();
         self.cluster.spawn(from, &["churn", &node, &ms, &seed])
     }
 
@@ -166,7 +155,7 @@ impl Soak {
             }
         }
         let quarter = time.as_millis() as u64 / 4;
-        let moment = Duration::from_millis(quarter + self.dice.roll(quarter));
+        let moment = Duration::from_millis(quarter + self.chance.below(quarter));
         std::thread::sleep(moment); // a fault comes at any time of the work
         if let Some((fault, victim)) = fault {
             *self.sums.faults.entry(format!("{fault:?}")).or_default() += 1;
@@ -382,7 +371,7 @@ fn a_long_time_of_faults_leaves_nothing_behind() {
         } else {
             NAMES
         };
-        let victim = victims[soak.dice.roll(victims.len() as u64) as usize];
+        let victim = soak.chance.pick(victims).copied().expect("somebody");
         soak.round(Some((fault, victim)), work);
         soak.rest();
         rounds += 1;
