@@ -145,9 +145,7 @@ impl Caller {
             )),
         }
     }
-}
 
-impl Caller {
     /// The fingerprint of its key.
     #[must_use]
     pub fn key(&self) -> Option<&[u8; 32]> {

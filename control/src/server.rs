@@ -301,10 +301,9 @@ async fn nodes(State(app): Shared, caller: Caller) -> Answer<Members> {
 
 async fn watch_members(State(app): Shared, caller: Caller) -> Result<Response, ApiError> {
     let stop = app.stop.clone();
-    let mut watcher = Watcher::open(Arc::clone(&app), stop).await?;
+    let watcher = Watcher::open(Arc::clone(&app), caller.key().copied(), stop).await?;
     // After the watch is open: a removal from here on is one of its changes.
     app.require(&caller, ANY_ROLE)?;
-    watcher.reader = caller.key().copied();
     let lines = futures_util::stream::unfold(watcher, |mut watcher| async move {
         let event = watcher.next().await?;
         Some((Ok::<_, std::convert::Infallible>(to_line(&event)), watcher))
@@ -463,7 +462,11 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) async fn open(app: Arc<App>, stop: watch::Receiver<bool>) -> Result<Self, ApiError> {
+    pub(crate) async fn open(
+        app: Arc<App>,
+        reader: Option<[u8; 32]>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, ApiError> {
         let (members, changes) = blocking(Arc::clone(&app), |app| Ok(app.books.watch())).await?;
         let revision = members.revision;
         Ok(Self {
@@ -471,7 +474,7 @@ impl Watcher {
             snapshot: Some(members),
             changes,
             revision,
-            reader: None,
+            reader,
             stop,
         })
     }
@@ -504,9 +507,7 @@ impl Watcher {
                 }
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     let (app, stop) = (Arc::clone(&self.app), self.stop.clone());
-                    let reader = self.reader;
-                    *self = Self::open(app, stop).await.ok()?;
-                    self.reader = reader;
+                    *self = Self::open(app, self.reader, stop).await.ok()?;
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

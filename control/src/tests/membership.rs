@@ -124,7 +124,7 @@ async fn a_slow_watcher_gets_a_snapshot_instead_of_a_gap() {
     let prepared = crate::prepare(&config).unwrap();
     let app = prepared.app;
     let stop = prepared.stop.subscribe();
-    let mut watcher = Watcher::open(app.clone(), stop).await.unwrap();
+    let mut watcher = Watcher::open(app.clone(), None, stop).await.unwrap();
     for number in 0..500 {
         let candidate = Candidate {
             name: format!("x{number}"),
