@@ -11,7 +11,7 @@ mod handshake;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tidelock::{
@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::live::{Live, Waiting};
+use crate::lock;
 use crate::modules::Fetcher;
 use crate::transport::{Transport, TransportError};
 
@@ -137,10 +138,6 @@ struct Peer {
     opening: tokio::sync::Mutex<()>,
     /// Held while this node dials, TLS included.
     dialling: tokio::sync::Mutex<()>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Peer {

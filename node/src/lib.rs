@@ -54,7 +54,7 @@ pub mod transport;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -316,7 +316,7 @@ impl Node {
             handle.spawn(keep_lease(inner.clone(), lease)),
             handle.spawn(renew(inner.clone())),
         ];
-        *inner.lock_tasks() = tasks;
+        *lock(&inner.tasks) = tasks;
         inner.take_members(&members);
         let node = Node(inner);
         let subject: Arc<dyn Subject> = Arc::new(node.clone());
@@ -370,7 +370,7 @@ impl Node {
         inner.dist.drain();
         inner.env.shutdown().await;
         inner.dist.leave().await;
-        for task in inner.lock_tasks().drain(..) {
+        for task in lock(&inner.tasks).drain(..) {
             task.abort();
         }
         let goodbye = inner.client.leave(inner.id);
@@ -449,6 +449,11 @@ fn key(text: &str) -> Option<[u8; 32]> {
     key
 }
 
+/// Locks. What a panic left behind is as good as before: every change under these locks is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Inner {
     /// Whom to deny comes first: nobody is dialled who is not to be spoken to.
     fn take_members(&self, members: &api::Members) {
@@ -456,10 +461,6 @@ impl Inner {
             .deny(members.removed.iter().filter_map(|text| key(text)));
         self.dist
             .set_members(members.nodes.iter().filter_map(member));
-    }
-
-    fn lock_tasks(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -582,7 +583,7 @@ impl Inner {
         self.dist
             .set_identity(Arc::new(renewed.clone()))
             .map_err(|error| unusable(&error))?;
-        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let observer = lock(&self.observer);
         if let Some(observer) = observer.as_ref() {
             observer.renew(&renewed).map_err(|error| unusable(&error))?;
         }

@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -33,6 +33,7 @@ use tidelock_proto::wire::{BulkHead, Datagram, Route};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::lock;
 use crate::modules::Fetcher;
 use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError, Unknown};
 
@@ -86,10 +87,6 @@ pub(crate) struct Live {
     rtt_ns: AtomicU64,
     /// Becomes true when everybody has been told of the end.
     pub(crate) done: watch::Sender<bool>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a session's task needs to run.

@@ -8,13 +8,14 @@
 //! another peer do not wait for it: a peer that never answers holds up nobody else.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tidelock::{Environment, Module, ModuleHash, NodeId, Refusal};
 use tidelock_control::client::Client;
 use tokio::sync::{OnceCell, Semaphore};
 
+use crate::lock;
 use crate::transport::{Connection, Question};
 
 /// Bytes of the largest module that is taken from anybody.
@@ -34,7 +35,7 @@ pub(crate) struct Fetcher {
 impl Fetcher {
     /// Asks control too, when a peer has nothing.
     pub(crate) fn set_control(&self, client: Client) {
-        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
+        *lock(&self.control) = Some(client);
     }
 
     /// Gets a module from a peer, the other end of `connection`, or from control, and keeps it.
@@ -51,19 +52,13 @@ impl Fetcher {
     ) -> Result<Module, Refusal> {
         let which = (peer, hash);
         let cell = {
-            let mut under_way = self
-                .under_way
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut under_way = lock(&self.under_way);
             under_way.entry(which).or_default().clone()
         };
         let get = || self.get(hash, connection, env);
         let outcome = cell.get_or_init(get).await.clone();
         // A failure is not remembered: the module may be deployed in a moment.
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&which);
+        lock(&self.under_way).remove(&which);
         outcome
     }
 
@@ -78,11 +73,7 @@ impl Fetcher {
         }
         let mut bytes = ask_peer(peer, hash).await;
         if bytes.is_none() {
-            let control = self
-                .control
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let control = lock(&self.control).clone();
             if let Some(control) = control {
                 bytes = control.module(hash).await.ok();
             }

@@ -19,7 +19,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context as Poller, Poll};
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::CertificateDer;
 use tidelock_certs::{Identity, peer_config};
+
+use crate::lock;
 
 /// The largest datagram payload QUIC may try, in bytes.
 const MTU_MAX: u16 = 6_500;
@@ -442,10 +444,6 @@ impl Drop for Pass {
     fn drop(&mut self) {
         lock(&self.gate).leave(self.source);
     }
-}
-
-fn lock(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
-    gate.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection whose TLS is not complete yet.

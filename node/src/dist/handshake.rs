@@ -13,8 +13,9 @@ use tidelock_proto::session::{Session, SessionError, check_hello};
 use tidelock_proto::switch::off;
 use tidelock_proto::wire::{self, Frame, Hello};
 
-use super::{Dist, Peer, PeerEvent, lock};
+use super::{Dist, Peer, PeerEvent};
 use crate::live::{Drive, Live};
+use crate::lock;
 use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError};
 
 /// How long a peer may take for its Hello.
