@@ -216,12 +216,16 @@ fn make_room(dir: &Path) -> io::Result<()> {
     let mut sums = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let used = fs::symlink_metadata(&path).and_then(|m| m.modified());
-        let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+        let used = |path: &Path| {
+            let used = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+            used.unwrap_or(SystemTime::UNIX_EPOCH)
+        };
         match path.extension().and_then(|e| e.to_str()) {
-            Some("sum") => sums.push((used, path)),
+            Some("sum") => sums.push((used(&path), path)),
             // Whoever wrote it was killed in the middle.
-            Some("part") if used.elapsed().is_ok_and(|age| age > PART_AGE_MAX) => remove(&path),
+            Some("part") if used(&path).elapsed().is_ok_and(|age| age > PART_AGE_MAX) => {
+                remove(&path);
+            }
             _ => {}
         }
     }
