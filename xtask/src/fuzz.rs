@@ -9,6 +9,10 @@ use crate::run::{command, has_cargo, output, root, run};
 /// How long each target runs unless somebody says otherwise.
 pub(crate) const SECONDS: u32 = 10;
 
+/// Targets whose guests wait when the search ends: on stacks of their own, where LeakSanitizer does not look for
+/// what is still in use.
+const WITH_GUESTS: &[&str] = &["module", "pointers"];
+
 /// Runs every target for so many seconds, from the seeds of the repository.
 ///
 /// What is found goes to a folder that git does not know; a seed is added by hand.
@@ -28,6 +32,9 @@ pub(crate) fn all(seconds: u32) -> Result<()> {
         fuzz.arg(format!("fuzz/corpus/{target}"));
         fuzz.args(["--", "-max_len=4096", "-rss_limit_mb=2048", "-timeout=10"]);
         fuzz.arg(format!("-max_total_time={seconds}"));
+        if WITH_GUESTS.contains(&target.as_str()) {
+            fuzz.env("ASAN_OPTIONS", "detect_leaks=0");
+        }
         run(&mut fuzz)?;
     }
     Ok(())
