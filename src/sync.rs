@@ -1,17 +1,17 @@
 //! The locks, and what else threads meet at, of processes and of what they live in.
 //!
-//! In everything that ships these are std's and tokio's. With `--cfg tidelock_loom` they are
+//! In everything that ships these are std's and tokio's. With the feature `loom` they are
 //! [loom](https://docs.rs/loom)'s: then `tests/loom.rs` runs processes in every order of their steps, and
 //! each process's task is a thread of the model.
 //!
 //! Not here: totals, and the number of the next process. They order nothing.
 
-#[cfg(tidelock_loom)]
+#[cfg(feature = "loom")]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard, RwLock,
     atomic::{AtomicUsize, fence},
 };
-#[cfg(not(tidelock_loom))]
+#[cfg(not(feature = "loom"))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard, RwLock,
     atomic::{AtomicUsize, fence},
@@ -20,7 +20,7 @@ pub(crate) use std::sync::{
 use std::future::Future;
 
 /// Runs the task of a process.
-#[cfg(not(tidelock_loom))]
+#[cfg(not(feature = "loom"))]
 pub(crate) fn spawn(
     runtime: &tokio::runtime::Handle,
     task: impl Future<Output = ()> + Send + 'static,
@@ -29,7 +29,7 @@ pub(crate) fn spawn(
 }
 
 /// Runs the task of a process, until the model's runtime has it done: one that never ends is a deadlock.
-#[cfg(tidelock_loom)]
+#[cfg(feature = "loom")]
 pub(crate) fn spawn(
     _runtime: &tokio::runtime::Handle,
     task: impl Future<Output = ()> + Send + 'static,

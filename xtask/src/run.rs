@@ -69,6 +69,11 @@ pub(crate) fn has_cargo(name: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// Whether nobody waits for it: what takes minutes is run, too.
+pub(crate) fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
+}
+
 /// Does one job of several, with its name before and its time after it.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ struct Options<'a> {
 pub(crate) fn from_arguments(arguments: &[&str]) -> Result<()> {
     let options = parse(arguments)?;
     let mut soak = command(
-        "cargo test --release --locked --package tidelock-node --test cluster \
+        "cargo test --release --locked --workspace --test cluster \
          soak::a_long_time -- --nocapture",
     );
     soak.env("TIDELOCK_SOAK", options.time);

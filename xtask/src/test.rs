@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::run::{command, has_cargo, job, output, root, run};
+use crate::run::{command, has_cargo, is_ci, job, output, run};
 use crate::{fuzz, guests, soak};
 
 /// Where tests look for compiled guests.
@@ -30,18 +30,19 @@ pub(crate) fn all(quick: bool) -> Result<()> {
     job("licences and advisories", deny)?;
     job("every rule of the protocol is missed when removed", || {
         run(&mut command(
-            "cargo test --release --locked --package tidelock-proto --features switches \
+            "cargo test --release --locked --workspace --features tidelock-proto/switches \
              --test model_switches",
         ))
     })?;
     if !quick {
         job("the simulation misses every rule that is removed", || {
             run(&mut command(
-                "cargo test --release --locked --package tidelock-node --features switches \
+                "cargo test --release --locked --workspace --features tidelock-node/switches \
                  --test simulate_switches -- --nocapture",
             ))
         })?;
         job("processes on several threads, in every order", every_order)?;
+        job("build", build)?;
         job("demo", demo)?;
         job("search for inputs that break something", || {
             fuzz::all(fuzz::SECONDS)
@@ -56,11 +57,6 @@ pub(crate) fn all(quick: bool) -> Result<()> {
         job("soak", || soak::from_arguments(&["--for", soak::IN_CI]))?;
     }
     job("tests", || tests(quick))
-}
-
-/// Whether nobody waits for it: what takes minutes is run, too.
-fn is_ci() -> bool {
-    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 fn format(quick: bool) -> Result<()> {
@@ -116,22 +112,24 @@ fn bare_protocol() -> Result<()> {
     )
 }
 
-/// In a folder of its own: everything is compiled anew for the model's locks.
 fn every_order() -> Result<()> {
-    run(
-        command("cargo test --locked --package tidelock --test loom --target-dir")
-            .arg(root().join("target/loom"))
-            .args(["--", "--nocapture"])
-            .env("RUSTFLAGS", "--cfg tidelock_loom")
-            .env("LOOM_MAX_PREEMPTIONS", "2"),
+    run(command(
+        "cargo test --release --locked --workspace --features tidelock/loom --test loom \
+         -- --nocapture",
     )
+    .env("LOOM_MAX_PREEMPTIONS", "2"))
+}
+
+/// Compiles what the tests need, the binary among it: it would not be the same one without the tests.
+fn build() -> Result<()> {
+    run(&mut command(
+        "cargo test --release --locked --workspace --no-run --quiet",
+    ))
 }
 
 fn demo() -> Result<()> {
-    run(command(
-        "cargo run --release --locked --quiet --package tidelock-node -- demo -o json --guest",
-    )
-    .arg(guests::folder().join("wordcount.wasm")))
+    run(command("target/release/tidelock demo -o json --guest")
+        .arg(guests::folder().join("wordcount.wasm")))
 }
 
 /// Checks licences and advisories, as far as this machine can.
