@@ -7,6 +7,7 @@
 
 mod fuzz;
 mod guests;
+mod languages;
 mod run;
 mod soak;
 mod test;
@@ -19,7 +20,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup             make this machine able to compile guests
-  guests            compile all guests
+  guests            compile all guests, those in other languages too if pip and npm are there
   guests --ship     and renew the wordcount.wasm of the repository
   guests --check    whether that one was made from the sources here
   test [--quick]    everything a push must pass; --quick leaves out guests and demo. Where CI is
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
 fn dispatch(arguments: &[&str]) -> Result<()> {
     match arguments {
         ["setup"] => guests::setup().map(drop),
-        ["guests"] => guests::build().map(drop),
+        ["guests"] => guests::build().map(drop).and_then(|()| languages::build()),
         ["guests", "--ship"] => guests::ship(),
         ["guests", "--check"] => guests::check_shipped(),
         ["test"] => test::all(false),

@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use crate::run::{command, has_cargo, is_ci, job, output, run};
-use crate::{fuzz, guests, soak};
+use crate::{fuzz, guests, languages, soak};
 
 /// Where tests look for compiled guests.
 const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
@@ -23,6 +23,7 @@ pub(crate) fn all(quick: bool) -> Result<()> {
     if !quick {
         job("shipped guest matches its sources", guests::check_shipped)?;
         job("guests", || guests::build().map(drop))?;
+        job("guests in other languages", languages::build)?;
     }
     job("lint", || lint(quick))?;
     job("docs", || docs(quick))?;
