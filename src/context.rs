@@ -510,6 +510,14 @@ impl Context {
             .unwrap_or_default()
     }
 
+    /// Those among [`Context::nodes`] that have all of these tags, by name and value.
+    pub fn nodes_with(&self, tags: &[(String, String)]) -> Vec<NodeId> {
+        let remote = self.shared.env.remote();
+        remote
+            .map(|remote| remote.nodes_with(tags))
+            .unwrap_or_default()
+    }
+
     /// Whether a process lives; `false` if its node cannot be reached.
     pub async fn exists(&self, pid: Pid) -> bool {
         if pid.node() == self.shared.env.node() {

@@ -24,6 +24,9 @@ pub trait Remote: Send + Sync + 'static {
     /// The nodes that take part, this one included.
     fn nodes(&self) -> Vec<NodeId>;
 
+    /// Those among [`Remote::nodes`] that have all of these tags, by name and value.
+    fn nodes_with(&self, tags: &[(String, String)]) -> Vec<NodeId>;
+
     /// Waits until there is a session with `node` that is not congested. What a guest makes waits
     /// here, before it changes any state. Dropping the future is harmless.
     fn ready(&self, node: NodeId) -> Pending<'_, Result<(), ExitReason>>;

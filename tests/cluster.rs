@@ -49,3 +49,5 @@ mod settings;
 mod soak;
 #[path = "cluster/strangers.rs"]
 mod strangers;
+#[path = "cluster/unmodified.rs"]
+mod unmodified;

@@ -162,6 +162,19 @@ fn an_unchanged_lunatic_program_runs_on_several_nodes() {
     assert!(!stdout.contains("no other node"), "{stdout}");
 }
 
+#[test]
+fn an_unchanged_lunatic_program_does_all_it_can_on_other_nodes() {
+    let Some(guest) = compiled("lunatic_cluster.wasm") else {
+        return;
+    };
+    let output = tidelock(&["dev", "--nodes", "3", "--once"], &guest, &[]);
+    ends(
+        &output,
+        0,
+        &["lunatic cluster: all checks hold on 2 other nodes"],
+    );
+}
+
 /// What a page in `examples/` says its program prints.
 fn promised(page: &str) -> Vec<String> {
     let page = std::fs::read_to_string(example(page)).expect("the page is there");

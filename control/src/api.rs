@@ -22,6 +22,8 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::tags::Tags;
+
 /// Stable codes of the errors that both servers answer with.
 ///
 /// A code names one cause for good; its text may be reworded. `E1…` come from the control plane,
@@ -121,6 +123,9 @@ pub struct JoinRequest {
     pub admin_addr: SocketAddr,
     /// The version of the node's software.
     pub version: String,
+    /// What guests find the node by.
+    #[serde(default)]
+    pub tags: Tags,
 }
 
 /// `POST /v1/rejoin`, nodes only: a new start of a node that has joined before.
@@ -136,6 +141,9 @@ pub struct RejoinRequest {
     pub admin_addr: SocketAddr,
     /// The version of the node's software.
     pub version: String,
+    /// What guests find the node by.
+    #[serde(default)]
+    pub tags: Tags,
 }
 
 /// Answer to [`JoinRequest`] and [`RejoinRequest`].
@@ -219,6 +227,9 @@ pub struct NodeInfo {
     pub last_seen: Timestamp,
     /// The version of its software.
     pub version: String,
+    /// What guests find it by.
+    #[serde(default)]
+    pub tags: Tags,
 }
 
 /// `GET /v1/nodes`: all nodes known, the gone ones included, as of `revision`.

@@ -46,6 +46,7 @@ use crate::api::{
     Members, ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated, codes,
 };
 use crate::modules::{MODULE_BYTES_MAX, check_module_name, hash_of};
+use crate::tags::Tags;
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Shorter than the server's patience with idle connections, so that none is used as it closes.
@@ -71,6 +72,8 @@ pub struct NodeDescription {
     pub admin_addr: SocketAddr,
     /// The version of its software.
     pub version: String,
+    /// What guests find it by.
+    pub tags: Tags,
 }
 
 /// A node that has just become part of a cluster.
@@ -134,6 +137,7 @@ impl Client {
             addr: node.addr,
             admin_addr: node.admin_addr,
             version: node.version.clone(),
+            tags: node.tags.clone(),
         };
         let deadline = Instant::now() + JOIN_PATIENCE;
         let mut wait = BACKOFF_MIN;
@@ -173,6 +177,7 @@ impl Client {
             addr: node.addr,
             admin_addr: node.admin_addr,
             version: node.version.clone(),
+            tags: node.tags.clone(),
         };
         let deadline = Instant::now() + JOIN_PATIENCE;
         let call = |client: &Self| client.http().post(client.url("rejoin")).json(&request);

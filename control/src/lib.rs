@@ -23,6 +23,7 @@ mod members;
 pub mod modules;
 mod server;
 mod store;
+pub mod tags;
 #[cfg(test)]
 mod tests;
 

@@ -39,6 +39,7 @@ use tokio::time::Instant;
 
 use crate::api::{Members, NodeInfo, NodeState, WatchEvent};
 use crate::store::{Admission, NodeRecord, Refused, Store, StoreError};
+use crate::tags::Tags;
 
 /// Changes that a watcher may be behind before it is given a snapshot instead.
 const CHANGES_KEPT: usize = 256;
@@ -100,6 +101,7 @@ pub(crate) struct Candidate {
     pub(crate) addr: std::net::SocketAddr,
     pub(crate) admin_addr: std::net::SocketAddr,
     pub(crate) version: String,
+    pub(crate) tags: Tags,
     /// What it shows: a token's hash, or nothing but the certificate it has already shown.
     pub(crate) token: Option<blake3::Hash>,
 }
@@ -194,6 +196,7 @@ impl Books {
             addr,
             admin_addr,
             version,
+            tags,
             token,
         } = candidate;
         let now_s = now.wall.as_second();
@@ -234,6 +237,7 @@ impl Books {
             joined_at: now.wall,
             last_seen: now.wall,
             version,
+            tags,
         };
         let node = NodeRecord { info, key };
         let admission = Admission {

@@ -186,6 +186,7 @@ async fn join(
             addr: request.addr,
             admin_addr: request.admin_addr,
             version: request.version,
+            tags: request.tags,
             token: Some(token),
         };
         match app.books.admit(candidate, now) {
@@ -212,6 +213,7 @@ async fn rejoin(
             addr: request.addr,
             admin_addr: request.admin_addr,
             version: request.version,
+            tags: request.tags,
             token: None,
         };
         let (node, members) = app.books.admit(candidate, Moment::now())?;

@@ -24,6 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::api::{NodeState, WatchEvent, codes};
 use crate::client::{Client, ClientError, Joined, NodeDescription};
 use crate::limit::JoinLimits;
+use crate::tags::Tags;
 use crate::{ControlConfig, ControlHandle, ServeError, StoreError, serve};
 
 /// Longer than anything here takes on a busy machine.
@@ -138,6 +139,7 @@ fn described(name: &str) -> NodeDescription {
         addr: ([127, 0, 0, 1], 7717).into(),
         admin_addr: ([127, 0, 0, 1], 7718).into(),
         version: "0.1.0".to_owned(),
+        tags: Tags::default(),
     }
 }
 

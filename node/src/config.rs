@@ -63,6 +63,8 @@ table! {
         admin_listen: SocketAddr = loopback(7718),
         /// The address (without a port) that others reach it by, if that is not where it listens.
         advertise: String = String::new(),
+        /// What guests find this node by, such as `region=eu&gpu=yes`. Other nodes believe it.
+        tags: String = String::new(),
         /// Address of the control plane, host and port.
         control: String = "127.0.0.1:7700".to_owned(),
         /// Where key, certificate and modules are kept between starts. Empty: a folder of the user's.

@@ -19,6 +19,7 @@ use tidelock::{
     SendError, SpawnAnswer,
 };
 use tidelock_certs::Identity;
+use tidelock_control::tags::Tags;
 use tidelock_proto::PROTOCOL;
 use tidelock_proto::pair::Pair;
 use tidelock_proto::session::{self, SessionError};
@@ -51,6 +52,8 @@ pub struct Member {
     pub addr: SocketAddr,
     /// Whether control takes it for alive. Advice, never a verdict.
     pub alive: bool,
+    /// What guests find it by.
+    pub tags: Tags,
 }
 
 /// A session began or ended.
@@ -444,6 +447,18 @@ impl Remote for Dist {
             .map(|(id, _)| *id);
         let mut nodes: Vec<NodeId> = others.chain([self.us]).collect();
         nodes.sort_unstable();
+        nodes
+    }
+
+    fn nodes_with(&self, tags: &[(String, String)]) -> Vec<NodeId> {
+        let mut nodes = self.nodes();
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        // One that control has not listed yet has no tags that we know of.
+        let has = |id: &NodeId| match members.get(id) {
+            Some(member) => member.tags.have(tags),
+            None => tags.is_empty(),
+        };
+        nodes.retain(has);
         nodes
     }
 

@@ -66,6 +66,7 @@ use tidelock_certs::{Identity, JoinToken};
 use tidelock_control::api::{self, EventKind, NodeInfo, NodeState, WatchEvent};
 use tidelock_control::client::{Client, ClientError, Joined, NodeDescription};
 use tidelock_control::http::ApiError;
+use tidelock_control::tags::Tags;
 use tidelock_proto::session;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -87,6 +88,8 @@ pub struct NodeConfig {
     pub advertise: Option<std::net::IpAddr>,
     /// Control's `host:port`.
     pub control: String,
+    /// What guests find it by.
+    pub tags: Tags,
     /// A join token; without one the identity saved in `state_dir` is used.
     pub token: Option<JoinToken>,
     /// Where the identity and compiled modules are kept. `None`: nothing is.
@@ -111,6 +114,7 @@ impl NodeConfig {
             admin_listen: local,
             advertise: None,
             control: control.into(),
+            tags: Tags::default(),
             token: None,
             state_dir: None,
             lease: Duration::from_secs(3),
@@ -253,6 +257,7 @@ impl Node {
             addr: advertise(socket.local_addr()),
             admin_addr: advertise(listener.local_addr().map_err(admin)?),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            tags: config.tags.clone(),
         };
         let Joined {
             client,
@@ -434,6 +439,7 @@ fn member(info: &NodeInfo) -> Option<Member> {
         name: info.name.clone(),
         addr: info.addr,
         alive: matches!(info.state, NodeState::Alive | NodeState::Draining),
+        tags: info.tags.clone(),
     })
 }
 

@@ -80,7 +80,8 @@ fn module_id(mut call: Call<'_>) -> Result<u64> {
     })
 }
 
-/// Nodes have no tags here, so a query for any finds none, and the empty query finds all.
+/// Finds the nodes that have every tag of a query such as `region=eu&gpu=yes`; the empty one finds all. 0: the
+/// query's id and the number of nodes are written; 1: an error id is.
 fn exec_lookup_nodes(
     mut call: Call<'_>,
     query_ptr: u32,
@@ -99,12 +100,10 @@ fn exec_lookup_nodes(
         )?;
         return Ok(1);
     }
-    let query = call.text("query_ptr", query_ptr, query_len)?;
-    let found = if query.is_empty() {
-        nodes(&mut call)
-    } else {
-        Vec::new()
-    };
+    let query = call.bytes("query_ptr", query_ptr, query_len)?;
+    let tags: Vec<_> = form_urlencoded::parse(query).into_owned().collect();
+    let found = call.state().context.nodes_with(&tags);
+    let found: Vec<u64> = found.into_iter().map(|node| node.0).collect();
     let count = found.len() as u32;
     let id = call
         .state()

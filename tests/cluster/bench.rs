@@ -27,6 +27,7 @@ use tidelock_certs::tls::https_client_config;
 use tidelock_certs::{Identity, Role};
 use tidelock_control::api::{Ended, SessionInfo, SpawnProcess, Spawned};
 use tidelock_control::client::{Client, Joined, NodeDescription};
+use tidelock_control::tags::Tags;
 use tokio::runtime::Runtime;
 
 use crate::feed::{Feed, Seen};
@@ -43,7 +44,7 @@ pub(crate) struct Shape {
     pub(crate) names: &'static [&'static str],
     /// How long a silent peer is believed to be alive.
     pub(crate) lease: Duration,
-    /// Settings of the nodes, as environment variables.
+    /// Settings of the nodes, as environment variables; `{name}` is the name of each.
     pub(crate) settings: &'static [(&'static str, &'static str)],
 }
 
@@ -196,7 +197,12 @@ impl Cluster {
             .args(["--lease-ms", &self.shape.lease.as_millis().to_string()])
             .arg("--state-dir")
             .arg(self.state(name))
-            .envs(self.shape.settings.iter().copied());
+            .envs(
+                self.shape
+                    .settings
+                    .iter()
+                    .map(|(key, value)| (key, value.replace("{name}", name))),
+            );
         if joins {
             let token = self.block_on(self.operator.create_token(PATIENCE, 1));
             command.env("TIDELOCK_TOKEN", token.expect("a token").token);
@@ -261,6 +267,7 @@ impl Cluster {
             addr,
             admin_addr: addr,
             version: "0.0.0".to_owned(),
+            tags: Tags::default(),
         };
         let control = self.control.addr().to_string();
         let joined = self.block_on(async {
@@ -435,6 +442,12 @@ impl Cluster {
             pid: pid.to_owned(),
             lines: self.node(name).lines.clone(),
         }
+    }
+
+    /// Waits until a guest on this node has printed this line.
+    pub(crate) fn prints(&self, name: &str, line: &str) {
+        let found = self.node(name).lines.wait(|printed| printed.text == line);
+        assert!(found.is_some(), "no guest on {name} has printed {line:?}");
     }
 
     /// Runs the command line as the operator.
@@ -735,7 +748,7 @@ fn turn() -> File {
 }
 
 /// The file of a compiled guest; compiles all of them if it is missing or older than its source.
-fn guest(name: &str) -> PathBuf {
+pub(crate) fn guest(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     if let Some(folder) = std::env::var_os("TIDELOCK_GUESTS") {
         return PathBuf::from(folder).join(format!("{name}.wasm"));

@@ -11,6 +11,7 @@ use tidelock_certs::testing::{self, Odd};
 
 use tidelock_certs::{Authority, Environments, Identity, Ticket, UnixTime};
 use tidelock_control::client::{Client, NodeDescription};
+use tidelock_control::tags::Tags;
 use tidelock_node::transport::{Connection, LaneReader, LaneWriter, Opened, Socket, Transport};
 use tidelock_proto::link::{LinkAnswer, Signal};
 use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
@@ -598,6 +599,7 @@ fn a_removed_node_that_goes_on_speaking_is_heard_by_nobody() {
         addr,
         admin_addr: addr,
         version: "0.0.0".to_owned(),
+        tags: Tags::default(),
     };
     let control = cluster.control.addr().to_string();
     let third = cluster

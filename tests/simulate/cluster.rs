@@ -303,6 +303,7 @@ impl<'a> Cluster<'a> {
             name,
             addr,
             alive: true,
+            tags: tidelock_control::tags::Tags::default(),
         };
         self.members.insert(id, member);
         self.tell_members(Some(id));

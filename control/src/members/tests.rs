@@ -61,6 +61,7 @@ fn candidate(name: &str, key: u8) -> Candidate {
         addr: ([127, 0, 0, 1], 1).into(),
         admin_addr: ([127, 0, 0, 1], 2).into(),
         version: "1".to_owned(),
+        tags: Tags::default(),
         token: None,
     }
 }

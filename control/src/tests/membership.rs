@@ -3,6 +3,7 @@
 use super::*;
 use crate::members::{Candidate, Moment};
 use crate::server::Watcher;
+use crate::tags::Tags;
 
 #[tokio::test]
 async fn a_silent_node_is_lost_until_it_is_heard_of() {
@@ -132,6 +133,7 @@ async fn a_slow_watcher_gets_a_snapshot_instead_of_a_gap() {
             addr: ([127, 0, 0, 1], 1).into(),
             admin_addr: ([127, 0, 0, 1], 2).into(),
             version: "1".to_owned(),
+            tags: Tags::default(),
             token: None,
         };
         app.books.admit(candidate, Moment::now()).unwrap();

@@ -48,6 +48,9 @@ pub(crate) struct Node {
     /// The address that others reach it by, if that is not where it listens
     #[arg(long, value_name = "IP")]
     advertise: Option<IpAddr>,
+    /// What guests find it by, such as `region=eu&gpu=yes`
+    #[arg(long, value_name = "TAGS")]
+    tags: Option<String>,
     /// Where key, certificate and modules are kept
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -114,6 +117,7 @@ impl Node {
             "admin_listen",
             self.admin_listen.map(|addr| addr.to_string()),
         );
+        flag("tags", self.tags.clone());
         flag("advertise", self.advertise.map(|addr| addr.to_string()));
         flag(
             "state_dir",
@@ -145,6 +149,7 @@ impl Node {
             .map(str::parse)
             .transpose()
             .map_err(|error: std::net::AddrParseError| wrong("advertise", &error))?;
+        config.tags = table.tags.parse().map_err(|error| wrong("tags", &error))?;
         config.token = token;
         config.state_dir = Some(state_dir(&table.state_dir, "node")?);
         config.lease = Duration::from_millis(table.lease_ms);
