@@ -181,3 +181,41 @@ pub fn trusting(identity: &Identity, authority: &CertificateDer<'static>) -> Ide
 pub fn sign_ticket(authority: &Authority, ticket: &Ticket) -> Vec<u8> {
     authority.sign_ticket(ticket)
 }
+
+/// What an ordinary TLS server needs, which is no node of any cluster: three PEM texts.
+#[derive(Debug, Clone)]
+pub struct WebServer {
+    /// The certificate of an authority that nobody else knows.
+    pub authority: String,
+    /// The server's certificate, issued by it.
+    pub certificate: String,
+    /// The key that goes with the certificate.
+    pub key: String,
+}
+
+/// Makes a TLS server that may be called by these names or addresses.
+///
+/// # Panics
+///
+/// If one of `hosts` is no name.
+#[must_use]
+pub fn web_server(hosts: &[&str]) -> WebServer {
+    let key = || rcgen::KeyPair::generate().expect("there is randomness");
+    let (authority_key, server_key) = (key(), key());
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params
+        .self_signed(&authority_key)
+        .expect("the parameters are well-formed");
+    let issuer = rcgen::Issuer::new(params, authority_key);
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let server = rcgen::CertificateParams::new(hosts).expect("the test gives proper names");
+    let certificate = server
+        .signed_by(&server_key, &issuer)
+        .expect("the parameters are well-formed");
+    WebServer {
+        authority: authority.pem(),
+        certificate: certificate.pem(),
+        key: server_key.serialize_pem(),
+    }
+}
