@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, link};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 
 use crate::context::{not_clustered, unreachable};
 use crate::info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo};
@@ -46,6 +46,9 @@ pub struct Limits {
     pub ends_max: usize,
     /// Timers of one process that have not fired. One more ends it.
     pub timers_max: usize,
+    /// Sockets that guests hold open. One more is an error for whoever opens it; a connection that is
+    /// accepted beyond it is closed.
+    pub sockets_max: usize,
     /// Directories that processes spawned from other nodes may be given, with all below them. Others
     /// are left out of what such a process sees.
     pub remote_preopens: Vec<PathBuf>,
@@ -63,6 +66,7 @@ impl Default for Limits {
             modules_bytes_max: 1 << 30,
             ends_max: 65_536,
             timers_max: 100_000,
+            sockets_max: 65_536,
             remote_preopens: Vec::new(),
         }
     }
@@ -121,6 +125,8 @@ struct Inner {
     events: broadcast::Sender<Event>,
     lines: broadcast::Sender<OutputLine>,
     output: Option<Output>,
+    /// One permit for each socket that guests may still open.
+    sockets: Arc<Semaphore>,
     ends: Mutex<Ends>,
     /// Wakes whoever counts all ends; whoever waits for one process is in `ends`.
     ended: Notify,
@@ -221,6 +227,9 @@ impl Environment {
             events: broadcast::channel(4096).0,
             lines: broadcast::channel(4096).0,
             output: config.output,
+            sockets: Arc::new(Semaphore::new(
+                config.limits.sockets_max.min(Semaphore::MAX_PERMITS),
+            )),
             limits: config.limits,
             ends: Mutex::default(),
             ended: Notify::new(),
@@ -254,6 +263,11 @@ impl Environment {
     /// The modules that can be run and shipped from here.
     pub fn modules(&self) -> &ModuleStore {
         &self.0.modules
+    }
+
+    /// A permit is a socket that a guest may open.
+    pub(crate) fn sockets(&self) -> &Arc<Semaphore> {
+        &self.0.sockets
     }
 
     /// Connects this environment to others. Only the first call counts; it comes before the first

@@ -24,8 +24,8 @@ const WAIT: Duration = Duration::from_millis(2);
 const MEMORY_BYTES: u32 = 64 << 10;
 /// Where a module, a name, two parameters of a process and four words are.
 const PLACES: [u32; 4] = [0, 512, 600, 1024];
-/// What a guest has done before the call: nothing; written a message; made one of each thing with an id; been
-/// told of an end; grown its memory.
+/// What a guest has done before the call: nothing; written a message; made one of each thing with an id, but
+/// for TLS; been told of an end; grown its memory.
 const SCENES: u8 = 5;
 /// Guests that look whether anybody wrote into their memory.
 const WITNESSES: usize = 8;
@@ -73,7 +73,8 @@ pub fn sweep() -> (usize, usize) {
                     ID_EDGES.len()
                 };
                 for edge in 0..edges {
-                    let mut args = vec![EDGES.len() as u8; import.params.len()];
+                    let mut args: Vec<u8> =
+                        import.params.iter().map(|ty| usual(scene, ty)).collect();
                     args[at] = edge as u8;
                     let words = [EDGES.len() as u8; 8];
                     run(&[&[number, scene], &words[..], &args].concat());
@@ -83,6 +84,15 @@ pub fn sweep() -> (usize, usize) {
         }
     }
     (imports.len(), made)
+}
+
+/// The byte of an argument that is at no edge: a place, or the first id where each thing was made.
+fn usual(scene: u8, ty: &str) -> u8 {
+    if scene == 2 && ty != "i32" {
+        ID_EDGES.len() as u8
+    } else {
+        EDGES.len() as u8
+    }
 }
 
 impl World {
@@ -117,7 +127,7 @@ impl World {
         let number = usize::from(input.byte()) % self.imports.len();
         let import = &self.imports[number];
         let mut params = vec![Param::I32((input.byte() % SCENES).into())];
-        params.extend((0..4).map(|_| Param::I64(word(input).cast_signed())));
+        params.extend((0..4).map(|_| Param::I64(near(import, word(input)).cast_signed())));
         params.extend(import.params.iter().map(|ty| match ty.as_str() {
             "i32" => Param::I32(pointer(input).cast_signed()),
             _ => Param::I64(id(input).cast_signed()),
@@ -230,6 +240,13 @@ fn word(input: &mut Input<'_>) -> u64 {
     u64::from(pointer(input)) | u64::from(pointer(input)) << 32
 }
 
+/// A word as it is, unless the call may take it for an address: then for one of this machine, since no search
+/// is to bother others.
+fn near(import: &Import, word: u64) -> u64 {
+    let is_address = ["tcp_connect", "udp_connect", "udp_send_to"].contains(&import.name.as_str());
+    if is_address { word & !0xff | 127 } else { word }
+}
+
 // ---- guests ----------------------------------------------------------------------------------
 
 /// Fills its memory, and at every tick of its own looks whether it is what it wrote. It ends when it is not.
@@ -329,14 +346,19 @@ fn scenes(imports: &[Import]) -> String {
     ]
     .map(|name| f(process, name));
     let lookup = f("lunatic::distributed", "exec_lookup_nodes");
+    let [resolve, bind, connect, udp] = ["resolve", "tcp_bind", "tcp_connect", "udp_bind"]
+        .map(|name| f("lunatic::networking", name));
+    let [local, next] =
+        ["tcp_local_addr", "resolve_next"].map(|name| f("lunatic::networking", name));
     let [_, name, params, words] = PLACES;
     format!(
         r#"(memory (export "memory") 1 16)
-        ;; The empty module; the name of a function; an i32 and an i64.
+        ;; The empty module; the name of a function, which is an address of this machine, too; an i32 and an i64.
         (data (i32.const 0) "\00asm\01\00\00\00")
-        (data (i32.const {name}) "idle")
+        (data (i32.const {name}) "\7f\00\00\01")
         (data (i32.const {params}) "\7f\01\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\7e\ff")
-        (func (export "idle"))
+        (data (i32.const 2100) "127.0.0.1:9")
+        (func (export "\7f\00\00\01"))
         (func $set (param $scene i32) (param $a i64) (param $b i64) (param $c i64) (param $d i64)
             (i64.store (i32.const {words}) (local.get $a))
             (i64.store offset=8 (i32.const {words}) (local.get $b))
@@ -351,7 +373,15 @@ fn scenes(imports: &[Import]) -> String {
                 (drop (call {compile} (i32.const 0) (i32.const 8) (i32.const 2048)))
                 ;; An error: that is no module.
                 (drop (call {compile} (i32.const 0) (i32.const 7) (i32.const 2048)))
-                (drop (call {lookup} (i32.const 0) (i32.const 0) (i32.const 2048) (i32.const 2048) (i32.const 2048)))))
+                (drop (call {lookup} (i32.const 0) (i32.const 0) (i32.const 2048) (i32.const 2048) (i32.const 2048)))
+                ;; A listener, a stream that leads to it, a socket, and the iterator of the listener's address.
+                (drop (call {bind} (i32.const 4) (i32.const {name}) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 2048)))
+                (drop (call {local} (i64.const 0) (i32.const 2048)))
+                (drop (call {next} (i64.const 0) (i32.const 2048) (i32.const 2052) (i32.const 2068) (i32.const 2072) (i32.const 2072)))
+                (drop (call {connect} (i32.const 4) (i32.const {name}) (i32.load16_u (i32.const 2068)) (i32.const 0)
+                    (i32.const 0) (i64.const -1) (i32.const 2048)))
+                (drop (call {udp} (i32.const 4) (i32.const {name}) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 2048)))
+                (drop (call {resolve} (i32.const 2100) (i32.const 11) (i64.const 0) (i32.const 2048)))))
             (if (i32.eq (local.get $scene) (i32.const 3)) (then
                 (call {link} (i64.const 9) (i64.const 4096))
                 (drop (call {receive} (i32.const 0) (i32.const 0) (i64.const 0)))))

@@ -6,15 +6,15 @@
 //! read_data   ◀─ └──────────────┘ ◀─receive── own mailbox
 //! ```
 
-use std::any::Any;
 use std::sync::Arc;
 
 use tidelock_proto::Pid;
 use tokio::time::timeout_at;
 
+use super::networking::{self, Kind, TcpStream, TlsStream, UdpSocket};
 use super::state::{Body, Data, Held};
 use super::{Call, Caller, Linker, Result, State, TIMED_OUT, deadline, sync, waits};
-use crate::{Filter, Message, Module, Received, SendError};
+use crate::{Filter, Message, Module, Received, Resource, SendError};
 
 /// Bytes set aside for a message whatever the guest hints.
 const HINT_BYTES_MAX: u64 = 64 << 10;
@@ -34,6 +34,12 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
         "data_size" => data_size();
         "push_module" => push_module(id: u64);
         "take_module" => take_module(index: u64);
+        "push_tcp_stream" => push_tcp_stream(id: u64);
+        "take_tcp_stream" => take_tcp_stream(index: u64);
+        "push_tls_stream" => push_tls_stream(id: u64);
+        "take_tls_stream" => take_tls_stream(index: u64);
+        "push_udp_socket" => push_udp_socket(id: u64);
+        "take_udp_socket" => take_udp_socket(index: u64);
     }
     waits! { linker, "lunatic::message";
         "send" => send(process: u64);
@@ -134,38 +140,90 @@ fn data_size(mut call: Call<'_>) -> Result<u64> {
 
 // ---- resources -----------------------------------------------------------------------------------------
 
+/// A module is shared: the sender keeps it.
 fn push_module(mut call: Call<'_>, id: u64) -> Result<u64> {
     let Some(module) = call.state().modules.get(id).cloned() else {
         return Err(call.trap(format_args!("no module {id}")));
     };
-    let resources = &mut data(&mut call)?.resources;
-    if resources.len() == RESOURCES_MAX {
+    check_room(&mut call)?;
+    attach(&mut call, Arc::new(module))
+}
+
+fn take_module(mut call: Call<'_>, index: u64) -> Result<u64> {
+    let module = detach::<Module>(&mut call, index, "module")?;
+    call.state()
+        .modules
+        .insert(Module::clone(&module))
+        .map_err(|full| call.trap(full))
+}
+
+/// A socket moves: its id is gone, and it is closed if nobody ever takes it out of the message.
+fn push<T: Kind>(mut call: Call<'_>, id: u64) -> Result<u64> {
+    networking::find::<T>(&mut call, id)?;
+    check_room(&mut call)?;
+    let socket = networking::remove::<T>(&mut call, id)?;
+    attach(&mut call, socket)
+}
+
+fn take_socket<T: Kind>(mut call: Call<'_>, index: u64) -> Result<u64> {
+    let socket = detach::<T>(&mut call, index, T::NAME)?;
+    networking::keep(&mut call, socket)
+}
+
+fn push_tcp_stream(call: Call<'_>, id: u64) -> Result<u64> {
+    push::<TcpStream>(call, id)
+}
+
+fn take_tcp_stream(call: Call<'_>, index: u64) -> Result<u64> {
+    take_socket::<TcpStream>(call, index)
+}
+
+fn push_tls_stream(call: Call<'_>, id: u64) -> Result<u64> {
+    push::<TlsStream>(call, id)
+}
+
+fn take_tls_stream(call: Call<'_>, index: u64) -> Result<u64> {
+    take_socket::<TlsStream>(call, index)
+}
+
+fn push_udp_socket(call: Call<'_>, id: u64) -> Result<u64> {
+    push::<UdpSocket>(call, id)
+}
+
+fn take_udp_socket(call: Call<'_>, index: u64) -> Result<u64> {
+    take_socket::<UdpSocket>(call, index)
+}
+
+/// Traps unless there is a message that takes one more resource.
+fn check_room(call: &mut Call<'_>) -> Result<()> {
+    if data(call)?.resources.len() == RESOURCES_MAX {
         return Err(call.trap(format_args!(
             "a message has at most {RESOURCES_MAX} resources"
         )));
     }
-    resources.push(Some(Arc::new(module)));
+    Ok(())
+}
+
+fn attach(call: &mut Call<'_>, resource: Resource) -> Result<u64> {
+    let resources = &mut data(call)?.resources;
+    resources.push(Some(resource));
     Ok(resources.len() as u64 - 1)
 }
 
-fn take_module(mut call: Call<'_>, index: u64) -> Result<u64> {
-    let resources = &mut data(&mut call)?.resources;
+/// Takes a resource of this kind out of the message; one of another kind stays.
+fn detach<T: Send + Sync + 'static>(call: &mut Call<'_>, index: u64, kind: &str) -> Result<Arc<T>> {
+    let resources = &mut data(call)?.resources;
     let place = usize::try_from(index)
         .ok()
         .and_then(|index| resources.get_mut(index));
-    let module = place.and_then(|place| {
-        let found: Arc<dyn Any + Send + Sync> = place.clone()?;
-        let module = found.downcast::<Module>().ok()?;
-        *place = None;
-        Some(Module::clone(&module))
+    let found = place.and_then(|place| match place.take()?.downcast::<T>() {
+        Ok(found) => Some(found),
+        Err(other) => {
+            *place = Some(other);
+            None
+        }
     });
-    let Some(module) = module else {
-        return Err(call.trap(format_args!("no module at index {index} of the message")));
-    };
-    call.state()
-        .modules
-        .insert(module)
-        .map_err(|full| call.trap(full))
+    found.ok_or_else(|| call.trap(format_args!("no {kind} at index {index} of the message")))
 }
 
 // ---- sending and receiving -----------------------------------------------------------------------------

@@ -22,6 +22,7 @@ mod error;
 mod message;
 mod metrics;
 mod missing;
+mod networking;
 mod output;
 mod process;
 mod registry;
@@ -59,6 +60,7 @@ pub(crate) fn link(linker: &mut Linker) -> Result<()> {
     version::link(linker)?;
     metrics::link(linker)?;
     distributed::link(linker)?;
+    networking::link(linker)?;
     tidelock::link(linker)?;
     missing::link(linker)
 }

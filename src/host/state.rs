@@ -8,6 +8,7 @@ use tidelock_proto::{ExitReason, NodeId, Pid};
 use wasmtime::Memory;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
+use super::networking::Sockets;
 use crate::wasm::{Limits, Module};
 use crate::{Context, Resource};
 
@@ -29,6 +30,8 @@ pub(crate) struct State {
     pub(super) errors: Table<String>,
     /// Answers of node look-ups not yet copied.
     pub(super) lookups: Table<Vec<u64>>,
+    /// Most processes never open one.
+    sockets: Option<Box<Sockets>>,
     pub(super) wasi: Option<Box<WasiP1Ctx>>,
     /// How many `trap::catch` are under way inside each other.
     pub(super) catching: u32,
@@ -50,6 +53,7 @@ impl State {
             configs: Table::new(),
             errors: Table::new(),
             lookups: Table::new(),
+            sockets: None,
             wasi: None,
             catching: 0,
             busy_ticks: 0,
@@ -79,6 +83,11 @@ impl State {
 
     pub(super) fn memory(&self) -> Option<Memory> {
         self.memory
+    }
+
+    /// The tables of sockets.
+    pub(super) fn sockets(&mut self) -> &mut Sockets {
+        self.sockets.get_or_insert_default()
     }
 }
 
@@ -153,6 +162,12 @@ pub(super) struct Table<T>(Option<Box<Entries<T>>>);
 struct Entries<T> {
     next: u64,
     by_id: BTreeMap<u64, T>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<T> Table<T> {

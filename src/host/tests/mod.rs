@@ -5,6 +5,7 @@ mod hostile;
 mod life;
 mod message;
 mod modules;
+mod networking;
 mod process;
 mod small;
 mod tidelock;

@@ -114,7 +114,7 @@ async fn version_metrics_and_the_missing_answer() {
         (import "lunatic::metrics" "increment_counter" (func $increment (param i32 i32)))
         (import "lunatic::metrics" "gauge" (func $gauge (param i32 i32 f64)))
         (import "lunatic::metrics" "histogram" (func $histogram (param i32 i32 f64)))
-        (import "lunatic::networking" "tcp_flush" (func $flush (param i64 i32) (result i32)))"#;
+        (import "lunatic::distributed" "test_root_cert" (func $missing (param i32) (result i32)))"#;
     let data = r#"(data (i32.const 0) "test.metric.abc")"#;
     let code = r#"
         (call $check32 (call $major) (i32.const 0))
@@ -125,10 +125,10 @@ async fn version_metrics_and_the_missing_answer() {
         (call $gauge (i32.const 0) (i32.const 14) (f64.const 2.5))
         (call $histogram (i32.const 0) (i32.const 15) (f64.const 1.5))
         (call $histogram (i32.const 0) (i32.const 15) (f64.const 2))
-        (drop (call $flush (i64.const 0) (i32.const 0)))"#;
+        (drop (call $missing (i32.const 0)))"#;
     let reason = run(imports, data, code).await;
     assert!(
-        trap(&reason).contains("tcp_flush: not available in this build"),
+        trap(&reason).contains("test_root_cert: not available in this build"),
         "{reason:?}"
     );
     let metrics = crate::guest_metrics();
