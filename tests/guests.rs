@@ -32,11 +32,16 @@ fn example(name: &str) -> PathBuf {
 /// Runs the binary to its end, in an empty folder of its own.
 fn tidelock(arguments: &[&str], guest: &Path, more: &[&str]) -> Output {
     let folder = tempfile::tempdir().expect("a folder for the guest");
+    tidelock_in(folder.path(), arguments, guest, more)
+}
+
+/// As [`tidelock`], in a folder that has something in it.
+fn tidelock_in(folder: &Path, arguments: &[&str], guest: &Path, more: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_tidelock"))
         .args(arguments)
         .arg(guest)
         .args(more)
-        .current_dir(folder.path())
+        .current_dir(folder)
         // A guest inherits the variables of `run`; the noise of a backtrace is none of its.
         .env_remove("RUST_BACKTRACE")
         .stdin(Stdio::null())
@@ -206,4 +211,24 @@ fn guests_in_other_languages_do_what_their_pages_say() {
             _ => eprintln!("left out: {guest} was not compiled"),
         }
     }
+}
+
+#[test]
+fn sockets_of_an_unchanged_lunatic_program_work() {
+    let Some(guest) = compiled("lunatic_sockets.wasm") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder for the guest");
+    let server = tidelock_certs::testing::web_server(&["localhost"]);
+    let files = [
+        ("certificate.pem", &server.certificate),
+        ("key.pem", &server.key),
+        ("authority.pem", &server.authority),
+    ];
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).expect("a file for the guest");
+    }
+    let names = files.map(|(name, _)| name);
+    let output = tidelock_in(folder.path(), &["run"], &guest, &names);
+    ends(&output, 0, &["lunatic sockets: all 8 checks hold"]);
 }
