@@ -22,7 +22,7 @@ use crate::remote::{Pending, Remote};
 use crate::sync::{AtomicUsize, Mutex, fence};
 use crate::table::Table;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Import, Module, ModuleError};
-use crate::{Context, SendError, SpawnError};
+use crate::{Context, SendError, SpawnError, Stdio};
 
 /// What one environment may hold, and what happens at the bound.
 #[derive(Debug, Clone)]
@@ -81,6 +81,8 @@ pub struct EnvironmentConfig {
     pub limits: Limits,
     /// How guests are compiled.
     pub engine: EngineConfig,
+    /// Where the standard streams of guests go.
+    pub stdio: Stdio,
     /// Where output goes besides the subscribers of [`Environment::output`].
     pub output: Option<Output>,
 }
@@ -124,6 +126,7 @@ struct Inner {
     modules: ModuleStore,
     events: broadcast::Sender<Event>,
     lines: broadcast::Sender<OutputLine>,
+    stdio: Stdio,
     output: Option<Output>,
     /// One permit for each socket that guests may still open.
     sockets: Arc<Semaphore>,
@@ -226,6 +229,7 @@ impl Environment {
             modules: ModuleStore::new(config.limits.modules_bytes_max),
             events: broadcast::channel(4096).0,
             lines: broadcast::channel(4096).0,
+            stdio: config.stdio,
             output: config.output,
             sockets: Arc::new(Semaphore::new(
                 config.limits.sockets_max.min(Semaphore::MAX_PERMITS),
@@ -253,6 +257,11 @@ impl Environment {
     /// The compiler and its clock.
     pub fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// Where the standard streams of guests go.
+    pub fn stdio(&self) -> Stdio {
+        self.0.stdio
     }
 
     /// Names of processes.

@@ -8,6 +8,7 @@
 
 #![allow(clippy::print_stderr, reason = "read when a test fails")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -231,4 +232,225 @@ fn sockets_of_an_unchanged_lunatic_program_work() {
     let names = files.map(|(name, _)| name);
     let output = tidelock_in(folder.path(), &["run"], &guest, &names);
     ends(&output, 0, &["lunatic sockets: all 8 checks hold"]);
+}
+
+// ---- examples/testing ---------------------------------------------------------------------
+
+/// What the test binary of the example prints on stdout, without what differs between two runs.
+fn report(output: &Output) -> String {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let line = |line: &str| -> String {
+        let line = match line.split_once("; finished in ") {
+            Some((result, _)) => result,
+            // Compilers name the thread and the place in different words.
+            None if line.starts_with("thread '") => "thread panicked",
+            None => line,
+        };
+        line.to_owned() + "\n"
+    };
+    let report: String = stdout.lines().map(line).collect();
+    // Some leave a line empty before it.
+    report.replace("\n\nthread panicked", "\nthread panicked")
+}
+
+const EVERY_OUTCOME: &str = "
+running 11 tests
+test tests::fails ... FAILED
+test tests::fails_by_its_result ... FAILED
+test tests::fails_with_another_process ... FAILED
+test tests::ignored_because_it_never_ends ... ignored
+test tests::panics - should panic ... ok
+test tests::panics_not - should panic ... FAILED
+test tests::panics_otherwise - should panic ... FAILED
+test tests::passes ... ok
+test tests::passes_with_another_process ... ok
+test tests::plain ... ok
+test tests::plain_and_fails ... FAILED
+
+failures:
+
+---- tests::fails stdout ----
+this is seen
+thread panicked
+assertion `left == right` failed
+  left: 2
+ right: 3
+note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace
+
+";
+
+#[test]
+fn every_outcome_of_a_test_is_told_as_cargo_users_know_it() {
+    let Some(guest) = compiled("testing.lib.wasm") else {
+        return;
+    };
+    let output = tidelock(&["run"], &guest, &["--test-threads=1"]);
+    assert_eq!(output.status.code(), Some(101));
+    let report = report(&output);
+    assert!(report.starts_with(EVERY_OUTCOME), "{report}");
+    for part in [
+        // The child's output is that of its test, and so is the reason the test ended for.
+        "---- tests::fails_with_another_process stdout ----\ndividing 6 by 0\n",
+        "note: linked process n0.2 ended: ",
+        "the test returned a value indicating failure (Err(\"no\"))",
+        "---- tests::panics_not stdout ----\nnote: test did not panic as expected\n",
+        "note: panic did not contain expected string\n expected substring: \"division #2 by\"\n",
+    ] {
+        assert!(report.contains(part), "{part:?} is not in\n{report}");
+    }
+    let end = "
+failures:
+    tests::fails
+    tests::fails_by_its_result
+    tests::fails_with_another_process
+    tests::panics_not
+    tests::panics_otherwise
+    tests::plain_and_fails
+
+test result: FAILED. 4 passed; 6 failed; 1 ignored; 0 measured; 0 filtered out
+
+";
+    assert!(report.ends_with(end), "{report}");
+    assert!(!report.contains("nobody sees this"), "{report}");
+}
+
+#[test]
+fn a_test_that_never_ends_is_killed_and_the_others_are_not_disturbed() {
+    let Some(guest) = compiled("testing.lib.wasm") else {
+        return;
+    };
+    let flags = ["--include-ignored", "--test-timeout=1", "pass", "ends"];
+    let output = tidelock(&["run"], &guest, &flags);
+    assert_eq!(output.status.code(), Some(101));
+    let report = report(&output);
+    for part in [
+        "running 3 tests\n",
+        "test tests::passes ... ok\n",
+        "test tests::passes_with_another_process ... ok\n",
+        "test tests::ignored_because_it_never_ends ... FAILED\n",
+        "stdout ----\non and on\nnote: killed after 1 s (--test-timeout, TIDELOCK_TEST_TIMEOUT)\n",
+        "FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 8 filtered out",
+    ] {
+        assert!(report.contains(part), "{part:?} is not in\n{report}");
+    }
+}
+
+#[test]
+fn tests_are_chosen_listed_and_shown() {
+    let Some(guest) = compiled("testing.lib.wasm") else {
+        return;
+    };
+    let run = |flags: &[&str]| {
+        let output = tidelock(&["run"], &guest, flags);
+        (output.status.code(), report(&output))
+    };
+    let list = "tests::passes: test\ntests::passes_with_another_process: test\n";
+    let cases: &[(&[&str], &str)] = &[
+        (&["--list", "--format", "terse", "passes"], list),
+        (
+            &["--list", "tests::plain", "--exact"],
+            "tests::plain: test\n\n1 test, 0 benchmarks\n",
+        ),
+        (
+            &["--list", "--format=terse", "--ignored"],
+            "tests::ignored_because_it_never_ends: test\n",
+        ),
+        (
+            &["-q", "pass", "plain", "ignored", "--skip", "fails"],
+            "\nrunning 4 tests\n",
+        ),
+        (
+            &["tests::passes", "--exact", "--show-output"],
+            "\nrunning 1 test\ntest tests::passes ... ok\n\nsuccesses:\n\n\
+             ---- tests::passes stdout ----\nnobody sees this\n\n\nsuccesses:\n    tests::passes\n\n\
+             test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 10 filtered out\n\n",
+        ),
+        (
+            &[
+                "tests::passes",
+                "--exact",
+                "--nocapture",
+                "--test-threads",
+                "1",
+            ],
+            "\nrunning 1 test\ntest tests::passes ... nobody sees this\nok\n\n",
+        ),
+    ];
+    for (flags, beginning) in cases {
+        let (code, report) = run(flags);
+        assert_eq!(code, Some(0), "{flags:?}\n{report}");
+        assert!(report.starts_with(beginning), "{flags:?}\n{report}");
+    }
+    assert_eq!(run(&["--flaky"]).0, Some(2));
+    assert_eq!(run(&["--test-threads=0"]).0, Some(2));
+}
+
+#[test]
+fn no_test_at_all_is_no_quiet_success() {
+    let Some(guest) = compiled("testing.lib.wasm") else {
+        return;
+    };
+    let output = tidelock(&["run"], &guest, &["nothing is called so"]);
+    // Cargo passes one filter to many test binaries: that one has no such test is no failure.
+    ends(&output, 0, &[""]);
+    assert!(report(&output).contains("0 passed; 0 failed; 0 ignored; 0 measured; 11 filtered out"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("none of the 11 tests of"), "{stderr}");
+
+    let folder = tempfile::tempdir().expect("a folder for a module");
+    let module = folder.path().join("later.wat");
+    let text = r##"(module (memory (export "memory") 1)
+        (func (export "_start")) (func (export "#lunatic_test_#flaky_demo::a")))"##;
+    std::fs::write(&module, text).expect("a module");
+    let output = tidelock(&["run"], &module, &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("[E0034]"), "{stderr}");
+}
+
+#[test]
+fn a_test_binary_without_tests_of_lunatic_is_a_program_like_any_other() {
+    let Some(guest) = compiled("testing.bin.wasm") else {
+        return;
+    };
+    let output = tidelock(&["run"], &guest, &["--test-threads=1"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        report(&output),
+        "\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\n"
+    );
+}
+
+#[test]
+fn a_program_gets_its_arguments_and_its_input() {
+    let Some(guest) = compiled("testing.wasm") else {
+        return;
+    };
+    let run = |arguments: &[&str], input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tidelock"))
+            .arg("run")
+            .arg(&guest)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(input.as_bytes()).expect("the guest reads");
+        drop(stdin);
+        child.wait_with_output().expect("the guest ends")
+    };
+    // All of these are options of `tidelock`, too.
+    let arguments = ["-q", "--color", "never", "--", "-o=json", "--help"];
+    let output = run(&arguments, "6 3\n8 2\n");
+    let last = format!("2 answers; arguments {arguments:?}");
+    ends(&output, 0, &["2", "4", &last]);
+    ends(&run(&["--quiet"], "6 3\n"), 0, &["2"]);
+    let output = run(&[], "6 3\nsix\n");
+    ends(&output, 3, &["2"]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "\"six\": expected two numbers\n"
+    );
 }

@@ -22,12 +22,13 @@ targets=("$@")
 note() { echo "guest toolchain: $*" >&2; }
 fail() { note "error: $*"; exit 1; }
 
-# Whether a compiler, given as a command, has the standard library for every target.
+# Whether a compiler, given as a command, has the standard library and that of tests for every target.
 has_targets() {
   local root target
   root=$("$@" --print sysroot 2>/dev/null) || return 1
   for target in "${targets[@]}"; do
     compgen -G "$root/lib/rustlib/$target/lib/libstd-*.rlib" >/dev/null || return 1
+    compgen -G "$root/lib/rustlib/$target/lib/libtest-*.rlib" >/dev/null || return 1
   done
 }
 
@@ -111,7 +112,7 @@ for target in "${targets[@]}"; do
     # Bitcode stays in, or guests could not use link-time optimisation across std.
     RUSTC_BOOTSTRAP=1 RUSTC="$root/bin/rustc" RUSTFLAGS="-C embed-bitcode=yes" \
       __CARGO_TESTS_ONLY_SRC_ROOT="$sources" CARGO_TARGET_DIR="$seed/target" \
-      /usr/bin/cargo build --quiet --release -Z build-std=std,panic_abort --target "$target" >&2
+      /usr/bin/cargo build --quiet --release -Z build-std=std,panic_abort,test --target "$target" >&2
   )
   cp "$seed/target/$target/release/deps/"*.{rlib,rmeta} "$rustlib/$target/lib/"
   rm -rf "$rustlib/$target/lib/"libseed-* "$seed"

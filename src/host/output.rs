@@ -2,7 +2,7 @@
 //!
 //! A line longer than [`LINE_BYTES_MAX`] is passed on in pieces. A process that prints more than
 //! [`RATE_BYTES`] per second loses lines, and the next line that gets through says how many; its neighbours
-//! lose nothing. The last line needs no line end.
+//! lose nothing. Whoever asked for [`Stdio::AllLines`] gets them all. The last line needs no line end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ pub enum Stdio {
     /// Lines go to the environment's output; reading finds the end of the file.
     #[default]
     Lines,
+    /// As [`Stdio::Lines`], however fast a guest prints: for a receiver that bounds what it keeps.
+    AllLines,
     /// The streams of this program, as bytes. For a program run on a terminal.
     Inherit,
 }
@@ -35,17 +37,20 @@ pub(super) type Sink = Arc<dyn Fn(Bytes, bool) + Send + Sync>;
 struct Lines {
     sink: Sink,
     part: Vec<u8>,
+    /// Bytes per second; None: no bound.
+    rate: Option<usize>,
     budget: usize,
     refilled: Instant,
     lost: u64,
 }
 
 impl Lines {
-    fn new(sink: Sink) -> Self {
+    fn new(sink: Sink, rate: Option<usize>) -> Self {
         Self {
             sink,
             part: Vec::new(),
-            budget: RATE_BYTES,
+            rate,
+            budget: rate.unwrap_or(0),
             refilled: Instant::now(),
             lost: 0,
         }
@@ -66,25 +71,34 @@ impl Lines {
     }
 
     fn pass_on(&mut self, ended: bool) {
-        let cost = self.part.len() + 1;
-        if self.budget < cost {
-            let since = self.refilled.elapsed().min(Duration::from_secs(1));
-            self.refilled = Instant::now();
-            let more = (since.as_secs_f64() * RATE_BYTES as f64) as usize;
-            self.budget = (self.budget + more).min(RATE_BYTES);
-        }
-        if self.budget < cost {
+        if let Some(rate) = self.rate
+            && !self.pay(rate, self.part.len() + 1)
+        {
             self.lost += 1;
             self.part.clear();
             return;
         }
-        self.budget -= cost;
         self.confess();
         if self.part.last() == Some(&b'\r') {
             self.part.pop();
         }
         (self.sink)(Bytes::copy_from_slice(&self.part), ended);
         self.part.clear();
+    }
+
+    /// Takes a line's cost from what may still be printed. False: there is not enough.
+    fn pay(&mut self, rate: usize, cost: usize) -> bool {
+        if self.budget < cost {
+            let since = self.refilled.elapsed().min(Duration::from_secs(1));
+            self.refilled = Instant::now();
+            let more = (since.as_secs_f64() * rate as f64) as usize;
+            self.budget = (self.budget + more).min(rate);
+        }
+        let enough = self.budget >= cost;
+        if enough {
+            self.budget -= cost;
+        }
+        enough
     }
 
     fn confess(&mut self) {
@@ -110,7 +124,11 @@ impl Drop for Lines {
 }
 
 /// A standard stream of a guest that ends in lines. The guest opens each one once.
-pub(super) struct LineStream(pub(super) Sink);
+pub(super) struct LineStream {
+    pub(super) sink: Sink,
+    /// Bytes per second; None: no bound.
+    pub(super) rate: Option<usize>,
+}
 
 impl IsTerminal for LineStream {
     fn is_terminal(&self) -> bool {
@@ -124,7 +142,7 @@ impl StdoutStream for LineStream {
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(LineWriter(Lines::new(self.0.clone())))
+        Box::new(LineWriter(Lines::new(self.sink.clone(), self.rate)))
     }
 }
 
@@ -158,13 +176,18 @@ mod tests {
     use super::*;
 
     fn lines(writes: &[&[u8]]) -> Vec<String> {
+        lines_at(Some(RATE_BYTES), writes)
+    }
+
+    fn lines_at(rate: Option<usize>, writes: &[&[u8]]) -> Vec<String> {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = seen.clone();
-        let mut lines = Lines::new(Arc::new(move |line: Bytes, _| {
+        let keep = Arc::new(move |line: Bytes, _| {
             sink.lock()
                 .unwrap()
                 .push(String::from_utf8_lossy(&line).into_owned());
-        }));
+        });
+        let mut lines = Lines::new(keep, rate);
         for bytes in writes {
             lines.write(bytes);
         }
@@ -199,5 +222,6 @@ mod tests {
         let seen = lines(&writes);
         assert!(seen.len() < 2500, "{} lines", seen.len());
         assert!(seen.last().unwrap().contains("lines lost"));
+        assert_eq!(lines_at(None, &writes).len(), 5000);
     }
 }

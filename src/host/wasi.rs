@@ -11,7 +11,7 @@ use tidelock_proto::{Pid, bounded};
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
-use super::output::LineStream;
+use super::output::{LineStream, RATE_BYTES, Sink};
 use super::{Call, Caller, Linker, Result, State, Stdio, process, sync};
 use crate::{Environment, OutputLine, Stream};
 
@@ -87,7 +87,7 @@ impl State {
     fn wasi(&mut self) -> &mut WasiP1Ctx {
         let Self { wasi, context, .. } = self;
         wasi.get_or_insert_with(|| {
-            let stdio = context.environment().engine().stdio();
+            let stdio = context.environment().stdio();
             Box::new(build(
                 context.config(),
                 context.pid(),
@@ -101,21 +101,23 @@ impl State {
 fn build(config: &ProcessConfig, pid: Pid, environment: &Environment, stdio: Stdio) -> WasiP1Ctx {
     let mut wasi = WasiCtxBuilder::new();
     wasi.args(&config.args).envs(&config.env);
-    let lines = |stream| {
+    let lines = |stream, rate| {
         let environment = environment.clone();
-        LineStream(std::sync::Arc::new(move |line, ended| {
+        let sink: Sink = std::sync::Arc::new(move |line, ended| {
             environment.wrote(OutputLine {
                 pid,
                 stream,
                 line,
                 ended,
             });
-        }))
+        });
+        LineStream { sink, rate }
     };
     match stdio {
-        Stdio::Lines => {
-            wasi.stdout(lines(Stream::Stdout))
-                .stderr(lines(Stream::Stderr));
+        Stdio::Lines | Stdio::AllLines => {
+            let rate = (stdio == Stdio::Lines).then_some(RATE_BYTES);
+            wasi.stdout(lines(Stream::Stdout, rate))
+                .stderr(lines(Stream::Stderr, rate));
         }
         Stdio::Inherit => {
             wasi.inherit_stdio();

@@ -32,7 +32,7 @@ pub(crate) use instance::{Limits, Start, imports, run, trap_text};
 pub use module::{EntryError, Module, ModuleError};
 use slab::{MemorySlot, SlabFull};
 
-use crate::host::{State, Stdio};
+use crate::host::State;
 
 /// Largest module in bytes, custom sections (debug information) included.
 pub(crate) const MODULE_BYTES_MAX: usize = 64 << 20;
@@ -58,8 +58,6 @@ pub struct EngineConfig {
     /// preempted, and each needs mappings of its own: some ten thousand processes instead of a
     /// million, 30 µs to make one. Only for modules the operator trusts.
     pub trusted: bool,
-    /// Where the standard streams of guests go.
-    pub stdio: Stdio,
 }
 
 /// Why no engine could be made.
@@ -77,7 +75,6 @@ struct Inner {
     fuelled: OnceLock<Result<Flavour, String>>,
     cache: Option<cache::Cache>,
     trusted: bool,
-    stdio: Stdio,
     modules: module::Modules,
     compiles: Arc<tokio::sync::Semaphore>,
     /// Turns for guests that do nothing but compute.
@@ -108,7 +105,6 @@ impl Engine {
             fuelled: OnceLock::new(),
             cache: config.cache_dir.and_then(cache::Cache::open),
             trusted: config.trusted,
-            stdio: config.stdio,
             modules: module::Modules::default(),
             compiles: Arc::new(tokio::sync::Semaphore::new(COMPILES_MAX)),
             turns: Arc::new(tokio::sync::Semaphore::new(2 * workers())),
@@ -124,11 +120,6 @@ impl Engine {
     /// Whether modules run without the checks that let them be preempted and killed.
     pub fn trusted(&self) -> bool {
         self.0.trusted
-    }
-
-    /// Where the standard streams of guests go.
-    pub fn stdio(&self) -> Stdio {
-        self.0.stdio
     }
 
     fn plain(&self) -> &Flavour {

@@ -19,10 +19,18 @@ use crate::run::{command, output, root, run};
 pub(crate) const TARGET: &str = "wasm32-wasip1";
 
 /// The workspaces that hold guests, apart from each other and from the host's.
-const WORKSPACES: [&str; 2] = ["examples/wordcount", "examples/guests"];
+const WORKSPACES: [&str; 3] = ["examples/wordcount", "examples/guests", "examples/testing"];
+
+/// Those of them whose tests are compiled, too.
+const TESTED: [&str; 1] = ["examples/testing"];
 
 /// All workspaces that are compiled for guests: those, and what they are written with.
-pub(crate) const SOURCES_OF_GUESTS: [&str; 3] = ["sdk", "examples/wordcount", "examples/guests"];
+pub(crate) const SOURCES_OF_GUESTS: [&str; 4] = [
+    "sdk",
+    "examples/wordcount",
+    "examples/guests",
+    "examples/testing",
+];
 
 /// What the shipped guest is made from.
 const SOURCES: [&str; 5] = [
@@ -58,7 +66,44 @@ pub(crate) fn build() -> Result<PathBuf> {
         in_workspace(&mut build, workspace);
         run(build.args(["build", "--release", "--locked", "--target", TARGET]))?;
     }
+    for workspace in TESTED {
+        build_tests(&cargo, workspace)?;
+    }
     Ok(folder())
+}
+
+/// Compiles the tests of a workspace and leaves each test binary beside the guests, under the name of its
+/// sources: `testing.lib.wasm`, `testing.bin.wasm`, `outside.test.wasm`.
+fn build_tests(cargo: &str, workspace: &str) -> Result<()> {
+    let mut build = command(cargo);
+    in_workspace(&mut build, workspace);
+    let messages = output(build.args([
+        "test",
+        "--no-run",
+        "--release",
+        "--locked",
+        "--message-format=json-render-diagnostics",
+        "--target",
+        TARGET,
+    ]))?;
+    for message in messages.lines() {
+        let message: serde_json::Value =
+            serde_json::from_str(message).context("cargo's messages")?;
+        let (Some(true), Some(binary)) = (
+            message["profile"]["test"].as_bool(),
+            message["executable"].as_str(),
+        ) else {
+            continue;
+        };
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let (name, kind) = (
+            text(&message["target"]["name"]),
+            &message["target"]["kind"][0],
+        );
+        let copy = folder().join(format!("{name}.{}.wasm", text(kind)));
+        fs::copy(binary, &copy).with_context(|| format!("copying {binary}"))?;
+    }
+    Ok(())
 }
 
 /// Where [`build`] leaves the guests.

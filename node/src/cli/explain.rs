@@ -158,6 +158,15 @@ Tidelock a spawn that fails has not executed one instruction."
 is 101 for a trap and 137 for a kill. A Rust guest that panicked has said why on stderr before.
 `die_when_link_dies(false)` turns the ends of linked processes into messages."
 
+"E0034" Failed "a test of the module is not understood"
+"Tests are exports whose names begin with `#lunatic_test_` and go on with what is expected and a path.
+This one goes on otherwise: it may be meant for a later version of Tidelock. No test was run, because
+leaving one out would look like success."
+
+"E0035" Failed "the ordinary tests of a test binary cannot be listed"
+"The module has exported tests and the main function of Rust's own test harness, which was asked for the
+`#[test]` functions beside them. It ended otherwise than expected. No test was run."
+
 "E0040" TimedOut "it took too long"
 "Nothing is known about the outcome. `tidelock ps` and `tidelock events` show the state of affairs."
 

@@ -160,13 +160,11 @@ impl Node {
         );
         config.environment.engine = EngineConfig {
             cache_dir: cache_dir(),
-            stdio: if self.guest_output {
-                Stdio::Inherit
-            } else {
-                Stdio::Lines
-            },
             ..EngineConfig::default()
         };
+        if self.guest_output {
+            config.environment.stdio = Stdio::Inherit;
+        }
         let limits = &mut config.environment.limits;
         let set = |limit: &mut usize, value: u64| *limit = kept(value);
         set(&mut limits.processes_max, settings.limits.processes_max);

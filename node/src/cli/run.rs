@@ -1,4 +1,11 @@
 //! `tidelock run FILE`: one guest on this machine alone, as if it were a program.
+//!
+//! A module that exports tests is a test binary, wherever its file lies: its tests are run instead.
+
+mod exports;
+mod flags;
+mod report;
+mod suite;
 
 use std::{
     env,
@@ -7,8 +14,8 @@ use std::{
 
 use clap::Args;
 use tidelock::{
-    EngineConfig, Environment, EnvironmentConfig, ExitReason, Module, ModuleError, ProcessConfig,
-    SpawnOptions, Stdio,
+    Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Module, ModuleError,
+    ProcessConfig, SpawnOptions, Stdio,
 };
 use tokio::signal::ctrl_c;
 
@@ -21,48 +28,89 @@ use super::{
 ///
 /// The guest gets its arguments, the environment and the current folder, and reads and writes the
 /// terminal like any program. A guest that traps ends with 101.
+///
+/// A module compiled from `#[lunatic::test]` functions is recognised: its tests are run, and the
+/// arguments are those of `cargo test --`. With this in .cargo/config.toml, `cargo run` and
+/// `cargo test` use it:
+///
+///     [target.wasm32-wasip1]
+///     runner = "tidelock run"
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "tidelock run [OPTIONS] <FILE> [ARGS]...",
+    verbatim_doc_comment
+)]
 pub(crate) struct Run {
-    /// A .wasm or .wat file
-    file: PathBuf,
-    /// The guest's arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<String>,
+    /// A .wasm or .wat file, and the guest's arguments, which may look like options
+    #[arg(
+        required = true,
+        value_names = ["FILE", "ARGS"],
+        num_args = 1..,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    program: Vec<String>,
 }
 
 impl Run {
     pub(crate) async fn run(self, _out: &Output) -> Outcome<u8> {
-        let bytes = read_module(&self.file)?;
-        let environment = Environment::new(EnvironmentConfig {
-            engine: EngineConfig {
-                cache_dir: cache_dir(),
-                stdio: Stdio::Inherit,
-                ..EngineConfig::default()
-            },
-            ..EnvironmentConfig::default()
+        let mut program = self.program.into_iter();
+        let file = PathBuf::from(program.next().expect("clap asks for at least one"));
+        let args: Vec<String> = program.collect();
+        let bytes = read_module(&file)?;
+        let engine = Engine::new(EngineConfig {
+            cache_dir: cache_dir(),
+            ..EngineConfig::default()
         })
         .map_err(|error| Failure::new("E0001", error))?;
-        let module = Module::compile(environment.engine(), bytes)
+        let module = Module::compile(&engine, bytes)
             .await
-            .map_err(|error| not_runnable(&self.file, &error))?;
-        let mut args = vec![program_name(&self.file)];
-        args.extend(self.args);
+            .map_err(|error| not_runnable(&file, &error))?;
+        let tests = exports::tests(module.functions()).map_err(|export| {
+            Failure::new(
+                "E0034",
+                format!("{}: a test that is not understood", file.display()),
+            )
+            .detail(format!("Its export is called {export:?}."))
+        })?;
         let config = ProcessConfig {
-            args,
+            args: vec![program_name(&file)],
             env: variables(),
             preopens: vec![".".to_owned()],
             ..ProcessConfig::default()
         };
-        let mut options = SpawnOptions::default();
-        options.config = config.into();
-        let pid = environment
-            .spawn_wasm(&module, "_start", Vec::new(), options)
-            .map_err(|error| Failure::new("E0032", format!("{}: {error}", self.file.display())))?;
         tokio::select! {
-            reason = environment.wait(pid) => end(&self.file, &reason),
+            outcome = async {
+                if tests.is_empty() {
+                    start(&file, &module, config, args).await
+                } else {
+                    suite::run(&file, &module, tests, config, &args).await
+                }
+            } => outcome,
             _ = ctrl_c() => Err(Failure::Code(Exit::Interrupted as u8)),
         }
     }
+}
+
+/// Runs a program to its end.
+async fn start(
+    file: &Path,
+    module: &Module,
+    mut config: ProcessConfig,
+    args: Vec<String>,
+) -> Outcome<u8> {
+    let environment = EnvironmentConfig {
+        stdio: Stdio::Inherit,
+        ..EnvironmentConfig::default()
+    };
+    let environment = Environment::with_engine(environment, module.engine().clone());
+    config.args.extend(args);
+    let mut options = SpawnOptions::default();
+    options.config = config.into();
+    let pid = environment
+        .spawn_wasm(module, "_start", Vec::new(), options)
+        .map_err(|error| Failure::new("E0032", format!("{}: {error}", file.display())))?;
+    end(file, &environment.wait(pid).await)
 }
 
 /// The exit code of a first process; an end that is not the guest's own doing gets a letter, too.
