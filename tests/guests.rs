@@ -454,3 +454,32 @@ fn a_program_gets_its_arguments_and_its_input() {
         "\"six\": expected two numbers\n"
     );
 }
+
+#[test]
+fn a_database_keeps_what_guests_put_in() {
+    let Some(guest) = compiled("notes.wasm") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder for the database");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tidelock"))
+            .arg("run")
+            .arg(&guest)
+            .args(arguments)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .output();
+        output.expect("the binary starts")
+    };
+    let error = "error: Error";
+    let first = ["1: milk (4)", "2: bread (5)", "long: [[Int64(1)]]", error];
+    ends(&run(&["milk", "bread", "milk"]), 0, &first);
+    let second = [
+        "1: milk (4)",
+        "2: bread (5)",
+        "3: salt (4)",
+        "long: [[Int64(1)]]",
+        error,
+    ];
+    ends(&run(&["salt"]), 0, &second);
+}

@@ -116,6 +116,17 @@ const RULES: &[Rule] = &[
         virtue: ("control/src/store.rs", "use redb::Database;"),
     },
     Rule {
+        name: "one file knows SQLite",
+        reason: "what a guest's statements may reach is decided in one place",
+        about: |path| {
+            is_rust(path)
+                && !["src/host/sqlite.rs", "src/host/sqlite/connection.rs"].contains(&path)
+        },
+        broken_at: |file| words(file, &["rusqlite", "landlock"]),
+        sin: ("src/host/wasi.rs", "use rusqlite::Connection;"),
+        virtue: ("src/host/sqlite/connection.rs", "use rusqlite::Connection;"),
+    },
+    Rule {
         name: "unsafe code is in few files",
         reason: "each of them is short enough to be argued line by line",
         about: |path| {

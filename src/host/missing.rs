@@ -16,20 +16,6 @@ const MISSING: &[(&str, &str, &str, &str)] = &[
     ),
     ("lunatic::distributed", "sign_node", "iiiiiii", "i"),
     ("lunatic::distributed", "test_root_cert", "i", "i"),
-    ("lunatic::sqlite", "bind_value", "lii", ""),
-    ("lunatic::sqlite", "column_count", "l", "i"),
-    ("lunatic::sqlite", "column_name", "lii", "i"),
-    ("lunatic::sqlite", "column_names", "li", "i"),
-    ("lunatic::sqlite", "execute", "lii", "i"),
-    ("lunatic::sqlite", "last_error", "li", "i"),
-    ("lunatic::sqlite", "open", "iii", "l"),
-    ("lunatic::sqlite", "query_prepare", "lii", "l"),
-    ("lunatic::sqlite", "read_column", "lii", "i"),
-    ("lunatic::sqlite", "read_row", "li", "i"),
-    ("lunatic::sqlite", "sqlite3_changes", "l", "i"),
-    ("lunatic::sqlite", "sqlite3_finalize", "l", ""),
-    ("lunatic::sqlite", "sqlite3_step", "l", "i"),
-    ("lunatic::sqlite", "statement_reset", "l", ""),
 ];
 
 pub(super) fn link(linker: &mut Linker) -> Result<()> {

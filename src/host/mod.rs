@@ -26,6 +26,7 @@ mod networking;
 mod output;
 mod process;
 mod registry;
+mod sqlite;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,7 @@ pub(crate) fn link(linker: &mut Linker) -> Result<()> {
     metrics::link(linker)?;
     distributed::link(linker)?;
     networking::link(linker)?;
+    sqlite::link(linker)?;
     tidelock::link(linker)?;
     missing::link(linker)
 }
@@ -166,6 +168,27 @@ impl<'a> Call<'a> {
 
     fn put_u32(&mut self, arg: &str, ptr: u32, value: u32) -> Result<()> {
         self.put(arg, ptr, &value.to_le_bytes())
+    }
+
+    /// Copies bytes into memory that the guest's `lunatic_alloc` gives, writes their length, and returns the
+    /// pointer. The guest frees them.
+    async fn give(&mut self, arg: &str, len_ptr: u32, bytes: &[u8]) -> Result<u32> {
+        const ALLOC: &str = "lunatic_alloc";
+        let len = u32::try_from(bytes.len()).map_err(|_| self.trap("more than 4 GiB"))?;
+        self.room(arg, len_ptr, 4)?;
+        let export = self.caller.get_export(ALLOC);
+        let Some(export) = export.and_then(wasmtime::Extern::into_func) else {
+            return Err(self.trap(format_args!(
+                "the module has no exported function {ALLOC:?}"
+            )));
+        };
+        let export = export
+            .typed::<u32, u32>(&self.caller)
+            .map_err(|_| self.trap(format_args!("{ALLOC:?} is not (i32) -> i32")))?;
+        let ptr = export.call_async(&mut self.caller, len).await?;
+        self.put("what lunatic_alloc gave", ptr, bytes)?;
+        self.put_u32(arg, len_ptr, len)?;
+        Ok(ptr)
     }
 
     /// Keeps an error for the guest and writes its id.

@@ -9,6 +9,7 @@ use wasmtime::Memory;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 use super::networking::Sockets;
+use super::sqlite::Sqlite;
 use crate::wasm::{Limits, Module};
 use crate::{Context, Resource};
 
@@ -33,6 +34,7 @@ pub(crate) struct State {
     /// Most processes never open one.
     sockets: Option<Box<Sockets>>,
     pub(super) wasi: Option<Box<WasiP1Ctx>>,
+    pub(super) sqlite: Option<Box<Sqlite>>,
     /// How many `trap::catch` are under way inside each other.
     pub(super) catching: u32,
     /// Ticks in a row this guest computed through without waiting for anything.
@@ -55,6 +57,7 @@ impl State {
             lookups: Table::new(),
             sockets: None,
             wasi: None,
+            sqlite: None,
             catching: 0,
             busy_ticks: 0,
         }
@@ -171,7 +174,7 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self(None)
     }
 

@@ -8,6 +8,7 @@ mod modules;
 mod networking;
 mod process;
 mod small;
+mod sqlite;
 mod tidelock;
 mod wasi;
 
