@@ -22,7 +22,7 @@ use crate::remote::{Pending, Remote};
 use crate::sync::{AtomicUsize, Mutex, fence};
 use crate::table::Table;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Import, Module, ModuleError};
-use crate::{Context, SendError, SpawnError, Stdio};
+use crate::{Certificates, Context, SendError, SpawnError, Stdio};
 
 /// What one environment may hold, and what happens at the bound.
 #[derive(Debug, Clone)]
@@ -85,6 +85,8 @@ pub struct EnvironmentConfig {
     pub stdio: Stdio,
     /// Where output goes besides the subscribers of [`Environment::output`].
     pub output: Option<Output>,
+    /// Makes certificates for guests that ask for them; without it, they cannot.
+    pub certificates: Option<Arc<dyn Certificates>>,
 }
 
 impl fmt::Debug for EnvironmentConfig {
@@ -130,6 +132,7 @@ struct Inner {
     output: Option<Output>,
     /// One permit for each socket that guests may still open.
     sockets: Arc<Semaphore>,
+    certificates: Option<Arc<dyn Certificates>>,
     ends: Mutex<Ends>,
     /// Wakes whoever counts all ends; whoever waits for one process is in `ends`.
     ended: Notify,
@@ -234,6 +237,7 @@ impl Environment {
             sockets: Arc::new(Semaphore::new(
                 config.limits.sockets_max.min(Semaphore::MAX_PERMITS),
             )),
+            certificates: config.certificates,
             limits: config.limits,
             ends: Mutex::default(),
             ended: Notify::new(),
@@ -262,6 +266,10 @@ impl Environment {
     /// Where the standard streams of guests go.
     pub fn stdio(&self) -> Stdio {
         self.0.stdio
+    }
+
+    pub(crate) fn certificates(&self) -> Option<&Arc<dyn Certificates>> {
+        self.0.certificates.as_ref()
     }
 
     /// Names of processes.

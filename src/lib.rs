@@ -45,6 +45,7 @@
 //! # Ok(()) }
 //! ```
 
+mod certificates;
 mod context;
 mod environment;
 mod host;
@@ -58,6 +59,7 @@ mod sync;
 mod table;
 mod wasm;
 
+pub use certificates::{CertificatePair, Certificates};
 pub use context::{Context, SpawnRequest};
 pub use environment::{Environment, EnvironmentConfig, Limits, SpawnOptions};
 pub use host::{GuestMetrics, Stdio, guest_metrics};

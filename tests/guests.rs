@@ -483,3 +483,38 @@ fn a_database_keeps_what_guests_put_in() {
     ];
     ends(&run(&["salt"]), 0, &second);
 }
+
+/// Prints the test root, and ends with 0 if a server's certificate can be made with it.
+const ROOT: &str = r#"(module
+    (import "lunatic::distributed" "test_root_cert" (func $root (param i32) (result i32)))
+    (import "lunatic::distributed" "default_server_certificates"
+        (func $server (param i32 i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write"
+        (func $fd_write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (global $free (mut i32) (i32.const 1024))
+    (func (export "lunatic_alloc") (param i32) (result i32)
+        global.get $free
+        (global.set $free (i32.add (global.get $free) (local.get 0))))
+    (func (export "_start") (local $cert i32) (local $len i32) (local $key i32)
+        (local.set $cert (i32.add (call $root (i32.const 0)) (i32.const 8)))
+        (local.set $len (i32.load (i32.sub (local.get $cert) (i32.const 8))))
+        (local.set $key (i32.add (i32.add (local.get $cert) (local.get $len)) (i32.const 8)))
+        (drop (call $server (local.get $cert) (local.get $len)
+            (local.get $key) (i32.load (i32.sub (local.get $key) (i32.const 8))) (i32.const 0)))
+        (i32.store (i32.const 8) (local.get $cert))
+        (i32.store (i32.const 12) (local.get $len))
+        (drop (call $fd_write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 16)))))"#;
+
+#[test]
+fn each_run_has_a_test_root_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder for a module");
+    let module = folder.path().join("root.wat");
+    std::fs::write(&module, ROOT).expect("a module");
+    let run = || {
+        let output = tidelock(&["run"], &module, &[]);
+        ends(&output, 0, &["-----END CERTIFICATE-----"]);
+        output.stdout
+    };
+    assert_ne!(run(), run());
+}

@@ -487,7 +487,7 @@ fn x509_uris(certificate: &x509_parser::prelude::X509Certificate<'_>) -> Vec<Str
         .collect()
 }
 
-fn common_name(name: &str) -> DistinguishedName {
+pub(crate) fn common_name(name: &str) -> DistinguishedName {
     let mut distinguished = DistinguishedName::new();
     distinguished.push(DnType::CommonName, name);
     distinguished
@@ -498,7 +498,7 @@ fn host_name(host: &str) -> Option<SanType> {
     Ia5String::try_from(host).ok().map(SanType::DnsName)
 }
 
-fn serial_number() -> SerialNumber {
+pub(crate) fn serial_number() -> SerialNumber {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
     // Positive and without a leading zero byte, whatever the reader is strict about.

@@ -24,6 +24,7 @@
 
 pub mod authority;
 pub mod files;
+pub mod guests;
 pub mod identity;
 pub mod names;
 pub mod testing;

@@ -47,6 +47,7 @@
 
 pub mod config;
 pub mod dist;
+pub mod guest_certificates;
 mod live;
 mod modules;
 pub mod observe;
@@ -72,6 +73,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::dist::{Dist, DistConfig, Member, PeerEvent};
+use crate::guest_certificates::ForGuests;
 use crate::observe::{Journal, Observer, Subject};
 use crate::transport::{Socket, Transport, TransportError};
 
@@ -270,10 +272,12 @@ impl Node {
             save(dir, &identity)?;
         }
 
-        let env = Environment::new(EnvironmentConfig {
-            node,
-            ..config.environment
-        })?;
+        let mut environment = config.environment;
+        environment.node = node;
+        environment
+            .certificates
+            .get_or_insert_with(|| Arc::new(ForGuests::default()));
+        let env = Environment::new(environment)?;
         let network = Network::new().map_err(|error| StartError::Network(error.to_string()))?;
         let transport = {
             let _network = network.handle().enter();

@@ -17,11 +17,11 @@
 //! Functions that never wait are plain calls, about 4 ns; the others cost 30 ns more even when they are
 //! ready at once, which is why only `receive` among the frequent ones is of that kind.
 
+mod certificates;
 mod distributed;
 mod error;
 mod message;
 mod metrics;
-mod missing;
 mod networking;
 mod output;
 mod process;
@@ -62,9 +62,9 @@ pub(crate) fn link(linker: &mut Linker) -> Result<()> {
     metrics::link(linker)?;
     distributed::link(linker)?;
     networking::link(linker)?;
+    certificates::link(linker)?;
     sqlite::link(linker)?;
-    tidelock::link(linker)?;
-    missing::link(linker)
+    tidelock::link(linker)
 }
 
 /// Defines functions which answer at once.

@@ -10,6 +10,7 @@ mod suite;
 use std::{
     env,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -17,6 +18,7 @@ use tidelock::{
     Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Module, ModuleError,
     ProcessConfig, SpawnOptions, Stdio,
 };
+use tidelock_node::guest_certificates::ForGuests;
 use tokio::signal::ctrl_c;
 
 use super::{
@@ -101,6 +103,7 @@ async fn start(
 ) -> Outcome<u8> {
     let environment = EnvironmentConfig {
         stdio: Stdio::Inherit,
+        certificates: Some(Arc::new(ForGuests::default())),
         ..EnvironmentConfig::default()
     };
     let environment = Environment::with_engine(environment, module.engine().clone());

@@ -1,5 +1,6 @@
 //! Guests in their text form against every namespace: answers, error codes, traps.
 
+mod certificates;
 mod faults;
 mod hostile;
 mod life;

@@ -18,6 +18,7 @@ use tidelock::{
     Environment, EnvironmentConfig, ExitReason, Module, OutputLine, ProcessConfig, SpawnOptions,
     Stdio, Stream,
 };
+use tidelock_node::guest_certificates::ForGuests;
 
 use super::{
     exports::{self, Code, Test},
@@ -54,6 +55,7 @@ pub(super) async fn run(
     let suite = Suite {
         module,
         config,
+        certificates: Arc::default(),
         timeout: flags.timeout(),
         shown: flags.shows_at_once(),
         out: Output::new(Format::Text, false, flags.color),
@@ -69,6 +71,7 @@ struct Suite<'a> {
     module: &'a Module,
     /// What every test may do and use.
     config: ProcessConfig,
+    certificates: Arc<ForGuests>,
     timeout: Option<Duration>,
     /// Output goes through as it comes.
     shown: bool,
@@ -183,6 +186,7 @@ impl Suite<'_> {
             let (printed, out) = (printed.clone(), self.out.clone());
             let config = EnvironmentConfig {
                 stdio: Stdio::AllLines,
+                certificates: Some(self.certificates.clone()),
                 output: Some(Arc::new(move |line: &OutputLine| {
                     let text = whole(line);
                     if shown {
