@@ -14,6 +14,7 @@
 //! * **Names are given, not asked for.** Of a signing request only the public key is used, and only
 //!   after the request proved that its sender holds the private half.
 //! * **A ticket is worthless to anybody else.** It names the key it belongs to.
+//! * **A renewal is worthless anywhere else.** Its proof names one session and one direction.
 //! * **Private keys stay where they were made**, in files that only their owner can read.
 //!
 //! # What this crate does not do
@@ -27,6 +28,7 @@ pub mod files;
 pub mod guests;
 pub mod identity;
 pub mod names;
+pub mod renewal;
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ pub use identity::{Identity, IdentityError, Key};
 pub use names::{
     NameError, PeerError, PeerName, Role, check_name, key_fingerprint, peer_name, validity,
 };
+pub use renewal::{Binding, Renewal, RenewalError, Shown};
 pub use rustls;
 pub use rustls::pki_types::{CertificateDer, UnixTime};
 pub use ticket::{Environments, Ticket, TicketError};

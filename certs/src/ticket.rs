@@ -179,22 +179,26 @@ fn check_signature(
     body: &[u8],
     signature: &[u8],
 ) -> Result<(), TicketError> {
-    let authority = names::parse(authority)?;
-    let key = &authority.public_key().subject_public_key.data;
-    let algorithms = crate::provider().signature_verification_algorithms;
-    let verified = algorithms
-        .mapping
-        .iter()
-        .filter(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256)
-        .flat_map(|(_, algorithms)| *algorithms)
-        .any(|algorithm| {
-            algorithm
-                .verify_signature(key, &signed_part(body), signature)
-                .is_ok()
-        });
-    if verified {
+    if is_signed_by(authority, &signed_part(body), signature)? {
         Ok(())
     } else {
         Err(TicketError::Signature)
     }
+}
+
+/// Whether the key of `certificate` made this ECDSA P-256 signature over `message`.
+pub(crate) fn is_signed_by(
+    certificate: &CertificateDer<'_>,
+    message: &[u8],
+    signature: &[u8],
+) -> Result<bool, PeerError> {
+    let parsed = names::parse(certificate)?;
+    let key = &parsed.public_key().subject_public_key.data;
+    let algorithms = crate::provider().signature_verification_algorithms;
+    Ok(algorithms
+        .mapping
+        .iter()
+        .filter(|(scheme, _)| *scheme == SignatureScheme::ECDSA_NISTP256_SHA256)
+        .flat_map(|(_, algorithms)| *algorithms)
+        .any(|algorithm| algorithm.verify_signature(key, message, signature).is_ok()))
 }

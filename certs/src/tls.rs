@@ -228,6 +228,27 @@ impl Verifier {
     }
 }
 
+/// Whether `certificate` is what [`peer_config`] takes from a peer, at `now`: a node's of `cluster`, made
+/// by `authority` itself.
+pub(crate) fn check_node(
+    certificate: &CertificateDer<'_>,
+    authority: &CertificateDer<'_>,
+    cluster: &str,
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    let verifier = Verifier {
+        trust: Trust::Authority(roots(authority)?),
+        cluster: Some(cluster.to_owned()),
+        roles: vec![Role::Node],
+        name: None,
+        required: true,
+        clients: None,
+    };
+    let server = ServerName::try_from(SERVER_NAME).expect("it is a name");
+    verifier.verify_server_cert(certificate, &[], &server, &[], now)?;
+    Ok(())
+}
+
 fn roots(authority: &CertificateDer<'_>) -> Result<Arc<RootCertStore>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone().into_owned())?;
