@@ -120,6 +120,7 @@ fn session_seeds() -> Seeds {
         ("lane.spawn", lane(0, &["prepare", "cancel", "start"])),
         ("lane.query", lane(9, &["query", "query"])),
         ("lane.hello", lane(30, &["goodbye", "hello"])),
+        ("lane.renew", lane(9, &["renew", "signal.kill", "renew"])),
         (
             "hosted",
             moves(&[&prepare, &drain, &made, &[15], &[0, 7, 1, 9], &drain]),
@@ -169,6 +170,19 @@ fn session_seeds() -> Seeds {
         (
             "tenants",
             [&[1, 0][..], &[0, 1, 255, 1, 1, 2, b'h', b'i', 0], &drain].concat(),
+        ),
+        (
+            "renewals",
+            moves(&[
+                &[0, 13, 1, b'c', 1, b't', 1, b'p', 0],
+                &[14, 4, 1, b'c', 0, 1, b'p'],
+                &drain,
+                &[15],
+            ]),
+        ),
+        (
+            "renewals.old",
+            [&[1, 3][..], &[14, 4, 0, 0, 0], &[0, 13, 0, 0, 0, 0], &drain].concat(),
         ),
         (
             "notes",

@@ -444,7 +444,8 @@ impl World {
                 | Action::Bulk(..)
                 | Action::Query(..)
                 | Action::Answered(..)
-                | Action::Left => unreachable!("not in this model"),
+                | Action::Left
+                | Action::Renew(_) => unreachable!("not in this model"),
             }
         }
     }

@@ -9,9 +9,9 @@
 mod frames;
 
 use bytes::Bytes;
-use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, route, there};
+use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, renew, route, there};
 use tidelock_proto::link::{Block, Effect, LinkAnswer, LinkForm, Signal};
-use tidelock_proto::session::{Action, Limits, Session, SessionError, check_hello};
+use tidelock_proto::session::{Action, Limits, Over, Session, SessionError, check_hello};
 use tidelock_proto::spawn::{Prepare, Refusal};
 use tidelock_proto::wire::{BulkHead, CONTROL_BYTES_MAX, Frame, HEADER_BYTES, Hello, Route};
 use tidelock_proto::{Environ, ExitReason, NodeId, PROTOCOL, Pid, TEXT_BYTES_MAX};
@@ -261,15 +261,53 @@ fn a_bad_frame_does_not_undo_the_good_ones_before_it() {
 }
 
 #[test]
+fn a_renewal_keeps_its_place_in_the_lane() {
+    let mut session = session();
+    let kill = Frame::Signal(route(), Signal::Kill);
+    let bytes = [&kill, &Frame::Renew(renew()), &kill, &Frame::Renew(renew())]
+        .map(bytes_of)
+        .concat();
+    session.handle_bytes(&bytes).unwrap();
+    // Whether it is good is not for the session to say: each comes out.
+    let killed = || Action::Deliver(route(), Signal::Kill);
+    let actions: Vec<Action> = std::iter::from_fn(|| session.poll_action()).collect();
+    let renewed = || Action::Renew(renew());
+    assert_eq!(actions, [killed(), renewed(), killed(), renewed()]);
+
+    assert_eq!(session.renew(renew()), Ok(true));
+    let sent = session.poll_transmit();
+    assert_eq!(sent, Some(bytes_of(&Frame::Renew(renew()))));
+    drop(session.end());
+    assert_eq!(session.renew(renew()), Err(Over));
+    assert_eq!(take(&mut session, Frame::Renew(renew())), Ok(vec![]));
+}
+
+#[test]
+fn a_peer_of_protocol_1_neither_hears_of_renewals_nor_sends_any() {
+    let mut session = session();
+    session.speak(1);
+    assert_eq!(session.renew(renew()), Ok(false));
+    assert_eq!(session.poll_transmit(), None);
+    assert!(session.at_rest());
+    let taken = take(&mut session, Frame::Renew(renew()));
+    let Err(SessionError::Misbehaved(text)) = taken else {
+        panic!("{taken:?}");
+    };
+    assert!(text.contains("since protocol 2"), "{text}");
+}
+
+#[test]
 fn a_hello_is_compared_with_its_certificate() {
     let ok = hello();
-    assert_eq!(check_hello(&ok, US, PEER), Ok(()));
+    let (old, new) = PROTOCOL;
+    assert_eq!(check_hello(&ok, US, PEER), Ok(new));
     let versions = |versions| Hello {
         versions,
         ..hello()
     };
-    let (old, new) = PROTOCOL;
-    assert_eq!(check_hello(&versions((old, new + 7)), US, PEER), Ok(()));
+    assert_eq!(check_hello(&versions((old, new + 7)), US, PEER), Ok(new));
+    // What both speak is what the older of the two speaks.
+    assert_eq!(check_hello(&versions((1, 1)), US, PEER), Ok(1));
     for theirs in [(new + 1, new + 2), (0, old - 1)] {
         assert_eq!(
             check_hello(&versions(theirs), US, PEER),
@@ -284,7 +322,7 @@ fn a_hello_is_compared_with_its_certificate() {
         ..hello()
     };
     let last = check_hello(&node(NodeId::MAX.0), US, NodeId::MAX);
-    assert_eq!(last, Ok(()), "the last id is a node's like any other");
+    assert_eq!(last, Ok(new), "the last id is a node's like any other");
     let table = [
         ("upwards", versions((2, 1)), PEER),
         ("certificate", hello(), NodeId(3)),

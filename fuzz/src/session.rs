@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use tidelock_proto::link::{LinkAnswer, Signal};
 use tidelock_proto::session::{Action, Limits, Over, Session, SessionError};
 use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
-use tidelock_proto::wire::{BulkHead, Frame, Route, decode};
+use tidelock_proto::wire::{BulkHead, Frame, Renew, Route, decode};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
 
 use super::input::Input;
@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
     if input.byte().is_multiple_of(2) {
         chunks(&mut input);
     } else {
-        let mut play = Play::new(input.byte().is_multiple_of(2));
+        let mut play = Play::new(input.byte());
         while !input.is_empty() && !play.session.is_over() {
             play.step(&mut input);
         }
@@ -88,7 +88,8 @@ fn check_parties(action: &Action, allowed: Option<Environ>) {
         | Action::Run(_)
         | Action::End(_)
         | Action::Answered(..)
-        | Action::Left => {}
+        | Action::Left
+        | Action::Renew(_) => {}
     }
     if let Action::Bulk(_, _, head) = action {
         assert!(head.bytes <= limits().message_bytes_max, "{action:?}");
@@ -98,6 +99,8 @@ fn check_parties(action: &Action, allowed: Option<Environ>) {
 /// A session and what its caller knows of it.
 struct Play {
     session: Session,
+    /// Whether the peer's protocol has renewals.
+    renews: bool,
     allowed: Option<Environ>,
     /// Spawns that this side waits for, and who asked.
     asked: BTreeMap<u64, Pid>,
@@ -121,14 +124,20 @@ struct Play {
 }
 
 impl Play {
-    fn new(restricted: bool) -> Self {
+    /// A bit of `how` each: whether the ticket names any tenant, and whether the peer is an old one.
+    fn new(how: u8) -> Self {
+        let (restricted, renews) = (how & 1 == 0, how & 2 == 0);
         let mut session = Session::new(US, PEER, 1, limits());
         let allowed = restricted.then_some(Environ(1));
         if let Some(only) = allowed {
             session.restrict([only]);
         }
+        if !renews {
+            session.speak(1);
+        }
         Play {
             session,
+            renews,
             allowed,
             asked: BTreeMap::new(),
             answered: BTreeSet::new(),
@@ -191,7 +200,7 @@ impl Play {
                 }
             }
             13 => self.host(input),
-            14 => match input.byte() % 4 {
+            14 => match input.byte() % 5 {
                 0 => {
                     let pid = there(input);
                     let reference = self.session.query(pid).expect("not over");
@@ -208,6 +217,7 @@ impl Play {
                     self.session.note(local).expect("not over");
                     self.involved.insert(local);
                 }
+                4 => assert_eq!(self.session.renew(renew(input)), Ok(self.renews)),
                 _ => {
                     // It ended; what it waits for is given up.
                     let local = here(input);
@@ -327,6 +337,7 @@ impl Play {
             {
                 self.involved.insert(route.to);
             }
+            Action::Renew(renew) => assert!(renew.is_bounded(), "{action:?}"),
             Action::Deliver(..) | Action::Message(..) | Action::Bulk(..) | Action::Left => {}
         }
     }
@@ -522,7 +533,7 @@ fn peer_frame(input: &mut Input<'_>) -> Frame {
         from: mostly(PEER, input),
         to: mostly(US, input),
     };
-    match kind % 14 {
+    match kind % 15 {
         0 => Frame::Signal(route(input), signal(input)),
         1 => Frame::Message(route(input), None, input.short().to_vec().into()),
         2 => Frame::Bulk(
@@ -545,6 +556,15 @@ fn peer_frame(input: &mut Input<'_>) -> Frame {
         10 => Frame::Query(reference(input), mostly(US, input)),
         11 => Frame::Answer(reference(input), true),
         12 => Frame::Stale(reference(input)),
+        13 => Frame::Renew(renew(input)),
         _ => Frame::Goodbye,
+    }
+}
+
+fn renew(input: &mut Input<'_>) -> Renew {
+    Renew {
+        certificate: input.short().to_vec(),
+        ticket: input.short().to_vec(),
+        proof: input.short().to_vec(),
     }
 }

@@ -31,7 +31,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use crate::live::{Live, Waiting};
 use crate::lock;
 use crate::modules::Fetcher;
-use crate::transport::{Transport, TransportError};
+use crate::transport::{Connection, Transport, TransportError};
 
 /// How long to wait before a lost peer is dialled again, at first and at most.
 ///
@@ -98,6 +98,8 @@ pub struct PeerInfo {
     pub bytes: (u64, u64),
     /// Local processes that would be told of its end.
     pub locals: u64,
+    /// When it ends, unless the peer renews its certificate before.
+    pub expires_at: SystemTime,
 }
 
 /// The way to other nodes.
@@ -105,7 +107,6 @@ pub struct Dist {
     us: NodeId,
     env: Environment,
     transport: Transport,
-    identity: RwLock<Arc<Identity>>,
     lease: Duration,
     limits: session::Limits,
     fetcher: Arc<Fetcher>,
@@ -162,10 +163,8 @@ impl Peer {
 pub struct DistConfig {
     /// Whose processes it connects.
     pub env: Environment,
-    /// What it speaks over.
+    /// What it speaks over, as a node with its start ticket.
     pub transport: Transport,
-    /// Who it is: a node's certificate with its start ticket.
-    pub identity: Arc<Identity>,
     /// How long a peer may be silent.
     pub lease: Duration,
     /// Bounds of every session.
@@ -182,7 +181,6 @@ impl Dist {
             us: config.env.node(),
             env: config.env,
             transport: config.transport,
-            identity: RwLock::new(config.identity),
             lease: config.lease,
             limits: config.limits,
             fetcher: Arc::default(),
@@ -243,7 +241,7 @@ impl Dist {
     }
 
     fn end_if_denied(&self, live: &Live) {
-        if self.is_denied(&live.key) {
+        if self.is_denied(&live.certificates.key) {
             live.end(SessionError::Removed);
         }
     }
@@ -253,12 +251,18 @@ impl Dist {
         denied.contains(key)
     }
 
-    pub(crate) fn set_identity(&self, identity: Arc<Identity>) -> Result<(), TransportError> {
-        self.transport.clone().speak_as(&identity, self.lease)?;
-        *self
-            .identity
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = identity;
+    /// Speaks as `identity` from now on, and shows it in the sessions that are open: they last as long as the
+    /// certificate in it. With peers that speak protocol 1 they end with the one shown before.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Identity`]; nothing changes.
+    pub fn set_identity(&self, identity: &Identity) -> Result<(), TransportError> {
+        self.transport.speak_as(identity, self.lease)?;
+        // A session that opens after this look shows it by itself.
+        for live in self.open_sessions() {
+            live.show(identity);
+        }
         Ok(())
     }
 
@@ -286,7 +290,7 @@ impl Dist {
             .filter(|live| !live.is_over())
             .map(|live| PeerInfo {
                 node: live.peer,
-                name: live.name.clone(),
+                name: live.certificates.name.clone(),
                 addr: live.connection.addr(),
                 epoch: live.epoch,
                 opened_at: live.opened_at,
@@ -294,6 +298,7 @@ impl Dist {
                 backlog_bytes: live.backlog(),
                 bytes: live.connection.bytes(),
                 locals: live.locals(),
+                expires_at: live.certificates.not_after(),
             })
             .collect();
         all.sort_by_key(|info| info.node);
@@ -303,10 +308,7 @@ impl Dist {
     /// Says goodbye to every peer, everything sent before it.
     pub async fn leave(&self) {
         self.drain();
-        let all: Vec<Arc<Live>> = {
-            let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-            peers.values().filter_map(|peer| peer.live()).collect()
-        };
+        let all = self.open_sessions();
         let leaving = all.iter().map(|live| live.leave());
         let patience = self.lease;
         // A peer that does not answer within a lease is told nothing more.
@@ -345,6 +347,11 @@ impl Dist {
             .cloned()
     }
 
+    fn open_sessions(&self) -> Vec<Arc<Live>> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.values().filter_map(|peer| peer.live()).collect()
+    }
+
     /// The open session with a node.
     fn live(&self, node: NodeId) -> Option<Arc<Live>> {
         self.find(node)?.live()
@@ -363,15 +370,9 @@ impl Dist {
         ExitReason::NodeDown { node, how }
     }
 
-    fn identity(&self) -> Arc<Identity> {
-        self.identity
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn hello(&self, to: NodeId, epoch: u64) -> Frame {
-        let ticket = self.identity().ticket().unwrap_or_default().to_vec();
+    fn hello(&self, connection: &Connection, to: NodeId, epoch: u64) -> Frame {
+        // The one that goes with the certificate of this connection.
+        let ticket = connection.shown().ticket().unwrap_or_default().to_vec();
         Frame::Hello(Hello {
             versions: PROTOCOL,
             from: self.us,

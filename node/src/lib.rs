@@ -51,6 +51,7 @@ pub mod guest_certificates;
 mod live;
 mod modules;
 pub mod observe;
+mod renewal;
 pub mod transport;
 
 use std::net::{SocketAddr, TcpListener};
@@ -286,7 +287,6 @@ impl Node {
         let dist = Dist::new(DistConfig {
             env: env.clone(),
             transport,
-            identity: Arc::new(identity.clone()),
             lease: config.lease,
             limits: config.session_limits,
             network: network.handle(),
@@ -549,9 +549,8 @@ async fn renew(inner: Arc<Inner>) {
             // Used all the same: a full disk does not end a node, only a restart would miss it.
             kept = note(inner.keep_identity());
         }
-        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
         let identity = inner.identity();
-        let due_s = identity.renew_at().as_secs().saturating_sub(now);
+        let due_s = identity.renew_at().as_secs().saturating_sub(now_s());
         let wait_s = due_s.min(if kept { DAY_S } else { PATIENCE_S.0 });
         tokio::time::sleep(Duration::from_secs(wait_s)).await;
         if due_s > wait_s {
@@ -564,10 +563,19 @@ async fn renew(inner: Arc<Inner>) {
         if note(renewed) {
             (patience_s, kept) = (PATIENCE_S.0, false);
         } else {
-            tokio::time::sleep(Duration::from_secs(patience_s)).await;
+            // Sessions end with the certificate: while it lasts, there is time for some more tries.
+            let wait_s = match identity.not_after().as_secs().saturating_sub(now_s()) {
+                0 => patience_s,
+                left_s => patience_s.min((left_s / 4).max(1)),
+            };
+            tokio::time::sleep(Duration::from_secs(wait_s)).await;
             patience_s = (patience_s * 2).min(PATIENCE_S.1);
         }
     }
+}
+
+fn now_s() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or(0)
 }
 
 fn note(done: Result<(), String>) -> bool {
@@ -591,7 +599,7 @@ impl Inner {
             format!("the renewed certificate cannot be used: {error}")
         };
         self.dist
-            .set_identity(Arc::new(renewed.clone()))
+            .set_identity(&renewed)
             .map_err(|error| unusable(&error))?;
         let observer = lock(&self.observer);
         if let Some(observer) = observer.as_ref() {
@@ -645,7 +653,7 @@ impl Subject for Node {
             sent_bytes: peer.bytes.0,
             received_bytes: peer.bytes.1,
             links: peer.locals,
-            expires_at: None,
+            expires_at: Timestamp::try_from(peer.expires_at).ok(),
         };
         sessions.into_iter().map(info).collect()
     }

@@ -25,7 +25,6 @@ use bytes::{Bytes, BytesMut};
 use tidelock::{
     Environment, ExitReason, Message, NodeId, Parked, Pid, Refusal, SpawnAnswer, SpawnError,
 };
-use tidelock_certs::Ticket;
 use tidelock_proto::lease::{Lease, Verdict};
 use tidelock_proto::session::{Action, Session, SessionError};
 use tidelock_proto::switch::off;
@@ -35,6 +34,7 @@ use tokio::time::Instant;
 
 use crate::lock;
 use crate::modules::Fetcher;
+use crate::renewal::Certificates;
 use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError, Unknown};
 
 /// Bytes read from the lane before anything else gets its turn.
@@ -63,12 +63,11 @@ pub(crate) struct Waiting {
 /// One session, as everybody who sends over it sees it.
 pub(crate) struct Live {
     pub(crate) peer: NodeId,
-    pub(crate) name: String,
-    /// The fingerprint of its key.
-    pub(crate) key: [u8; 32],
     pub(crate) epoch: u64,
     pub(crate) opened_at: SystemTime,
     pub(crate) connection: Connection,
+    /// What both sides have shown, and so how long the session may last.
+    pub(crate) certificates: Certificates,
     session: Mutex<Session>,
     /// The outgoing lane has bytes.
     unsent: Notify,
@@ -98,8 +97,6 @@ pub(crate) struct Drive {
     /// Bytes that followed the Hello.
     pub(crate) early: BytesMut,
     pub(crate) lane_out: LaneWriter,
-    /// When the peer's certificate runs out.
-    pub(crate) expires_in: Duration,
     pub(crate) draining: watch::Receiver<bool>,
 }
 
@@ -108,17 +105,16 @@ type BulkOut = mpsc::UnboundedReceiver<(u64, Bytes)>;
 impl Live {
     pub(crate) fn new(
         session: Session,
-        ticket: &Ticket,
+        certificates: Certificates,
         connection: Connection,
     ) -> (Arc<Self>, BulkOut) {
         let (bulk_out, bulk) = mpsc::unbounded_channel();
         let live = Live {
             peer: session.peer(),
-            name: ticket.name.clone(),
-            key: ticket.key,
             epoch: session.epoch(),
             opened_at: SystemTime::now(),
             connection,
+            certificates,
             session: Mutex::new(session),
             unsent: Notify::new(),
             drained: Notify::new(),
@@ -235,7 +231,6 @@ impl Live {
             lane_in,
             early,
             lane_out,
-            expires_in,
             draining,
         } = drive;
         let writer = tokio::spawn(write_lane(self.clone(), lane_out, lease));
@@ -252,7 +247,7 @@ impl Live {
             early_bulk: HashMap::new(),
             early_bytes: 0,
         };
-        let why = driver.run(lane_in, early, lease, expires_in).await;
+        let why = driver.run(lane_in, early, lease).await;
         let why = lock(&self.verdict).take().unwrap_or(why);
         self.tell(&env, &why);
         self.unsent.notify_one();
@@ -424,7 +419,6 @@ impl Driver {
         mut lane: LaneReader,
         mut early: BytesMut,
         length: Duration,
-        expires_in: Duration,
     ) -> SessionError {
         let live = self.live.clone();
         let started = Instant::now();
@@ -433,7 +427,6 @@ impl Driver {
         let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
         let readers = Arc::new(Semaphore::new(BULK_READERS));
         let mut open = true;
-        let expires_at = started + expires_in.min(Duration::from_secs(86_400 * 365));
         if !early.is_empty()
             && let Err(error) = self.take_in(&early.split())
         {
@@ -447,6 +440,11 @@ impl Driver {
                     return lock(&live.verdict)
                         .clone()
                         .unwrap_or(SessionError::Lost("ended here".into()));
+                }
+                // Before the lane: a peer that never pauses has no more time than others.
+                () = tokio::time::sleep_until(live.certificates.expires_at()) => {
+                    return SessionError::Lost(
+                        "the peer's certificate ran out, and it showed no later one".into());
                 }
                 () = timer => match lease.handle_timeout(started.elapsed()) {
                     Verdict::Ping(number) => {
@@ -520,9 +518,6 @@ impl Driver {
                     Ok(None) => return SessionError::Lost("the peer ended its lane".into()),
                     Err(error) => return SessionError::Lost(error.to_string()),
                 },
-                () = tokio::time::sleep_until(expires_at) => {
-                    return SessionError::Lost("the peer's certificate ran out".into());
-                }
             }
         }
     }
@@ -609,6 +604,7 @@ impl Driver {
                 }
             }
             Action::Left => return Err(SessionError::Left),
+            Action::Renew(renew) => self.live.renewed(&renew)?,
         }
         Ok(())
     }

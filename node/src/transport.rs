@@ -31,6 +31,7 @@ use rustls::pki_types::CertificateDer;
 use tidelock_certs::{Identity, peer_config};
 
 use self::gate::{Gate, HANDSHAKES_MAX, Pass};
+use crate::lock;
 
 /// The largest datagram payload QUIC may try, in bytes.
 const MTU_MAX: u16 = 6_500;
@@ -48,6 +49,9 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a dial waits for an answer before it knocks once more. Above the round trips of most
 /// networks, so that they see one knock; below what people notice.
 const KNOCK_EVERY: Duration = Duration::from_millis(500);
+
+/// What names the exporter's purpose.
+const EXPORTER: &[u8] = b"EXPORTER-tidelock-renewal";
 
 /// What the first byte of a unidirectional stream says it is.
 const LANE: u8 = b'L';
@@ -85,6 +89,8 @@ pub enum TransportError {
 #[derive(Debug, Clone)]
 pub struct Transport {
     endpoint: quinn::Endpoint,
+    /// Whom it speaks as; replaced as a whole, so that each connection is of one identity.
+    speaker: Arc<Mutex<Arc<Speaker>>>,
     gate: Arc<Mutex<Gate>>,
     /// Whether the kernel carries the datagrams, and so knows of ports that nobody listens at.
     kernel: bool,
@@ -172,23 +178,33 @@ fn transport_config(lease: Duration) -> quinn::TransportConfig {
     config
 }
 
-/// What dialling and accepting as `identity` takes.
-fn quic_configs(
-    identity: &Identity,
-    lease: Duration,
-) -> Result<(quinn::ServerConfig, quinn::ClientConfig), TransportError> {
-    let refused = |error: &dyn std::fmt::Display| TransportError::Identity(error.to_string());
-    let (server, client) = peer_config(identity).map_err(|error| refused(&error))?;
-    let config = Arc::new(transport_config(lease));
-    let server = QuicServerConfig::try_from(server).map_err(|error| refused(&error))?;
-    let client = QuicClientConfig::try_from(client).map_err(|error| refused(&error))?;
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
-    server
-        .transport_config(config.clone())
-        .max_incoming(HANDSHAKES_MAX);
-    let mut client = quinn::ClientConfig::new(Arc::new(client));
-    client.transport_config(config);
-    Ok((server, client))
+/// An identity, and what dialling and accepting as it takes.
+#[derive(Debug)]
+struct Speaker {
+    identity: Arc<Identity>,
+    server: Arc<quinn::ServerConfig>,
+    client: quinn::ClientConfig,
+}
+
+impl Speaker {
+    fn new(identity: &Identity, lease: Duration) -> Result<Arc<Self>, TransportError> {
+        let refused = |error: &dyn fmt::Display| TransportError::Identity(error.to_string());
+        let (server, client) = peer_config(identity).map_err(|error| refused(&error))?;
+        let config = Arc::new(transport_config(lease));
+        let server = QuicServerConfig::try_from(server).map_err(|error| refused(&error))?;
+        let client = QuicClientConfig::try_from(client).map_err(|error| refused(&error))?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
+        server
+            .transport_config(config.clone())
+            .max_incoming(HANDSHAKES_MAX);
+        let mut client = quinn::ClientConfig::new(Arc::new(client));
+        client.transport_config(config);
+        Ok(Arc::new(Speaker {
+            identity: Arc::new(identity.clone()),
+            server: Arc::new(server),
+            client,
+        }))
+    }
 }
 
 /// A UDP socket nobody speaks on yet.
@@ -243,11 +259,12 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         let Socket { socket, addr } = socket;
         // Set up before the socket is read: packets of early dials are waiting in it.
-        let (server, client) = quic_configs(identity, lease)?;
+        let speaker = Speaker::new(identity, lease)?;
+        let server = Some((*speaker.server).clone());
         let config = quinn::EndpointConfig::default();
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(config, Some(server), socket, runtime);
-        Self::begin(endpoint, addr, client, true)
+        let endpoint = quinn::Endpoint::new(config, server, socket, runtime);
+        Self::begin(endpoint, addr, speaker, true)
     }
 
     /// As [`Transport::new`], with `carrier` in place of a socket of the kernel. What QUIC decides by
@@ -263,31 +280,30 @@ impl Transport {
         seed: [u8; 32],
     ) -> Result<Self, TransportError> {
         let addr = carrier.addr();
-        let (server, client) = quic_configs(identity, lease)?;
+        let speaker = Speaker::new(identity, lease)?;
+        let server = Some((*speaker.server).clone());
         let mut config = quinn::EndpointConfig::default();
         config.rng_seed(Some(seed));
         let socket = Arc::new(Carried(carrier));
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint =
-            quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime);
-        Self::begin(endpoint, addr, client, false)
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime);
+        Self::begin(endpoint, addr, speaker, false)
     }
 
     fn begin(
         endpoint: io::Result<quinn::Endpoint>,
         addr: SocketAddr,
-        client: quinn::ClientConfig,
+        speaker: Arc<Speaker>,
         kernel: bool,
     ) -> Result<Self, TransportError> {
-        let mut endpoint = endpoint.map_err(|error| TransportError::Bind {
+        let endpoint = endpoint.map_err(|error| TransportError::Bind {
             addr,
             why: error.to_string(),
         })?;
-        endpoint.set_default_client_config(client);
-        let gate = Arc::default();
         Ok(Transport {
             endpoint,
-            gate,
+            speaker: Arc::new(Mutex::new(speaker)),
+            gate: Arc::default(),
             kernel,
         })
     }
@@ -297,11 +313,21 @@ impl Transport {
     /// # Errors
     ///
     /// [`TransportError::Identity`]; nothing changes.
-    pub fn speak_as(&mut self, identity: &Identity, lease: Duration) -> Result<(), TransportError> {
-        let (server, client) = quic_configs(identity, lease)?;
-        self.endpoint.set_server_config(Some(server));
-        self.endpoint.set_default_client_config(client);
+    pub fn speak_as(&self, identity: &Identity, lease: Duration) -> Result<(), TransportError> {
+        let speaker = Speaker::new(identity, lease)?;
+        self.endpoint
+            .set_server_config(Some((*speaker.server).clone()));
+        *lock(&self.speaker) = speaker;
         Ok(())
+    }
+
+    /// Whom it speaks as.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.speaker().identity.clone()
+    }
+
+    fn speaker(&self) -> Arc<Speaker> {
+        lock(&self.speaker).clone()
     }
 
     /// Dials a node; TLS is complete when this returns. Never gives up by itself sooner than QUIC does.
@@ -316,20 +342,23 @@ impl Transport {
     pub async fn dial(&self, addr: SocketAddr) -> Result<Connection, TransportError> {
         let mut knocks: FuturesUnordered<quinn::Connecting> = FuturesUnordered::new();
         let mut again = tokio::time::interval(KNOCK_EVERY);
+        let speaker = self.speaker();
         loop {
             tokio::select! {
                 biased;
                 Some(answer) = knocks.next() => {
-                    return answer.map(|connection| Connection(connection, self.kernel)).map_err(|error| match error {
-                        quinn::ConnectionError::TimedOut => TransportError::Silent { addr },
-                        other => TransportError::Closed(reason(&other)),
-                    });
+                    let shown = speaker.identity.clone();
+                    return match answer {
+                        Ok(quic) => Ok(Connection { quic, kernel: self.kernel, shown }),
+                        Err(quinn::ConnectionError::TimedOut) => Err(TransportError::Silent { addr }),
+                        Err(other) => Err(TransportError::Closed(reason(&other))),
+                    };
                 }
                 // At once for the first time.
                 _ = again.tick() => {
                     let connecting = self
                         .endpoint
-                        .connect(addr, tidelock_certs::SERVER_NAME)
+                        .connect_with(speaker.client.clone(), addr, tidelock_certs::SERVER_NAME)
                         .map_err(|error| TransportError::Closed(error.to_string()))?;
                     knocks.push(connecting);
                 }
@@ -354,8 +383,16 @@ impl Transport {
                 }
                 continue;
             };
-            match incoming.accept() {
-                Ok(connecting) => return Some(Accepting(connecting, pass, self.kernel)),
+            let speaker = self.speaker();
+            match incoming.accept_with(speaker.server.clone()) {
+                Ok(connecting) => {
+                    return Some(Accepting {
+                        connecting,
+                        pass,
+                        kernel: self.kernel,
+                        shown: speaker.identity.clone(),
+                    });
+                }
                 Err(error) => tracing::debug!(%error, "a connection was not accepted"),
             }
         }
@@ -370,7 +407,12 @@ impl Transport {
 
 /// A connection whose TLS is not complete yet.
 #[derive(Debug)]
-pub struct Accepting(quinn::Connecting, Pass, bool);
+pub struct Accepting {
+    connecting: quinn::Connecting,
+    pass: Pass,
+    kernel: bool,
+    shown: Arc<Identity>,
+}
 
 impl Accepting {
     /// Waits for TLS, five seconds at most.
@@ -379,10 +421,19 @@ impl Accepting {
     ///
     /// [`TransportError::Closed`].
     pub async fn complete(self) -> Result<Connection, TransportError> {
-        let Accepting(connecting, _pass, kernel) = self;
+        let Accepting {
+            connecting,
+            pass: _pass,
+            kernel,
+            shown,
+        } = self;
         let closed = TransportError::Closed;
         match tokio::time::timeout(HANDSHAKE_TIME_MAX, connecting).await {
-            Ok(Ok(connection)) => Ok(Connection(connection, kernel)),
+            Ok(Ok(quic)) => Ok(Connection {
+                quic,
+                kernel,
+                shown,
+            }),
             Ok(Err(error)) => Err(closed(reason(&error))),
             Err(_) => Err(closed("the handshake was not complete in time".into())),
         }
@@ -399,9 +450,15 @@ fn reason(error: &quinn::ConnectionError) -> String {
     }
 }
 
-/// One QUIC connection to a peer, and whether the kernel carries it.
+/// One QUIC connection to a peer.
 #[derive(Debug, Clone)]
-pub struct Connection(quinn::Connection, bool);
+pub struct Connection {
+    quic: quinn::Connection,
+    /// Whether the kernel carries it.
+    kernel: bool,
+    /// What this side showed in the handshake.
+    shown: Arc<Identity>,
+}
 
 /// What a peer opened.
 #[derive(Debug)]
@@ -444,21 +501,38 @@ impl Connection {
     /// The certificate the peer showed; TLS has accepted it.
     pub fn certificate(&self) -> Option<CertificateDer<'static>> {
         let chain = self
-            .0
+            .quic
             .peer_identity()?
             .downcast::<Vec<CertificateDer<'static>>>()
             .ok()?;
         chain.into_iter().next()
     }
 
+    /// Whom this side showed in the handshake, as which it says Hello.
+    pub fn shown(&self) -> &Arc<Identity> {
+        &self.shown
+    }
+
+    /// Bytes that the two ends of this connection know, and nobody else (RFC 5705).
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`], if TLS has none.
+    pub fn exporter(&self) -> Result<[u8; 32], TransportError> {
+        let mut bytes = [0; 32];
+        let done = self.quic.export_keying_material(&mut bytes, EXPORTER, &[]);
+        done.map_err(|_| TransportError::Closed("TLS exports no keying material".into()))?;
+        Ok(bytes)
+    }
+
     /// Where the peer is.
     pub fn addr(&self) -> SocketAddr {
-        self.0.remote_address()
+        self.quic.remote_address()
     }
 
     /// What learns that nobody listens at the peer's address any more.
     pub fn canary(&self) -> Canary {
-        if self.1 {
+        if self.kernel {
             Canary::new(self.addr())
         } else {
             Canary(None)
@@ -467,7 +541,7 @@ impl Connection {
 
     /// Whether the peer can take datagrams.
     pub fn takes_datagrams(&self) -> bool {
-        self.0.max_datagram_size().is_some_and(|size| size >= 9)
+        self.quic.max_datagram_size().is_some_and(|size| size >= 9)
     }
 
     /// Opens our lane.
@@ -476,7 +550,7 @@ impl Connection {
     ///
     /// [`TransportError::Closed`].
     pub async fn open_lane(&self) -> Result<LaneWriter, TransportError> {
-        let mut lane = LaneWriter(self.0.open_uni().await.map_err(closed)?);
+        let mut lane = LaneWriter(self.quic.open_uni().await.map_err(closed)?);
         // Above bulk and fetches.
         let _: Result<(), _> = lane.0.set_priority(10);
         lane.write(Bytes::from_static(&[LANE])).await?;
@@ -489,7 +563,7 @@ impl Connection {
     ///
     /// [`TransportError::Closed`].
     pub async fn open_bulk(&self, stream: u64) -> Result<LaneWriter, TransportError> {
-        let mut lane = LaneWriter(self.0.open_uni().await.map_err(closed)?);
+        let mut lane = LaneWriter(self.quic.open_uni().await.map_err(closed)?);
         let mut head = vec![BULK];
         head.extend_from_slice(&stream.to_le_bytes());
         lane.write(head.into()).await?;
@@ -502,7 +576,7 @@ impl Connection {
     ///
     /// [`TransportError::Closed`].
     pub async fn accept_stream(&self) -> Result<Unknown, TransportError> {
-        self.0.accept_uni().await.map(Unknown).map_err(closed)
+        self.quic.accept_uni().await.map(Unknown).map_err(closed)
     }
 
     /// Asks the peer something on a stream of its own: writes `question`, reads at most `max` bytes.
@@ -511,7 +585,7 @@ impl Connection {
     ///
     /// [`TransportError::Closed`], also for a longer answer.
     pub async fn ask(&self, question: &[u8], max: usize) -> Result<Vec<u8>, TransportError> {
-        let (mut send, mut receive) = self.0.open_bi().await.map_err(closed)?;
+        let (mut send, mut receive) = self.quic.open_bi().await.map_err(closed)?;
         let told = |error: &dyn std::fmt::Display| TransportError::Closed(error.to_string());
         send.write_all(question)
             .await
@@ -526,14 +600,14 @@ impl Connection {
     ///
     /// [`TransportError::Closed`].
     pub async fn accept_question(&self) -> Result<Question, TransportError> {
-        let (send, receive) = self.0.accept_bi().await.map_err(closed)?;
+        let (send, receive) = self.quic.accept_bi().await.map_err(closed)?;
         Ok(Question { send, receive })
     }
 
     /// Sends a datagram; it may be lost.
     pub fn send_datagram(&self, bytes: &[u8]) {
         // A datagram that cannot be sent is one that is lost.
-        let _: Result<(), _> = self.0.send_datagram(Bytes::copy_from_slice(bytes));
+        let _: Result<(), _> = self.quic.send_datagram(Bytes::copy_from_slice(bytes));
     }
 
     /// Waits for a datagram.
@@ -542,28 +616,28 @@ impl Connection {
     ///
     /// [`TransportError::Closed`].
     pub async fn read_datagram(&self) -> Result<Bytes, TransportError> {
-        self.0.read_datagram().await.map_err(closed)
+        self.quic.read_datagram().await.map_err(closed)
     }
 
     /// Closes the connection and says why. What was not sent is lost.
     pub fn close(&self, why: &str) {
         let why: String = why.chars().take(200).collect();
-        self.0.close(1u32.into(), why.as_bytes());
+        self.quic.close(1u32.into(), why.as_bytes());
     }
 
     /// Waits until the connection is closed, by either side, and says why.
     pub async fn closed(&self) -> String {
-        reason(&self.0.closed().await)
+        reason(&self.quic.closed().await)
     }
 
     /// How often bytes of a stream were put into a packet. While it grows, the peer makes room for them.
     pub fn writes(&self) -> u64 {
-        self.0.stats().frame_tx.stream
+        self.quic.stats().frame_tx.stream
     }
 
     /// Bytes sent and received in UDP payloads.
     pub fn bytes(&self) -> (u64, u64) {
-        let stats = self.0.stats();
+        let stats = self.quic.stats();
         (stats.udp_tx.bytes, stats.udp_rx.bytes)
     }
 }

@@ -52,4 +52,6 @@ pub use ids::{Environ, ModuleHash, NodeId, ParseIdError, Pid};
 pub use reason::{ExitReason, TEXT_BYTES_MAX, bounded};
 
 /// The protocol versions this crate speaks, oldest and newest.
-pub const PROTOCOL: (u16, u16) = (1, 1);
+///
+/// Version 2 has [`wire::Frame::Renew`], and is version 1 in everything else.
+pub const PROTOCOL: (u16, u16) = (1, 2);

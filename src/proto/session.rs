@@ -20,7 +20,7 @@
 //! # What this module does not do
 //!
 //! It does not know time ([`crate::lease`]), which session is the current one ([`crate::pair`]),
-//! or what is in a ticket.
+//! or what is in a ticket or a certificate.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -29,8 +29,11 @@ use bytes::{Bytes, BytesMut};
 use crate::link::{LinkAnswer, Signal};
 use crate::spawn::{Answer, Asking, AskingStep, Hosting, HostingStep, Prepare, Refusal};
 use crate::switch::off;
-use crate::wire::{self, BulkHead, Frame, Hello, Route, WireError};
+use crate::wire::{self, BulkHead, Frame, Hello, Renew, Route, WireError};
 use crate::{Environ, NodeId, PROTOCOL, Pid};
+
+/// The first protocol version that has [`Frame::Renew`].
+const RENEW_SINCE: u16 = 2;
 
 /// The bounds of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -129,6 +132,8 @@ pub enum Action {
     Answered(u64, bool),
     /// The peer leaves; end the session as [`SessionError::Left`].
     Left,
+    /// Check this certificate; if it is good, the session may last as long as it does, else it ends.
+    Renew(Renew),
 }
 
 /// Who has to be told that a session ended.
@@ -153,6 +158,8 @@ pub struct Session {
     peer: NodeId,
     epoch: u64,
     limits: Limits,
+    /// The protocol version both sides speak.
+    version: u16,
     /// Tenants the peer's ticket allows; `None`: all.
     environs: Option<BTreeSet<Environ>>,
     over: bool,
@@ -176,12 +183,13 @@ pub struct Session {
     actions: VecDeque<Action>,
 }
 
-/// Compares a peer's Hello with who its certificate and ticket say it is.
+/// Compares a peer's Hello with who its certificate and ticket say it is, and returns the newest protocol
+/// version that both sides speak, for [`Session::speak`].
 ///
 /// # Errors
 ///
 /// [`SessionError::Incompatible`] or the broken rule; nothing may be read after it.
-pub fn check_hello(hello: &Hello, us: NodeId, certified: NodeId) -> Result<(), SessionError> {
+pub fn check_hello(hello: &Hello, us: NodeId, certified: NodeId) -> Result<u16, SessionError> {
     let (ours, theirs) = (PROTOCOL, hello.versions);
     if theirs.0 > theirs.1 {
         return Err(rule("a version range runs upwards"));
@@ -201,7 +209,7 @@ pub fn check_hello(hello: &Hello, us: NodeId, certified: NodeId) -> Result<(), S
     if hello.epoch == 0 {
         return Err(rule("epochs count from 1"));
     }
-    Ok(())
+    Ok(ours.1.min(theirs.1))
 }
 
 impl Session {
@@ -212,6 +220,7 @@ impl Session {
             peer,
             epoch,
             limits,
+            version: PROTOCOL.1,
             environs: None,
             over: false,
             out: Vec::new(),
@@ -226,6 +235,11 @@ impl Session {
             locals: BTreeSet::new(),
             actions: VecDeque::new(),
         }
+    }
+
+    /// Speaks this protocol version, as [`check_hello`] found it, and not the newest.
+    pub fn speak(&mut self, version: u16) {
+        self.version = version;
     }
 
     /// Allows only frames of these tenants, as the peer's ticket says.
@@ -503,6 +517,23 @@ impl Session {
         self.locals.remove(&local);
     }
 
+    /// Shows the peer a later certificate. `false`: it speaks a protocol without that, and nothing was
+    /// appended; the session ends with the certificate that it knows.
+    ///
+    /// # Errors
+    ///
+    /// [`Over`]: a later session shows the certificate by itself.
+    ///
+    /// # Panics
+    ///
+    /// If a part is beyond its bound: ask [`Renew::is_bounded`] before.
+    pub fn renew(&mut self, renew: Renew) -> Result<bool, Over> {
+        if self.version < RENEW_SINCE {
+            return Ok(false);
+        }
+        self.put(&Frame::Renew(renew)).map(|()| true)
+    }
+
     /// Says goodbye; nothing may be sent afterwards.
     pub fn goodbye(&mut self) {
         // If the session is over already, so be it.
@@ -632,6 +663,10 @@ impl Session {
                 self.actions.push_back(Action::Answered(reference, exists));
             }
             Frame::Goodbye => self.actions.push_back(Action::Left),
+            Frame::Renew(_) if self.version < RENEW_SINCE => {
+                return Err(rule("Renew is spoken since protocol 2"));
+            }
+            Frame::Renew(renew) => self.actions.push_back(Action::Renew(renew)),
         }
         Ok(())
     }

@@ -36,6 +36,12 @@ pub const LANE_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 /// The longest start ticket, in bytes.
 pub const TICKET_BYTES_MAX: usize = 4 << 10;
 
+/// The longest certificate, in bytes.
+pub const CERTIFICATE_BYTES_MAX: usize = 4 << 10;
+
+/// The longest proof of a renewal, in bytes.
+pub const PROOF_BYTES_MAX: usize = 256;
+
 /// Bytes before a body.
 pub const HEADER_BYTES: usize = 5;
 
@@ -52,6 +58,27 @@ pub struct Hello {
     pub epoch: u64,
     /// The start ticket, signed by the cluster's authority.
     pub ticket: Vec<u8>,
+}
+
+/// A later certificate of the sender, since protocol 2. What it proves is for the driver to check.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Renew {
+    /// The certificate, of the same key as the one shown before.
+    pub certificate: Vec<u8>,
+    /// The start ticket that goes with it.
+    pub ticket: Vec<u8>,
+    /// A signature by that key over what names this session and this direction.
+    pub proof: Vec<u8>,
+}
+
+impl Renew {
+    /// Whether each part is within its bound.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.certificate.len() <= CERTIFICATE_BYTES_MAX
+            && self.ticket.len() <= TICKET_BYTES_MAX
+            && self.proof.len() <= PROOF_BYTES_MAX
+    }
 }
 
 /// Where a signal or message comes from and goes to.
@@ -96,6 +123,8 @@ pub enum Frame {
     Answer(u64, bool),
     /// No more frames follow; the sender leaves.
     Goodbye,
+    /// The sender has a later certificate than the one it showed.
+    Renew(Renew),
 }
 
 /// Where the bytes of a bulk message are.
@@ -136,9 +165,13 @@ const CANCELLED: u8 = 11;
 const QUERY: u8 = 12;
 const ANSWER: u8 = 13;
 const GOODBYE: u8 = 14;
+const RENEW: u8 = 15;
 
 /// Encoded size of a [`Route`] and a tag; the payload of a message follows.
 const MESSAGE_HEAD_BYTES_MAX: usize = 3 * 8 + 1 + 8;
+
+/// The parts of a [`Renew`], each with its length before it.
+const RENEW_BYTES_MAX: usize = CERTIFICATE_BYTES_MAX + TICKET_BYTES_MAX + PROOF_BYTES_MAX + 3 * 8;
 
 fn config() -> impl bincode::config::Config {
     bincode::config::legacy().with_limit::<CONTROL_BYTES_MAX>()
@@ -166,6 +199,10 @@ impl Frame {
             Frame::Query(reference, pid) => put(out, QUERY, &(reference, pid)),
             Frame::Answer(reference, exists) => put(out, ANSWER, &(reference, exists)),
             Frame::Goodbye => put(out, GOODBYE, &0u8),
+            Frame::Renew(renew) => {
+                assert!(renew.is_bounded(), "whoever renews looks first");
+                put(out, RENEW, renew);
+            }
         }
     }
 }
@@ -225,6 +262,7 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, WireError> {
         HELLO => TICKET_BYTES_MAX + 64,
         SIGNAL | REFUSED => TEXT_BYTES_MAX + 256,
         PREPARE => CONTROL_BYTES_MAX,
+        RENEW => RENEW_BYTES_MAX,
         STALE | BULK | PREPARED | START | CANCEL | CANCELLED | QUERY | ANSWER | GOODBYE => 128,
         unknown => return Err(WireError::Kind(unknown)),
     };
@@ -287,6 +325,10 @@ fn decode_body(kind: u8, body: BytesMut) -> Result<Frame, WireError> {
         GOODBYE => match whole::<u8>(&body, "goodbye")? {
             0 => Frame::Goodbye,
             _ => return Err(WireError::Body("goodbye")),
+        },
+        RENEW => match whole::<Renew>(&body, "renew")? {
+            renew if renew.is_bounded() => Frame::Renew(renew),
+            _ => return Err(WireError::Body("renew")),
         },
         unknown => return Err(WireError::Kind(unknown)),
     })

@@ -397,7 +397,7 @@ fn a_hello_that_does_not_fit_is_refused_with_the_rule() {
                 versions: (PROTOCOL.1 + 1, PROTOCOL.1 + 8),
                 ..good.clone()
             },
-            "peer speaks protocol 2–9, this node speaks 1–1",
+            "peer speaks protocol 3–10, this node speaks 1–2",
         ),
         (
             Hello {

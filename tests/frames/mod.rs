@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig};
-use tidelock_proto::wire::{Frame, Hello, Route, WireError, decode};
+use tidelock_proto::wire::{Frame, Hello, Renew, Route, WireError, decode};
 use tidelock_proto::{Environ, ModuleHash, NodeId, PROTOCOL, Pid};
 
 pub(crate) const US: NodeId = NodeId(1);
@@ -52,6 +52,15 @@ pub(crate) fn prepare() -> Prepare {
         },
         link: Some(Some(-4)),
         monitor: Some(6),
+    }
+}
+
+/// What its parts mean is nothing to the crate.
+pub(crate) fn renew() -> Renew {
+    Renew {
+        certificate: vec![0x30, 0x82],
+        ticket: vec![0xaa, 0xbb, 0xcc],
+        proof: vec![0x5f],
     }
 }
 

@@ -272,7 +272,6 @@ impl<'a> Cluster<'a> {
             let dist = Dist::new(DistConfig {
                 env: env.clone(),
                 transport,
-                identity,
                 lease: LEASE,
                 limits: Limits::default(),
                 network: tokio::runtime::Handle::current(),

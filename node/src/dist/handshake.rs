@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tidelock::{ExitReason, NodeId};
-use tidelock_certs::{Environments, Ticket, UnixTime};
+use tidelock_certs::{Environments, Shown, Ticket, UnixTime};
 use tidelock_proto::pair::Verdict;
 use tidelock_proto::session::{Session, SessionError, check_hello};
 use tidelock_proto::switch::off;
@@ -16,6 +16,7 @@ use tidelock_proto::wire::{self, Frame, Hello};
 use super::{Dist, Peer, PeerEvent};
 use crate::live::{Drive, Live};
 use crate::lock;
+use crate::renewal::Certificates;
 use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError};
 
 /// How long a peer may take for its Hello.
@@ -139,7 +140,7 @@ impl Dist {
         }
         let mut lane = connection.open_lane().await.map_err(told)?;
         let mut bytes = Vec::new();
-        self.hello(peer.node, epoch).encode(&mut bytes);
+        self.hello(connection, peer.node, epoch).encode(&mut bytes);
         lane.write(bytes.into()).await.map_err(told)?;
 
         let (reader, frame, early) = read_hello(connection).await?;
@@ -245,7 +246,8 @@ impl Dist {
                     return Err("another session is open".into());
                 }
                 lock(&peer.pair).handle_accepted(hello.epoch);
-                self.hello(hello.from, hello.epoch).encode(&mut bytes);
+                self.hello(connection, hello.from, hello.epoch)
+                    .encode(&mut bytes);
                 let written = lane.write(bytes.into()).await;
                 let epoch = hello.epoch;
                 self.begin(
@@ -270,28 +272,22 @@ impl Dist {
         let certificate = connection
             .certificate()
             .ok_or("peer shows no certificate")?;
-        let authority = self.identity().authority().clone();
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let now = UnixTime::since_unix_epoch(since);
-        let ticket = Ticket::verify(&hello.ticket, &authority, &certificate, now)
+        let authority = connection.shown().authority();
+        let ticket = Ticket::verify(&hello.ticket, authority, &certificate, UnixTime::now())
             .map_err(|error| error.to_string())?;
-        check_hello(hello, self.us, ticket.node).map_err(|error| error.to_string())?;
+        let version =
+            check_hello(hello, self.us, ticket.node).map_err(|error| error.to_string())?;
         if self.is_denied(&ticket.key) {
             let (node, name) = (ticket.node, &ticket.name);
             return Err(format!("{node} ({name}): {}", SessionError::Removed));
         }
-        let expires_in = ticket.not_after_s.saturating_sub(now.as_secs());
-        Ok(Known {
-            ticket,
-            expires_in: Duration::from_secs(expires_in),
-        })
+        let shown = Shown::new(ticket, &certificate).map_err(|error| error.to_string())?;
+        Ok(Known { shown, version })
     }
 
     /// A larger NodeId of the same name ends sessions with smaller ones; smaller ones are refused.
     async fn replace_older(&self, known: &Known) -> Result<(), String> {
-        let (name, node) = (&known.ticket.name, known.ticket.node);
+        let (name, node) = (&known.shown.ticket().name, known.shown.ticket().node);
         let older = {
             let mut newest = lock(&self.newest);
             let entry = newest.entry(name.clone()).or_insert(node);
@@ -323,10 +319,12 @@ impl Dist {
         (lane_in, early, lane_out): (LaneReader, BytesMut, LaneWriter),
     ) {
         let mut session = Session::new(self.us, peer.node, epoch, self.limits.clone());
-        if let Environments::Only(list) = &known.ticket.environments {
+        session.speak(known.version);
+        if let Environments::Only(list) = &known.shown.ticket().environments {
             session.restrict(list.iter().copied());
         }
-        let (live, bulk) = Live::new(session, &known.ticket, connection);
+        let certificates = Certificates::new(self.us, known.shown, &connection);
+        let (live, bulk) = Live::new(session, certificates, connection);
         let drive = Drive {
             env: self.env.clone(),
             fetcher: self.fetcher.clone(),
@@ -334,7 +332,6 @@ impl Dist {
             lane_in,
             early,
             lane_out,
-            expires_in: known.expires_in,
             draining: self.draining.subscribe(),
         };
         tracing::info!(peer = %peer.node, epoch, "session open");
@@ -348,6 +345,8 @@ impl Dist {
         peer.set_live(Some(live.clone()));
         // It may have been removed since its ticket was looked at, before there was a session to end.
         self.end_if_denied(&live);
+        // And this node may have renewed its own since the handshake began.
+        live.show(&self.transport.identity());
         let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
         self.network.spawn(async move {
             let why = live.clone().drive(drive, bulk).await;
@@ -373,8 +372,9 @@ impl Dist {
 
 /// A peer whose certificate and ticket were checked.
 struct Known {
-    ticket: Ticket,
-    expires_in: Duration,
+    shown: Shown,
+    /// The protocol version to speak with it.
+    version: u16,
 }
 
 /// Reads the first frame of the peer's lane, and nothing after it.
