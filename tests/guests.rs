@@ -8,9 +8,11 @@
 
 #![allow(clippy::print_stderr, reason = "read when a test fails")]
 
-use std::io::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// A folder with compiled guests, if there is one.
 fn compiled(name: &str) -> Option<PathBuf> {
@@ -517,4 +519,90 @@ fn each_run_has_a_test_root_of_its_own() {
         output.stdout
     };
     assert_ne!(run(), run());
+}
+
+// ---- examples/web -------------------------------------------------------------------------
+
+/// Ends the program with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _: std::io::Result<()> = self.0.kill();
+        let _: std::io::Result<std::process::ExitStatus> = self.0.wait();
+    }
+}
+
+/// One request on a connection: the status and the body.
+fn ask(connection: &mut TcpStream, request: &str, body: &str) -> (u16, String) {
+    let length = body.len();
+    let kind = "Content-Type: application/json";
+    let text = format!(
+        "{request} HTTP/1.1\r\nHost: x\r\n{kind}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    connection.write_all(text.as_bytes()).expect("it is sent");
+    let mut reader = BufReader::new(connection);
+    let (mut status, mut length) = (0, 0);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("a line of the head");
+        let line = line.trim_end().to_ascii_lowercase();
+        if let Some(rest) = line.strip_prefix("http/1.1 ") {
+            status = rest[..3].parse().expect("a status");
+        } else if let Some(rest) = line.strip_prefix("content-length: ") {
+            length = rest.parse().expect("a length");
+        } else if line.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("the body");
+    (status, String::from_utf8(body).expect("text"))
+}
+
+#[test]
+fn a_web_application_on_a_framework_for_lunatic_serves() {
+    let Some(guest) = compiled("web.wasm") else {
+        return;
+    };
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let address = free.expect("a free port").to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
+    command.arg("run").arg(guest).arg(&address);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    let _server = Running(command.spawn().expect("the binary starts"));
+    let connect = || TcpStream::connect(&address);
+    let since = Instant::now();
+    let mut one = loop {
+        match connect() {
+            Ok(connection) => break connection,
+            Err(error) => assert!(since.elapsed() < Duration::from_secs(60), "{error}"),
+        }
+        // The framework says nowhere that it listens.
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let ok = |text: &str| (200, text.to_owned());
+    // Several requests on one connection.
+    assert_eq!(ask(&mut one, "GET /", ""), ok("hello\n"));
+    assert_eq!(ask(&mut one, "GET /hello/Ada", ""), ok("hello, Ada\n"));
+    assert_eq!(ask(&mut one, "POST /sum", "[1, 2, 39]"), ok("42"));
+    assert_eq!(ask(&mut one, "POST /sum", "[1, 2,").0, 400);
+    assert_eq!(ask(&mut one, "GET /nowhere", "").0, 404);
+    // One that panics is answered and ends alone.
+    let mut other = connect().expect("another connection");
+    assert_eq!(ask(&mut other, "GET /panic", "").0, 500);
+    assert_eq!(ask(&mut one, "GET /count", ""), ok("1\n"));
+    // One that waits holds up nobody, and neither do many that say nothing.
+    let idle: Vec<TcpStream> = (0..500).map(|_| connect().expect("a connection")).collect();
+    let mut waiting = connect().expect("another connection");
+    let slow = std::thread::spawn(move || ask(&mut waiting, "GET /slow", ""));
+    let mut count = 1;
+    while !slow.is_finished() {
+        count += 1;
+        assert_eq!(ask(&mut one, "GET /count", ""), ok(&format!("{count}\n")));
+    }
+    assert_eq!(slow.join().expect("an answer"), ok("at last\n"));
+    assert!(count > 20, "only {count} requests beside one that waits");
+    drop(idle);
 }

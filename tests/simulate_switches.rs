@@ -51,6 +51,7 @@ const RULES: &[&str] = &[
     "who is asked is noted",
     "Cancel ends a parked child",
     "an answer keeps its place in the lane",
+    "nothing of an ended session is taken in",
 ];
 
 /// Rules that some hundred seeds have not missed yet, though the model does: `TIDELOCK_RULE` tries one by name.

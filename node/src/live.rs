@@ -228,7 +228,7 @@ impl Live {
             env,
             fetcher,
             lease,
-            lane_in,
+            mut lane_in,
             early,
             lane_out,
             draining,
@@ -247,9 +247,17 @@ impl Live {
             early_bulk: HashMap::new(),
             early_bytes: 0,
         };
-        let why = driver.run(lane_in, early, lease).await;
+        let why = driver.run(&mut lane_in, early, lease).await;
         let why = lock(&self.verdict).take().unwrap_or(why);
         self.tell(&env, &why);
+        if off("nothing of an ended session is taken in") {
+            tokio::spawn(async move {
+                while let Ok(Some(bytes)) = lane_in.read(READ_BYTES).await
+                    && driver.take_in(&bytes).is_ok()
+                {}
+            });
+            return why;
+        }
         self.unsent.notify_one();
         server.abort();
         bulk_writer.abort();
@@ -416,7 +424,7 @@ struct Driver {
 impl Driver {
     async fn run(
         &mut self,
-        mut lane: LaneReader,
+        lane: &mut LaneReader,
         mut early: BytesMut,
         length: Duration,
     ) -> SessionError {

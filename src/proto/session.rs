@@ -779,7 +779,7 @@ impl Session {
     /// Poll every action first: what had arrived whole comes before the end. An
     /// [`Action::Adopt`] or [`Action::Run`] that is left over is withdrawn: it is in the list.
     pub fn end(&mut self) -> Ending {
-        self.over = true;
+        self.over = !off("nothing of an ended session is taken in");
         self.out.clear();
         self.partial.clear();
         let hosts = std::mem::take(&mut self.hosts);

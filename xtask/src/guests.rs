@@ -19,23 +19,25 @@ use crate::run::{command, output, root, run};
 pub(crate) const TARGET: &str = "wasm32-wasip1";
 
 /// The workspaces that hold guests, apart from each other and from the host's.
-const WORKSPACES: [&str; 4] = [
+const WORKSPACES: [&str; 5] = [
     "examples/wordcount",
     "examples/guests",
     "examples/testing",
     "examples/notes",
+    "examples/web",
 ];
 
 /// Those of them whose tests are compiled, too.
 const TESTED: [&str; 1] = ["examples/testing"];
 
 /// All workspaces that are compiled for guests: those, and what they are written with.
-pub(crate) const SOURCES_OF_GUESTS: [&str; 5] = [
+pub(crate) const SOURCES_OF_GUESTS: [&str; 6] = [
     "sdk",
     "examples/wordcount",
     "examples/guests",
     "examples/testing",
     "examples/notes",
+    "examples/web",
 ];
 
 /// What the shipped guest is made from.
