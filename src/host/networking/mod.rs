@@ -179,13 +179,18 @@ impl Wait {
         Self::new(patience.get())
     }
 
+    /// Whether only what is there at once counts.
+    fn is_none(&self) -> bool {
+        self.patience_ms == 0
+    }
+
     /// What the future gives, unless the patience is over first. Without any, what it gives at once.
     ///
     /// # Cancellation
     ///
     /// As that of the future.
     async fn step<T>(&mut self, done: impl Future<Output = io::Result<T>>) -> Outcome<T> {
-        if self.patience_ms == 0 {
+        if self.is_none() {
             // A timer would round it up.
             return Ok(done.now_or_never().ok_or(Failure::TimedOut)??);
         }
