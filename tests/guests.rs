@@ -579,8 +579,7 @@ fn a_web_application_on_a_framework_for_lunatic_serves() {
             Ok(connection) => break connection,
             Err(error) => assert!(since.elapsed() < Duration::from_secs(60), "{error}"),
         }
-        // The framework says nowhere that it listens.
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5)); // between two looks: it does not say that it listens
     };
     let ok = |text: &str| (200, text.to_owned());
     // Several requests on one connection.
