@@ -77,7 +77,7 @@ fn messages(node: u64, mailbox: Mailbox<i64>) {
     // What it answers to is the same process, whoever tells of it.
     let other = Process::spawn_node(
         node,
-        (child.clone(), mailbox.this()),
+        (child, mailbox.this()),
         |(child, parent), mailbox: Mailbox<i64>| {
             let _: (Process<i64>, Mailbox<i64>) = (child, mailbox);
             Process::<i64>::send(&parent, 7);
@@ -201,7 +201,7 @@ fn monitors(node: u64, mailbox: Mailbox<i64>) {
         },
     );
     let id = child.id();
-    mailbox.monitor(child.clone());
+    mailbox.monitor(child);
     child.send(1);
     assert_eq!(mailbox.receive().unwrap_message(), 1);
     let ProcessDiedSignal(died) = mailbox.receive().unwrap_signal();
@@ -212,7 +212,7 @@ fn kills(node: u64, mailbox: Mailbox<i64>) {
     let mailbox = mailbox.monitorable();
     let child = Process::spawn_node(node, mailbox.this(), successor);
     let id = child.id();
-    mailbox.monitor(child.clone());
+    mailbox.monitor(child);
     child.kill();
     let ProcessDiedSignal(died) = mailbox.receive().unwrap_signal();
     assert_eq!(died, id);
