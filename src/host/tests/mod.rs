@@ -3,6 +3,7 @@
 mod certificates;
 mod faults;
 mod hostile;
+mod ids;
 mod life;
 mod message;
 mod modules;
