@@ -569,6 +569,16 @@ fn operators_can_look_and_act() {
             .any(|node| node.id == "n2" && node.state == api::NodeState::Left)
     });
 
+    // Also one that has left: its key is what is refused.
+    let removed: api::NodeInfo = user.json(&["remove", "n2"]);
+    assert_eq!(
+        (removed.id.as_str(), removed.state),
+        ("n2", api::NodeState::Left)
+    );
+    let nobody = user.run(&["remove", "n9"]);
+    assert_eq!(nobody.status.code(), Some(4));
+    assert!(text(&nobody.stderr).contains("there is no node with this id"));
+
     dev.signal(Signal::SIGINT);
     let (code, said) = dev.end();
     assert_eq!(code, Some(130), "{said}");

@@ -154,6 +154,20 @@ impl Cluster {
         }
     }
 
+    /// Puts a node out for good. By its id alone: a name may be another's by now.
+    pub(crate) async fn remove(&self, id: &str) -> Outcome<NodeInfo> {
+        let nodes = self.nodes().await?;
+        if !nodes.iter().any(|node| node.id == id) {
+            let next = "tidelock nodes --all";
+            return Err(
+                Failure::new("E0021", format!("{id}: there is no node with this id"))
+                    .next(next, "who is here and who was"),
+            );
+        }
+        let path = format!("/v1/nodes/{id}?remove=true");
+        self.ask(self.to_control(Method::DELETE, &path)).await
+    }
+
     /// The admin address of the node that a process lives on.
     pub(crate) async fn node_of(&self, pid: Pid) -> Outcome<SocketAddr> {
         let id = pid.node().to_string();

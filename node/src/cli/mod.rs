@@ -21,6 +21,7 @@ mod nodes;
 mod open_files;
 mod output;
 mod ps;
+mod remove;
 mod run;
 mod show;
 mod spawn;
@@ -119,6 +120,7 @@ enum Command {
     Modules(modules::Modules),
     Nodes(nodes::Nodes),
     Drain(drain::Drain),
+    Remove(remove::Remove),
     Node(Box<node::Node>),
     Control(control::Control),
     Token(token::Token),
@@ -206,6 +208,7 @@ impl Command {
             Self::Modules(command) => command.run(out, &cluster).await,
             Self::Nodes(command) => command.run(out, &cluster).await,
             Self::Drain(command) => command.run(out, &cluster).await,
+            Self::Remove(command) => command.run(out, &cluster).await,
             Self::Token(command) => command.run(out, &cluster).await,
             _ => unreachable!("handled before a cluster was asked for"),
         }

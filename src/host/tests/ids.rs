@@ -145,9 +145,14 @@ async fn an_id_that_is_nothing_traps_and_is_named() {
         } else {
             "drop"
         };
-        // Messages have a place for resources, none of them taken.
+        // Texts are looked at before.
+        let data = if path.starts_with("lunatic::wasi") {
+            r#"(data (i32.const 4) "text")"#
+        } else {
+            ""
+        };
         let body = format!(
-            r#"(func (export "lunatic_alloc") (param i32) (result i32) i32.const 1024)
+            r#"{data} (func (export "lunatic_alloc") (param i32) (result i32) i32.const 1024)
             (func (export "_start")
                 (call $create_data (i64.const 0) (i64.const 0))
                 {call} {drop})"#
