@@ -9,6 +9,7 @@
 //!     addr: "10.0.0.7:7717".parse()?,
 //!     admin_addr: "10.0.0.7:7718".parse()?,
 //!     version: "0.1.0".to_owned(),
+//!     tags: "region=eu".parse()?,
 //! };
 //! let joined = Client::join("control.example:7700", &token, &node).await?;
 //! println!("{} of {}", joined.node, joined.identity.name().cluster);
