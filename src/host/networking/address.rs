@@ -4,27 +4,24 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use super::super::{Call, Result};
 
-/// An address as five arguments of a call.
-#[derive(Clone, Copy)]
-pub(super) struct Raw {
-    pub(super) kind: u32,
-    pub(super) ptr: u32,
-    pub(super) port: u32,
-    pub(super) flow: u32,
-    pub(super) scope: u32,
-}
-
-/// Reads an address; traps if it is none.
-pub(super) fn read(call: &mut Call<'_>, raw: Raw) -> Result<SocketAddr> {
-    let port = port(call, raw.port)?;
-    match raw.kind {
+/// Reads an address, which is five arguments of a call; traps if it is none.
+pub(super) fn read(
+    call: &mut Call<'_>,
+    kind: u32,
+    ptr: u32,
+    raw_port: u32,
+    flow: u32,
+    scope: u32,
+) -> Result<SocketAddr> {
+    let port = port(call, raw_port)?;
+    match kind {
         4 => {
-            let ip = Ipv4Addr::from(octets::<4>(call, raw.ptr)?);
+            let ip = Ipv4Addr::from(octets::<4>(call, ptr)?);
             Ok(SocketAddrV4::new(ip, port).into())
         }
         6 => {
-            let ip = Ipv6Addr::from(octets::<16>(call, raw.ptr)?);
-            Ok(SocketAddrV6::new(ip, port, raw.flow, raw.scope).into())
+            let ip = Ipv6Addr::from(octets::<16>(call, ptr)?);
+            Ok(SocketAddrV6::new(ip, port, flow, scope).into())
         }
         other => Err(call.trap(format_args!("addr_type: {other} is neither 4 nor 6"))),
     }

@@ -32,7 +32,8 @@ mod tls;
 mod udp;
 
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,6 +103,14 @@ fn no<T: Kind>(call: &Call<'_>, id: u64) -> wasmtime::Error {
 pub(super) fn keep<T: Kind>(call: &mut Call<'_>, socket: Arc<T>) -> Result<u64> {
     let kept = T::table(call.state().sockets()).insert(socket);
     kept.map_err(|full| call.trap(full))
+}
+
+/// Gives what was opened an id.
+fn kept<T: Kind>(call: &mut Call<'_>, opened: Outcome<Arc<T>>) -> Result<Outcome<u64>> {
+    match opened {
+        Ok(socket) => keep(call, socket).map(Ok),
+        Err(failure) => Ok(Err(failure)),
+    }
 }
 
 /// A second id for the same socket.
@@ -234,6 +243,24 @@ fn answer_new(call: &mut Call<'_>, arg: &str, ptr: u32, outcome: Outcome<u64>) -
     answer(call, arg, ptr, outcome)
 }
 
+/// Gives a connection and the address of its peer ids, and answers with both.
+fn answer_accepted<T: Kind>(
+    call: &mut Call<'_>,
+    id_ptr: u32,
+    peer_ptr: u32,
+    accepted: Outcome<(Arc<T>, SocketAddr)>,
+) -> Result<u32> {
+    let outcome = match accepted {
+        Ok((stream, peer)) => {
+            let peer = dns::keep(call, [peer])?;
+            call.put_u64("socket_addr_id_ptr", peer_ptr, peer)?;
+            keep(call, stream).map(Ok)?
+        }
+        Err(failure) => Err(failure),
+    };
+    answer(call, "id_u64_ptr", id_ptr, outcome)
+}
+
 // ---- the guest's memory ----------------------------------------------------------------------
 
 /// Where a guest wants bytes to be put.
@@ -281,6 +308,12 @@ fn buffers(call: &mut Call<'_>, ptr: u32, count: u32) -> Result<Vec<Range<usize>
         }
     }
     Ok(ranges)
+}
+
+/// What lies in those buffers now.
+fn slices<'a>(memory: &'a [u8], ranges: &[Range<usize>]) -> Vec<IoSlice<'a>> {
+    let slice = |range: &Range<usize>| IoSlice::new(&memory[range.clone()]);
+    ranges.iter().map(slice).collect()
 }
 
 /// Two numbers that lie behind each other.

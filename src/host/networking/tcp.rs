@@ -1,17 +1,18 @@
 //! TCP listeners and streams.
 
-use std::io::{self, IoSlice};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 
 use super::super::state::Table;
 use super::super::{Call, Caller, Linker, Result, sync, waits};
-use super::address::{self, Raw};
-use super::dns::{self, answer_address};
+use super::address;
+use super::dns::answer_address;
 use super::{
-    Buffer, Kind, Outcome, Patience, Place, Sockets, Wait, answer, answer_new, buffers, find,
-    is_early, keep, remove, share,
+    Buffer, Kind, Outcome, Patience, Place, Sockets, Wait, answer, answer_accepted, answer_new,
+    buffers, find, is_early, kept, remove, share, slices,
 };
 
 pub(super) fn link(linker: &mut Linker) -> Result<()> {
@@ -105,28 +106,19 @@ async fn tcp_bind(
     id_ptr: u32,
 ) -> Result<u32> {
     call.room("id_u64_ptr", id_ptr, 8)?;
-    let raw = Raw {
-        kind,
-        ptr: addr_ptr,
-        port,
-        flow,
-        scope,
-    };
-    let address = address::read(&mut call, raw)?;
-    let outcome = match Place::take(&mut call) {
-        Ok(place) => match tokio::net::TcpListener::bind(address).await {
-            Ok(socket) => {
-                let listener = Listener {
-                    socket,
-                    _place: place,
-                };
-                Ok(keep(&mut call, Arc::new(listener))?)
-            }
-            Err(error) => Err(error.into()),
-        },
-        Err(full) => Err(full),
-    };
+    let address = address::read(&mut call, kind, addr_ptr, port, flow, scope)?;
+    let listener = bind(&mut call, address).await;
+    let outcome = kept(&mut call, listener)?;
     answer(&mut call, "id_u64_ptr", id_ptr, outcome)
+}
+
+async fn bind(call: &mut Call<'_>, address: SocketAddr) -> Outcome<Arc<Listener>> {
+    let place = Place::take(call)?;
+    let socket = tokio::net::TcpListener::bind(address).await?;
+    Ok(Arc::new(Listener {
+        socket,
+        _place: place,
+    }))
 }
 
 fn drop_tcp_listener(mut call: Call<'_>, id: u64) -> Result<()> {
@@ -145,18 +137,14 @@ async fn tcp_accept(mut call: Call<'_>, listener: u64, id_ptr: u32, peer_ptr: u3
     let listener = find::<Listener>(&mut call, listener)?;
     call.room("id_u64_ptr", id_ptr, 8)?;
     call.room("socket_addr_id_ptr", peer_ptr, 8)?;
-    let outcome = match listener.socket.accept().await {
-        Ok((socket, peer)) => match Place::take(&mut call) {
-            Ok(place) => {
-                let peer = dns::keep(&mut call, [peer])?;
-                call.put_u64("socket_addr_id_ptr", peer_ptr, peer)?;
-                Ok(keep(&mut call, Stream::new(socket, place))?)
-            }
-            Err(full) => Err(full),
-        },
-        Err(error) => Err(error.into()),
-    };
-    answer(&mut call, "id_u64_ptr", id_ptr, outcome)
+    let accepted = accept(&mut call, &listener).await;
+    answer_accepted(&mut call, id_ptr, peer_ptr, accepted)
+}
+
+async fn accept(call: &mut Call<'_>, listener: &Listener) -> Outcome<(Arc<Stream>, SocketAddr)> {
+    let (socket, peer) = listener.socket.accept().await?;
+    let place = Place::take(call)?;
+    Ok((Stream::new(socket, place), peer))
 }
 
 // ---- streams ---------------------------------------------------------------------------------
@@ -174,25 +162,17 @@ async fn tcp_connect(
     id_ptr: u32,
 ) -> Result<u32> {
     call.room("id_u64_ptr", id_ptr, 8)?;
-    let raw = Raw {
-        kind,
-        ptr: addr_ptr,
-        port,
-        flow,
-        scope,
-    };
-    let address = address::read(&mut call, raw)?;
-    let outcome = match Place::take(&mut call) {
-        Ok(place) => {
-            let connect = tokio::net::TcpStream::connect(address);
-            match Wait::new(timeout).step(connect).await {
-                Ok(socket) => Ok(keep(&mut call, Stream::new(socket, place))?),
-                Err(failure) => Err(failure),
-            }
-        }
-        Err(full) => Err(full),
-    };
+    let address = address::read(&mut call, kind, addr_ptr, port, flow, scope)?;
+    let stream = connect(&mut call, address, timeout).await;
+    let outcome = kept(&mut call, stream)?;
     answer_new(&mut call, "id_u64_ptr", id_ptr, outcome)
+}
+
+async fn connect(call: &mut Call<'_>, address: SocketAddr, timeout: u64) -> Outcome<Arc<Stream>> {
+    let place = Place::take(call)?;
+    let connect = tokio::net::TcpStream::connect(address);
+    let socket = Wait::new(timeout).step(connect).await?;
+    Ok(Stream::new(socket, place))
 }
 
 fn drop_tcp_stream(mut call: Call<'_>, id: u64) -> Result<()> {
@@ -224,29 +204,16 @@ async fn tcp_read(
     opaque_ptr: u32,
 ) -> Result<u32> {
     let stream = find::<Stream>(&mut call, stream)?;
-    let buffer = Buffer::check(&mut call, ptr, len)?;
-    call.room("opaque_ptr", opaque_ptr, 8)?;
-    let outcome = read(&mut call, &stream, buffer).await?;
+    let outcome = take_in(
+        &mut call,
+        &stream,
+        &stream.read,
+        (ptr, len),
+        opaque_ptr,
+        |bytes| stream.socket.try_read(bytes),
+    );
+    let outcome = outcome.await?;
     answer(&mut call, "opaque_ptr", opaque_ptr, outcome)
-}
-
-/// # Cancellation
-///
-/// Bytes leave the socket only in the step that puts them into the guest's memory.
-async fn read(call: &mut Call<'_>, stream: &Stream, buffer: Buffer) -> Result<Outcome<u64>> {
-    if buffer.len == 0 {
-        return Ok(Ok(0));
-    }
-    let mut wait = Wait::of(&stream.read);
-    loop {
-        match stream.socket.try_read(buffer.place(call)?) {
-            Err(error) if is_early(&error) => {}
-            done => return Ok(done.map(|n| n as u64).map_err(Into::into)),
-        }
-        if let Err(failure) = wait.step(stream.socket.readable()).await {
-            return Ok(Err(failure));
-        }
-    }
 }
 
 /// As `tcp_read`; the bytes stay for whoever reads or peeks next.
@@ -258,22 +225,49 @@ async fn tcp_peek(
     opaque_ptr: u32,
 ) -> Result<u32> {
     let stream = find::<Stream>(&mut call, stream)?;
-    let buffer = Buffer::check(&mut call, ptr, len)?;
-    call.room("opaque_ptr", opaque_ptr, 8)?;
-    let outcome = peek(&mut call, &stream, buffer).await?;
+    // There is no peek that does not wait, so one that would is given up.
+    let early = || Err(io::ErrorKind::WouldBlock.into());
+    let outcome = take_in(
+        &mut call,
+        &stream,
+        &stream.peek,
+        (ptr, len),
+        opaque_ptr,
+        |bytes| {
+            stream
+                .socket
+                .peek(bytes)
+                .now_or_never()
+                .unwrap_or_else(early)
+        },
+    );
+    let outcome = outcome.await?;
     answer(&mut call, "opaque_ptr", opaque_ptr, outcome)
 }
 
-async fn peek(call: &mut Call<'_>, stream: &Stream, buffer: Buffer) -> Result<Outcome<u64>> {
+/// Fills the guest's buffer as far as there are bytes; waits for the first.
+///
+/// # Cancellation
+///
+/// Bytes leave the socket only in the step that puts them into the guest's memory.
+async fn take_in(
+    call: &mut Call<'_>,
+    stream: &Stream,
+    patience: &Patience,
+    (ptr, len): (u32, u32),
+    opaque_ptr: u32,
+    mut attempt: impl FnMut(&mut [u8]) -> io::Result<usize>,
+) -> Result<Outcome<u64>> {
+    let buffer = Buffer::check(call, ptr, len)?;
+    call.room("opaque_ptr", opaque_ptr, 8)?;
     if buffer.len == 0 {
         return Ok(Ok(0));
     }
-    let mut wait = Wait::of(&stream.peek);
+    let mut wait = Wait::of(patience);
     loop {
-        // There is no peek that does not wait, so one that would is given up.
-        let peeked = stream.socket.peek(buffer.place(call)?).now_or_never();
-        if let Some(done) = peeked {
-            return Ok(done.map(|n| n as u64).map_err(Into::into));
+        match attempt(buffer.place(call)?) {
+            Err(error) if is_early(&error) => {}
+            done => return Ok(done.map(|n| n as u64).map_err(Into::into)),
         }
         if let Err(failure) = wait.step(stream.socket.readable()).await {
             return Ok(Err(failure));
@@ -304,11 +298,7 @@ async fn write(call: &mut Call<'_>, stream: &Stream, ptr: u32, count: u32) -> Re
     }
     let mut wait = Wait::of(&stream.write);
     loop {
-        let memory = &*call.parts()?.0;
-        let parts: Vec<IoSlice<'_>> = ranges
-            .iter()
-            .map(|range| IoSlice::new(&memory[range.clone()]))
-            .collect();
+        let parts = slices(call.parts()?.0, &ranges);
         match stream.socket.try_write_vectored(&parts) {
             Err(error) if is_early(&error) => {}
             done => return Ok(done.map(|n| n as u64).map_err(Into::into)),

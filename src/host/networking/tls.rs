@@ -36,12 +36,12 @@ use tokio::time::timeout;
 
 use super::super::state::Table;
 use super::super::{Call, Caller, Linker, Result, sync, waits};
-use super::address::{self, Raw};
+use super::address;
 use super::dns::{self, answer_address, look_up};
 use super::tcp::send_at_once;
 use super::{
-    Buffer, Failure, Kind, Outcome, Patience, Place, Sockets, Wait, answer, answer_new, buffers,
-    find, halves, is_early, keep, remove, share,
+    Buffer, Failure, Kind, Outcome, Patience, Place, Sockets, Wait, answer, answer_accepted,
+    answer_new, buffers, find, halves, is_early, kept, remove, share, slices,
 };
 
 /// Handshakes of one listener under way; further connections wait unaccepted.
@@ -409,14 +409,7 @@ async fn tls_bind(
     key_len: u32,
 ) -> Result<u32> {
     call.room("id_u64_ptr", id_ptr, 8)?;
-    let raw = Raw {
-        kind,
-        ptr: addr_ptr,
-        port,
-        flow,
-        scope,
-    };
-    let address = address::read(&mut call, raw)?;
+    let address = address::read(&mut call, kind, addr_ptr, port, flow, scope)?;
     call.room("certs_array_ptr", cert_ptr, cert_len)?;
     call.room("keys_array_ptr", key_ptr, key_len)?;
     let outcome = if u64::from(cert_len) + u64::from(key_len) > PEM_BYTES_MAX {
@@ -426,14 +419,11 @@ async fn tls_bind(
         let key = call.bytes("keys_array_ptr", key_ptr, key_len)?;
         server(&certificates, key).map_err(Failure::Error)
     };
-    let outcome = match outcome {
+    let listener = match outcome {
         Ok(config) => bind(&mut call, address, config).await,
         Err(failure) => Err(failure),
     };
-    let outcome = match outcome {
-        Ok(listener) => Ok(keep(&mut call, listener)?),
-        Err(failure) => Err(failure),
-    };
+    let outcome = kept(&mut call, listener)?;
     answer(&mut call, "id_u64_ptr", id_ptr, outcome)
 }
 
@@ -475,15 +465,7 @@ async fn tls_accept(mut call: Call<'_>, listener: u64, id_ptr: u32, peer_ptr: u3
     call.room("id_u64_ptr", id_ptr, 8)?;
     call.room("socket_addr_id_ptr", peer_ptr, 8)?;
     let accepted = listener.accept(|| Place::take(&mut call)).await;
-    let outcome = match accepted {
-        Ok((stream, peer)) => {
-            let peer = dns::keep(&mut call, [peer])?;
-            call.put_u64("socket_addr_id_ptr", peer_ptr, peer)?;
-            Ok(keep(&mut call, stream)?)
-        }
-        Err(failure) => Err(failure),
-    };
-    answer(&mut call, "id_u64_ptr", id_ptr, outcome)
+    answer_accepted(&mut call, id_ptr, peer_ptr, accepted)
 }
 
 // ---- streams ---------------------------------------------------------------------------------
@@ -504,14 +486,11 @@ async fn tls_connect(
     let port = address::port(&call, port)?;
     let host = dns::name(&mut call, host_ptr, host_len)?;
     let config = trusted(&mut call, certs_ptr, certs_len)?;
-    let outcome = match (host, config, Place::take(&mut call)) {
+    let stream = match (host, config, Place::take(&mut call)) {
         (Ok(host), Ok(config), Ok(place)) => connect(&host, port, timeout, config, place).await,
         (Err(failure), _, _) | (_, Err(failure), _) | (_, _, Err(failure)) => Err(failure),
     };
-    let outcome = match outcome {
-        Ok(stream) => Ok(keep(&mut call, stream)?),
-        Err(failure) => Err(failure),
-    };
+    let outcome = kept(&mut call, stream)?;
     answer_new(&mut call, "id_u64_ptr", id_ptr, outcome)
 }
 
@@ -673,11 +652,7 @@ async fn write(call: &mut Call<'_>, stream: &Stream, ptr: u32, count: u32) -> Re
         return Ok(Err(failure));
     }
     let written = loop {
-        let memory = &*call.parts()?.0;
-        let parts: Vec<IoSlice<'_>> = ranges
-            .iter()
-            .map(|range| IoSlice::new(&memory[range.clone()]))
-            .collect();
+        let parts = slices(call.parts()?.0, &ranges);
         match stream.try_write(&parts) {
             Err(error) if is_early(&error) => {}
             Err(error) => return Ok(Err(error.into())),

@@ -8,9 +8,9 @@ use tokio::io::Interest;
 
 use super::super::state::Table;
 use super::super::{Call, Caller, Linker, Result, sync, waits};
-use super::address::{self, Raw};
+use super::address;
 use super::dns::{self, answer_address};
-use super::{Buffer, Kind, Outcome, Place, Sockets, answer, find, is_early, keep, remove, share};
+use super::{Buffer, Kind, Outcome, Place, Sockets, answer, find, is_early, kept, remove, share};
 
 /// The code of `udp_peer_addr` when something else than a missing peer is wrong.
 const OTHER_ERROR: u32 = 2;
@@ -85,28 +85,19 @@ async fn udp_bind(
     id_ptr: u32,
 ) -> Result<u32> {
     call.room("id_u64_ptr", id_ptr, 8)?;
-    let raw = Raw {
-        kind,
-        ptr: addr_ptr,
-        port,
-        flow,
-        scope,
-    };
-    let address = address::read(&mut call, raw)?;
-    let outcome = match Place::take(&mut call) {
-        Ok(place) => match tokio::net::UdpSocket::bind(address).await {
-            Ok(socket) => {
-                let socket = Socket {
-                    socket,
-                    _place: place,
-                };
-                Ok(keep(&mut call, Arc::new(socket))?)
-            }
-            Err(error) => Err(error.into()),
-        },
-        Err(full) => Err(full),
-    };
+    let address = address::read(&mut call, kind, addr_ptr, port, flow, scope)?;
+    let socket = bind(&mut call, address).await;
+    let outcome = kept(&mut call, socket)?;
     answer(&mut call, "id_u64_ptr", id_ptr, outcome)
+}
+
+async fn bind(call: &mut Call<'_>, address: SocketAddr) -> Outcome<Arc<Socket>> {
+    let place = Place::take(call)?;
+    let socket = tokio::net::UdpSocket::bind(address).await?;
+    Ok(Arc::new(Socket {
+        socket,
+        _place: place,
+    }))
 }
 
 fn drop_udp_socket(mut call: Call<'_>, id: u64) -> Result<()> {
@@ -150,14 +141,7 @@ async fn udp_connect(
 ) -> Result<u32> {
     let socket = find::<Socket>(&mut call, socket)?;
     call.room("id_u64_ptr", id_ptr, 8)?;
-    let raw = Raw {
-        kind,
-        ptr: addr_ptr,
-        port,
-        flow,
-        scope,
-    };
-    let address = address::read(&mut call, raw)?;
+    let address = address::read(&mut call, kind, addr_ptr, port, flow, scope)?;
     let connected = socket.socket.connect(address).await;
     let outcome = connected.map(|()| 0).map_err(Into::into);
     answer(&mut call, "id_u64_ptr", id_ptr, outcome)
@@ -191,14 +175,7 @@ async fn udp_send_to(
 ) -> Result<u32> {
     let socket = find::<Socket>(&mut call, socket)?;
     call.room("opaque_ptr", opaque_ptr, 8)?;
-    let raw = Raw {
-        kind,
-        ptr: addr_ptr,
-        port,
-        flow,
-        scope,
-    };
-    let to = address::read(&mut call, raw)?;
+    let to = address::read(&mut call, kind, addr_ptr, port, flow, scope)?;
     let outcome = send(&mut call, &socket, ptr, len, Some(to)).await?;
     answer(&mut call, "opaque_ptr", opaque_ptr, outcome)
 }
