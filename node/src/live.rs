@@ -441,7 +441,10 @@ impl Driver {
             return error;
         }
         loop {
-            let timer = tokio::time::sleep_until(started + lease.poll_timeout());
+            // One timer for both: each turn sets it anew.
+            let expires_at = live.certificates.expires_at();
+            let due = expires_at.min(started + lease.poll_timeout());
+            let timer = tokio::time::sleep_until(due);
             tokio::select! {
                 biased;
                 () = live.ending.notified() => {
@@ -450,28 +453,30 @@ impl Driver {
                         .unwrap_or(SessionError::Lost("ended here".into()));
                 }
                 // Before the lane: a peer that never pauses has no more time than others.
-                () = tokio::time::sleep_until(live.certificates.expires_at()) => {
-                    return SessionError::Lost(
-                        "the peer's certificate ran out, and it showed no later one".into());
-                }
-                () = timer => match lease.handle_timeout(started.elapsed()) {
-                    Verdict::Ping(number) => {
-                        live.connection.send_datagram(&Datagram::Ping(number).encode());
-                        canary.ask();
-                    }
-                    Verdict::Wait => {}
-                    Verdict::Expired if lease.is_suspected() => {
+                () = timer => {
+                    if due == expires_at {
                         return SessionError::Lost(
-                            "nobody listens at its address any more".into());
+                            "the peer's certificate ran out, and it showed no later one".into());
                     }
-                    Verdict::Expired => {
-                        return SessionError::Lost(format!(
-                            "no round trip within the lease of {} ms", length.as_millis()));
+                    match lease.handle_timeout(started.elapsed()) {
+                        Verdict::Ping(number) => {
+                            live.connection.send_datagram(&Datagram::Ping(number).encode());
+                            canary.ask();
+                        }
+                        Verdict::Wait => {}
+                        Verdict::Expired if lease.is_suspected() => {
+                            return SessionError::Lost(
+                                "nobody listens at its address any more".into());
+                        }
+                        Verdict::Expired => {
+                            return SessionError::Lost(format!(
+                                "no round trip within the lease of {} ms", length.as_millis()));
+                        }
+                        Verdict::Frozen => {
+                            return SessionError::Lost("this machine stood still for a lease".into());
+                        }
                     }
-                    Verdict::Frozen => {
-                        return SessionError::Lost("this machine stood still for a lease".into());
-                    }
-                },
+                }
                 () = canary.refused() => {
                     if let Some(number) = lease.suspect(started.elapsed()) {
                         live.connection.send_datagram(&Datagram::Ping(number).encode());
