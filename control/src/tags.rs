@@ -46,11 +46,6 @@ impl Tags {
         let has = |(name, value): &(String, String)| self.0.get(name) == Some(value);
         wanted.iter().all(has)
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 impl TryFrom<BTreeMap<String, String>> for Tags {

@@ -31,14 +31,9 @@ const WORKSPACES: [&str; 5] = [
 const TESTED: [&str; 1] = ["examples/testing"];
 
 /// All workspaces that are compiled for guests: those, and what they are written with.
-pub(crate) const SOURCES_OF_GUESTS: [&str; 6] = [
-    "sdk",
-    "examples/wordcount",
-    "examples/guests",
-    "examples/testing",
-    "examples/notes",
-    "examples/web",
-];
+pub(crate) fn workspaces() -> impl Iterator<Item = &'static str> {
+    ["sdk"].into_iter().chain(WORKSPACES)
+}
 
 /// What the shipped guest is made from.
 const SOURCES: [&str; 5] = [

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::guests;
-use crate::run::{command, is_ci, root, run};
+use crate::run::{command, is_ci, program, root, run};
 
 /// A C compiler, too.
 const ZIG: &str = "ziglang==0.15.2";
@@ -31,7 +31,7 @@ pub(crate) fn build() -> Result<()> {
     }
     if let Some(asc) = asc()? {
         let out = folder.join("workers_assemblyscript.wasm");
-        run(command(&asc.display().to_string())
+        run(program(asc)
             .arg("examples/assemblyscript/workers.ts")
             .args(["-O", "--use"])
             // As asc names the file, seen from where it runs.

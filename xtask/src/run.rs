@@ -1,5 +1,6 @@
 //! Running programs and saying what they are for.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -19,8 +20,15 @@ pub(crate) fn root() -> PathBuf {
 /// `words` is split at spaces: the program and its first arguments.
 pub(crate) fn command(words: &str) -> Command {
     let mut words = words.split_whitespace();
-    let mut command = Command::new(words.next().expect("a program is named"));
-    command.args(words).current_dir(root()).stdin(Stdio::null());
+    let mut command = program(words.next().expect("a program is named"));
+    command.args(words);
+    command
+}
+
+/// As [`command`], of a program whose path may have spaces.
+pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(path);
+    command.current_dir(root()).stdin(Stdio::null());
     command
 }
 

@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::run::{command, has_cargo, is_ci, job, output, run};
+use crate::run::{command, has_cargo, is_ci, job, output, program, run};
 use crate::{fuzz, guests, languages, soak};
 
 /// Where tests look for compiled guests.
@@ -63,7 +63,7 @@ pub(crate) fn all(quick: bool) -> Result<()> {
 fn format(quick: bool) -> Result<()> {
     run(&mut command("cargo fmt --all --check"))?;
     if !quick {
-        for workspace in guests::SOURCES_OF_GUESTS {
+        for workspace in guests::workspaces() {
             let mut fmt = command("cargo fmt --check");
             guests::in_workspace(&mut fmt, workspace);
             run(&mut fmt)?;
@@ -77,7 +77,7 @@ fn lint(quick: bool) -> Result<()> {
         "cargo clippy --release --locked --workspace --all-targets -- -D warnings",
     ))?;
     if !quick && guests::has_ordinary_toolchain()? {
-        for workspace in guests::SOURCES_OF_GUESTS {
+        for workspace in guests::workspaces() {
             let mut clippy = command("cargo clippy --release --locked --all-targets --target");
             guests::in_workspace(&mut clippy, workspace);
             run(clippy.args([guests::TARGET, "--", "-D", "warnings"]))?;
@@ -129,8 +129,11 @@ fn build() -> Result<()> {
 }
 
 fn demo() -> Result<()> {
-    run(command("target/release/tidelock demo -o json --guest")
-        .arg(guests::folder().join("wordcount.wasm")))
+    // Wherever cargo builds, it lies beside this program.
+    let tidelock = std::env::current_exe()?.with_file_name("tidelock");
+    let mut demo = program(tidelock);
+    demo.args(["demo", "-o", "json", "--guest"]);
+    run(demo.arg(guests::folder().join("wordcount.wasm")))
 }
 
 /// Checks licences and advisories, as far as this machine can.
