@@ -178,7 +178,7 @@ impl Context {
             self.shared.about.environ,
             self.shared.pid,
         );
-        let task = self.shared.env.runtime().spawn(async move {
+        let task = self.shared.env.scheduler().runtime().spawn(async move {
             tokio::time::sleep(delay).await;
             // A node that cannot be reached is silence, as a process that is gone.
             let _: Result<(), SendError> = env.send_as(environ, from, to, message).await;

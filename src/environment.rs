@@ -19,6 +19,7 @@ use crate::modules::ModuleStore;
 use crate::process::{About, Parked, Process, Shared, Signal};
 use crate::registry::Registry;
 use crate::remote::{Pending, Remote};
+use crate::scheduler::Scheduler;
 use crate::sync::{AtomicUsize, Mutex, fence};
 use crate::table::Table;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Import, Module, ModuleError};
@@ -120,7 +121,7 @@ struct Inner {
     node: NodeId,
     limits: Limits,
     engine: Engine,
-    runtime: tokio::runtime::Handle,
+    scheduler: Scheduler,
     table: Table,
     next: AtomicU64,
     remote: OnceLock<Weak<dyn Remote>>,
@@ -200,7 +201,9 @@ impl fmt::Debug for Environment {
 }
 
 impl Environment {
-    /// Sets an environment up. Its processes run on the tokio runtime this is called in.
+    /// Sets an environment up. Its timers and sockets are kept by the tokio runtime this is called in. Its
+    /// processes run on as many threads of its own as that one has workers, or, if that one runs on
+    /// its caller's thread, as its tasks; they are killed when it ends.
     ///
     /// # Errors
     ///
@@ -221,10 +224,10 @@ impl Environment {
     ///
     /// Outside a tokio runtime.
     pub fn with_engine(config: EnvironmentConfig, engine: Engine) -> Self {
-        Environment(Arc::new(Inner {
+        let env = Environment(Arc::new(Inner {
             node: config.node,
             engine,
-            runtime: tokio::runtime::Handle::current(),
+            scheduler: Scheduler::new(tokio::runtime::Handle::current()),
             table: Table::new(),
             next: AtomicU64::new(1),
             remote: OnceLock::new(),
@@ -245,7 +248,15 @@ impl Environment {
             spawned: AtomicU64::new(0),
             normal: AtomicU64::new(0),
             abnormal: AtomicU64::new(0),
-        }))
+        }));
+        let inner = Arc::downgrade(&env.0);
+        env.0.scheduler.watch_runtime(move || {
+            let all = inner.upgrade().map(|inner| inner.table.all());
+            for shared in all.into_iter().flatten() {
+                shared.condemn(ExitReason::Killed(None));
+            }
+        });
+        env
     }
 
     /// The node its pids name.
@@ -302,8 +313,9 @@ impl Environment {
         self.0.remote.get()?.upgrade()
     }
 
-    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
-        &self.0.runtime
+    /// What runs its processes.
+    pub(crate) fn scheduler(&self) -> &Scheduler {
+        &self.0.scheduler
     }
 
     // ---- spawning ----------------------------------------------------------------------------

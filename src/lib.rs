@@ -55,6 +55,7 @@ mod modules;
 mod process;
 mod registry;
 mod remote;
+mod scheduler;
 mod sync;
 mod table;
 mod wasm;

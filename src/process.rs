@@ -476,7 +476,7 @@ impl Shared {
     {
         // Boxed, since a task that held the code itself would hold it twice: as what it was given
         // and where it is polled.
-        spawn(self.env.runtime(), live(self.clone(), Box::pin(code)));
+        spawn(self.env.scheduler(), live(self.clone(), Box::pin(code)));
     }
 
     /// As [`Shared::start`], when the other node says so; until then the process is parked.

@@ -19,21 +19,17 @@ pub(crate) use std::sync::{
 
 use std::future::Future;
 
+use crate::scheduler::Scheduler;
+
 /// Runs the task of a process.
 #[cfg(not(feature = "loom"))]
-pub(crate) fn spawn(
-    runtime: &tokio::runtime::Handle,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    runtime.spawn(task);
+pub(crate) fn spawn(scheduler: &Scheduler, task: impl Future<Output = ()> + Send + 'static) {
+    scheduler.spawn(task);
 }
 
 /// Runs the task of a process, until the model's runtime has it done: one that never ends is a deadlock.
 #[cfg(feature = "loom")]
-pub(crate) fn spawn(
-    _runtime: &tokio::runtime::Handle,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
+pub(crate) fn spawn(_scheduler: &Scheduler, task: impl Future<Output = ()> + Send + 'static) {
     /// In words; loom gives 4 096 unless told otherwise, less than a debug build takes.
     const STACK_WORDS: usize = 32_768;
     loom::thread::Builder::new()

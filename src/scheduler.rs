@@ -1,0 +1,570 @@
+//! Who runs next: the run queues of an environment's processes, and the threads that take from them.
+//!
+//! Processes do little between two waits, and mostly wake each other. A general runtime wakes a second thread
+//! for what the first would have done a microsecond later; that costs more than all the rest of a round trip.
+//! So processes have schedulers of their own, one thread for each worker of the tokio runtime, which
+//! keeps timers, sockets and sessions:
+//!
+//! ```text
+//!   woken by what runs here ──▶ next ──┐
+//!             displaced from there ▼   ├──▶ this thread
+//!   gave way ────────────────▶ queue ──┤        ▲ steals when it has nothing
+//!   woken from anywhere else ─▶ injected ───────┴── other threads
+//! ```
+//!
+//! * What a running process wakes runs next on the same thread, as soon as that one waits or gives way; no
+//!   other thread is woken for it. After [`STREAK`] of these in a row the queue comes first.
+//! * One that gives way goes to the end of the queue. Each [`INJECTED_EVERY`] turns, what was injected has
+//!   precedence.
+//! * Whoever queues wakes at most one idle thread, and none while another one is looking: the one that finds
+//!   something wakes the next one if there is more (the rule of the Go scheduler and of tokio's).
+//!
+//! A task is queued at most once, so the queues hold at most as many entries as there are processes.
+//!
+//! On a tokio runtime of one thread there are no threads of ours: processes are its tasks, so a clock that
+//! stands still and a seed decide everything.
+
+use std::cell::{Cell, OnceCell};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+
+use async_task::{Runnable, ScheduleInfo, WithInfo};
+use crossbeam_deque::{Injector, Steal, Stealer, Worker};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::AbortHandle;
+
+/// Tasks in a row that run because the one before woke them, while others wait in the same queue.
+const STREAK: u32 = 16;
+/// Turns after which a thread looks first at what came from outside.
+const INJECTED_EVERY: u32 = 8;
+
+/// Runs the tasks of processes. Dropping it ends its threads once they have nothing left to run.
+pub(crate) struct Scheduler {
+    runtime: Handle,
+    queues: Option<Arc<Queues>>,
+    watch: OnceLock<AbortHandle>,
+}
+
+impl Scheduler {
+    /// As many threads as `runtime` has workers; none if it runs on its caller's.
+    ///
+    /// # Panics
+    ///
+    /// If the system gives no more threads.
+    pub(crate) fn new(runtime: Handle) -> Self {
+        let queues = match runtime.runtime_flavor() {
+            RuntimeFlavor::CurrentThread => None,
+            _ => Some(Queues::start(&runtime, runtime.metrics().num_workers())),
+        };
+        Scheduler {
+            runtime,
+            queues,
+            watch: OnceLock::new(),
+        }
+    }
+
+    /// What keeps timers and sockets.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Calls `ended` once the runtime ends before this does: it drops its own tasks then, and knows nothing
+    /// of ours.
+    pub(crate) fn watch_runtime(&self, ended: impl FnOnce() + Send + 'static) {
+        if self.queues.is_none() {
+            return;
+        }
+        let guard = AtDrop(Some(ended));
+        let task = self.runtime.spawn(async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        });
+        // One runtime, one watch.
+        let _: Result<(), _> = self.watch.set(task.abort_handle());
+    }
+
+    /// Runs a task to its end. It runs for the first time soon, never within this call.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let Some(queues) = &self.queues else {
+            self.runtime.spawn(task);
+            return;
+        };
+        let queues = queues.clone();
+        let schedule = move |runnable, info: ScheduleInfo| queues.schedule(runnable, info);
+        let (runnable, task) = async_task::spawn(task, WithInfo(schedule));
+        task.detach();
+        runnable.schedule();
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        if let Some(queues) = &self.queues {
+            queues.close();
+        }
+        if let Some(watch) = self.watch.get() {
+            watch.abort();
+        }
+    }
+}
+
+struct AtDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for AtDrop<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
+/// What the threads share.
+struct Queues {
+    injected: Injector<Runnable>,
+    /// The other end of each thread's queue.
+    stealers: Vec<Stealer<Runnable>>,
+    /// Threads that look for something to run.
+    searching: AtomicUsize,
+    /// Threads that wait to be woken; `parked` is their number.
+    idle: Mutex<Vec<usize>>,
+    parked: AtomicUsize,
+    threads: OnceLock<Vec<Thread>>,
+    closed: AtomicBool,
+}
+
+impl Queues {
+    fn start(runtime: &Handle, threads: usize) -> Arc<Self> {
+        let workers: Vec<_> = (0..threads).map(|_| Worker::new_fifo()).collect();
+        let queues = Arc::new(Queues {
+            injected: Injector::new(),
+            stealers: workers.iter().map(Worker::stealer).collect(),
+            searching: AtomicUsize::new(threads),
+            idle: Mutex::default(),
+            parked: AtomicUsize::new(0),
+            threads: OnceLock::new(),
+            closed: AtomicBool::new(false),
+        });
+        let started = workers.into_iter().enumerate().map(|(index, queue)| {
+            let (runtime, queues) = (runtime.clone(), queues.clone());
+            let thread = std::thread::Builder::new().name(format!("tidelock-run-{index}"));
+            let run = move || {
+                let _entered = runtime.enter();
+                LOCAL.with(|local| {
+                    local.get_or_init(|| Local::new(queues, index, queue)).run();
+                });
+            };
+            let thread = thread.spawn(run);
+            let thread = thread.expect("a thread can be started while the node starts");
+            thread.thread().clone()
+        });
+        // Nobody is woken before this: nothing was spawned.
+        let _: Result<(), _> = queues.threads.set(started.collect());
+        queues
+    }
+
+    fn schedule(self: &Arc<Self>, runnable: Runnable, info: ScheduleInfo) {
+        let mut runnable = Some(runnable);
+        // Fails while a thread ends, when it has no queue any more.
+        let _: Result<(), _> = LOCAL.try_with(|local| {
+            if let Some(local) = local.get()
+                && Arc::ptr_eq(&local.queues, self)
+                && let Some(runnable) = runnable.take()
+            {
+                local.schedule(runnable, info.woken_while_running);
+            }
+        });
+        if let Some(runnable) = runnable {
+            self.injected.push(runnable);
+            self.notify();
+        }
+    }
+
+    /// Wakes a thread for what was just queued, unless one is looking already.
+    fn notify(&self) {
+        // Pairs with the fence of a thread that parks: either it sees what was queued, or it is seen here.
+        fence(Ordering::SeqCst);
+        if self.searching.load(Ordering::SeqCst) > 0 || self.parked.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut idle = self.idle();
+        let Some(index) = idle.pop() else { return };
+        self.parked.store(idle.len(), Ordering::SeqCst);
+        self.searching.fetch_add(1, Ordering::SeqCst);
+        drop(idle);
+        if let Some(threads) = self.threads.get() {
+            threads[index].unpark();
+        }
+    }
+
+    /// A thread that was looking has found something.
+    fn found(&self) {
+        if self.searching.fetch_sub(1, Ordering::SeqCst) == 1 && self.has_more() {
+            self.notify();
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        !self.injected.is_empty() || self.stealers.iter().any(|stealer| !stealer.is_empty())
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a thread off the list of idle ones; `false` if somebody woke it.
+    fn withdraw(&self, index: usize) -> bool {
+        let mut idle = self.idle();
+        let place = idle.iter().position(|other| *other == index);
+        if let Some(place) = place {
+            idle.swap_remove(place);
+            self.parked.store(idle.len(), Ordering::SeqCst);
+            self.searching.fetch_add(1, Ordering::SeqCst);
+        }
+        place.is_some()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        for thread in self.threads.get().into_iter().flatten() {
+            thread.unpark();
+        }
+    }
+}
+
+thread_local! {
+    /// Set in the threads of a scheduler, for as long as they run.
+    static LOCAL: OnceCell<Local> = const { OnceCell::new() };
+}
+
+/// One thread's.
+struct Local {
+    queues: Arc<Queues>,
+    index: usize,
+    /// What was woken last by what runs here.
+    next: Cell<Option<Runnable>>,
+    queue: Worker<Runnable>,
+    streak: Cell<u32>,
+    turn: Cell<u32>,
+}
+
+impl Local {
+    fn new(queues: Arc<Queues>, index: usize, queue: Worker<Runnable>) -> Self {
+        Local {
+            queues,
+            index,
+            next: Cell::new(None),
+            queue,
+            streak: Cell::new(0),
+            turn: Cell::new(0),
+        }
+    }
+
+    /// Called by what runs on this thread.
+    fn schedule(&self, runnable: Runnable, gave_way: bool) {
+        let behind = if gave_way {
+            Some(runnable)
+        } else {
+            self.next.replace(Some(runnable))
+        };
+        if let Some(behind) = behind {
+            let next = self.next.take();
+            // One that gives way and is alone runs on here: there is nothing to share.
+            let shares = next.is_some() || !self.queue.is_empty();
+            self.next.set(next);
+            self.queue.push(behind);
+            if shares {
+                self.queues.notify();
+            }
+        }
+    }
+
+    /// Runs tasks until the scheduler is closed and has none left.
+    fn run(&self) {
+        // Threads begin by looking, and were counted.
+        let mut searching = true;
+        loop {
+            let runnable = match self.take() {
+                Some(runnable) => runnable,
+                None => {
+                    if !searching {
+                        searching = true;
+                        self.queues.searching.fetch_add(1, Ordering::SeqCst);
+                    }
+                    match self.find() {
+                        Some(runnable) => runnable,
+                        None if self.queues.is_closed() => return,
+                        None => {
+                            self.park();
+                            continue;
+                        }
+                    }
+                }
+            };
+            if searching {
+                searching = false;
+                self.queues.found();
+            }
+            // The end of a process is told by its task, whatever panicked; this thread is for all.
+            if catch_unwind(AssertUnwindSafe(|| runnable.run())).is_err() {
+                tracing::error!("the task of a process panicked");
+            }
+        }
+    }
+
+    /// What this thread runs next, of its own; now and then from outside.
+    fn take(&self) -> Option<Runnable> {
+        let turn = self.turn.get().wrapping_add(1);
+        self.turn.set(turn);
+        if turn % INJECTED_EVERY == 0
+            && let Steal::Success(runnable) = self.queues.injected.steal()
+        {
+            return Some(runnable);
+        }
+        let streak = self.streak.get();
+        if streak < STREAK
+            && let Some(next) = self.next.take()
+        {
+            self.streak.set(streak + 1);
+            return Some(next);
+        }
+        self.streak.set(0);
+        self.queue.pop().or_else(|| self.next.take())
+    }
+
+    /// What others left: from outside first, then from each other thread's queue.
+    fn find(&self) -> Option<Runnable> {
+        let queues = &self.queues;
+        let threads = queues.stealers.len();
+        loop {
+            let others = (1..threads).map(|step| &queues.stealers[(self.index + step) % threads]);
+            let stolen = others.fold(
+                queues.injected.steal_batch_and_pop(&self.queue),
+                |stolen, other| stolen.or_else(|| other.steal_batch_and_pop(&self.queue)),
+            );
+            match stolen {
+                Steal::Success(runnable) => return Some(runnable),
+                Steal::Empty => return None,
+                Steal::Retry => {}
+            }
+        }
+    }
+
+    /// Waits to be woken, unless something was queued meanwhile. This thread was looking and does so again.
+    fn park(&self) {
+        let queues = &self.queues;
+        {
+            let mut idle = queues.idle();
+            idle.push(self.index);
+            queues.parked.store(idle.len(), Ordering::SeqCst);
+        }
+        queues.searching.fetch_sub(1, Ordering::SeqCst);
+        // Pairs with the fence of whoever queues.
+        fence(Ordering::SeqCst);
+        if queues.has_more() && queues.withdraw(self.index) {
+            return;
+        }
+        while queues.idle().contains(&self.index) {
+            if queues.is_closed() {
+                queues.withdraw(self.index);
+                return;
+            }
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::sync::mpsc;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    fn runtime(threads: usize) -> Runtime {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(threads).enable_all();
+        builder.build().unwrap()
+    }
+
+    /// Waits until all tasks that hold a clone of the sender are gone.
+    fn all_done<T>(mut done: mpsc::Receiver<T>) {
+        assert!(done.blocking_recv().is_none());
+    }
+
+    #[test]
+    fn whatever_is_spawned_runs_once_from_wherever() {
+        let runtime = runtime(3);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let ran = Arc::new(AtomicU32::new(0));
+        let (alive, done) = mpsc::channel::<()>(1);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        let (ran, alive) = (ran.clone(), alive.clone());
+                        scheduler.spawn(async move {
+                            ran.fetch_add(1, Ordering::Relaxed);
+                            yield_now().await;
+                            drop(alive);
+                        });
+                    }
+                });
+            }
+        });
+        drop(alive);
+        all_done(done);
+        assert_eq!(ran.load(Ordering::Relaxed), 20_000);
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_between_threads_that_park() {
+        let runtime = runtime(2);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let (there, mut heard) = mpsc::channel::<u32>(1);
+        let (answer, mut back) = mpsc::channel::<u32>(1);
+        scheduler.spawn(async move {
+            while let Some(number) = heard.recv().await {
+                answer.send(number + 1).await.unwrap();
+            }
+        });
+        // From outside each time: the threads park in between.
+        for number in 0..20_000 {
+            there.blocking_send(number).unwrap();
+            assert_eq!(back.blocking_recv(), Some(number + 1));
+        }
+    }
+
+    #[test]
+    fn two_that_wake_each_other_leave_room_for_others() {
+        let runtime = runtime(1);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let (alive, done) = mpsc::channel::<()>(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (one, two) = (mpsc::channel::<()>(1), mpsc::channel::<()>(1));
+        one.0.try_send(()).unwrap();
+        for (to, mut from) in [(two.0, one.1), (one.0, two.1)] {
+            let (stop, alive) = (stop.clone(), alive.clone());
+            scheduler.spawn(async move {
+                let _alive = alive;
+                while !stop.load(Ordering::Relaxed) && from.recv().await.is_some() {
+                    if to.send(()).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        // Gives way many times, and comes from outside.
+        let last = stop.clone();
+        scheduler.spawn(async move {
+            for _ in 0..1_000 {
+                yield_now().await;
+            }
+            last.store(true, Ordering::Relaxed);
+            drop(alive);
+        });
+        all_done(done);
+    }
+
+    #[test]
+    fn what_gives_way_and_what_it_woke_both_run() {
+        let runtime = runtime(1);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let (said, mut heard) = mpsc::unbounded_channel();
+        let (wake, mut woken) = mpsc::channel::<()>(1);
+        let other = said.clone();
+        scheduler.spawn(async move {
+            woken.recv().await;
+            other.send("woken").unwrap();
+        });
+        scheduler.spawn(async move {
+            wake.send(()).await.unwrap();
+            said.send("before").unwrap();
+            yield_now().await;
+            said.send("after").unwrap();
+        });
+        let order: Vec<_> = std::iter::from_fn(|| heard.blocking_recv()).collect();
+        assert_eq!(order, ["before", "woken", "after"]);
+    }
+
+    #[test]
+    fn a_panic_ends_its_task_alone() {
+        let runtime = runtime(1);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        scheduler.spawn(async { panic!("on purpose") });
+        let (said, mut heard) = mpsc::channel(1);
+        scheduler.spawn(async move { said.send(7).await.unwrap() });
+        assert_eq!(heard.blocking_recv(), Some(7));
+    }
+
+    #[test]
+    fn timers_and_blocking_work_are_the_runtimes() {
+        let runtime = runtime(1);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let (said, mut heard) = mpsc::channel(1);
+        scheduler.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let number = tokio::task::spawn_blocking(|| 7).await.unwrap();
+            said.send(number).await.unwrap();
+        });
+        assert_eq!(heard.blocking_recv(), Some(7));
+    }
+
+    #[test]
+    fn threads_end_with_their_scheduler() {
+        let runtime = runtime(2);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let (ran, mut was_run) = mpsc::channel::<()>(1);
+        scheduler.spawn(async move { drop(ran) });
+        assert!(was_run.blocking_recv().is_none());
+        let queues = Arc::downgrade(scheduler.queues.as_ref().unwrap());
+        drop(scheduler);
+        while queues.strong_count() > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_runtime_is_noticed() {
+        let ended = Arc::new(AtomicU32::new(0));
+        let runtime = runtime(1);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let count = ended.clone();
+        scheduler.watch_runtime(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        drop(runtime);
+        assert_eq!(ended.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn on_a_runtime_of_one_thread_tasks_are_its_own() {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let thread = std::thread::current().id();
+        let ran = Arc::new(AtomicBool::new(false));
+        let mark = ran.clone();
+        scheduler.spawn(async move {
+            assert_eq!(std::thread::current().id(), thread);
+            mark.store(true, Ordering::SeqCst);
+        });
+        runtime.block_on(std::future::poll_fn(|poller| {
+            if ran.load(Ordering::SeqCst) {
+                return Poll::Ready(());
+            }
+            poller.waker().wake_by_ref();
+            Poll::Pending
+        }));
+    }
+}
