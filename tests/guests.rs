@@ -122,6 +122,15 @@ fn the_greeting_comes_back() {
 }
 
 #[test]
+fn processes_that_handle_messages_keep_their_accounts() {
+    let Some(guest) = compiled("handlers.wasm") else {
+        return;
+    };
+    let output = tidelock(&["run"], &guest, &["200"]);
+    ends(&output, 0, &["200 accounts hold 1200"]);
+}
+
+#[test]
 fn links_keep_their_promises_on_one_machine() {
     let Some(guest) = compiled("links.wasm") else {
         return;

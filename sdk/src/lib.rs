@@ -53,8 +53,8 @@ mod registry;
 mod sys;
 
 pub use message::{
-    Data, Down, LinkDied, NodeDown, Reason, Received, TimerId, cancel_timer, receive, request,
-    send, send_after,
+    Data, Down, LinkDied, Next, NodeDown, Reason, Received, TimerId, cancel_timer, handle, receive,
+    request, send, send_after,
 };
 pub use node::{NodeId, module_id, monitor_node, node_id, nodes};
 pub use pid::{ParsePidError, Pid};

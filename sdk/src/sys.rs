@@ -95,6 +95,7 @@ mod tidelock {
         pub(super) fn exit_reason(text: *mut u8, length: usize) -> usize;
         pub(super) safe fn exit_code() -> i32;
         pub(super) fn log(text: *const u8, length: usize);
+        pub(super) fn handle(name: *const u8, length: usize, function: usize, state: u64);
     }
 }
 
@@ -163,6 +164,53 @@ pub(crate) fn spawn_export(
     } else {
         Err((code, take_error(id)))
     }
+}
+
+/// The export that the host calls with each message for [`handle`].
+const HANDLER: &str = "_tidelock_handle";
+
+/// Calls the handler at an index of the table; other than 0 is its last word.
+#[unsafe(export_name = "_tidelock_handle")]
+extern "C" fn handle_trampoline(kind: i32, index: usize, state: u64) -> i32 {
+    // SAFETY: the host passes what `handle` gave it, and that alone names this export.
+    let call = unsafe { std::mem::transmute::<usize, fn(i32, u64) -> bool>(index) };
+    let goes_on = call(kind, state);
+    if !goes_on {
+        // As at the end of a spawned process's function.
+        let _ = std::io::stdout().flush();
+    }
+    i32::from(!goes_on)
+}
+
+/// A handler and what it works on, while the host keeps its address.
+struct Handling<S> {
+    state: S,
+    handler: fn(&mut S, i32) -> bool,
+}
+
+fn call_handler<S>(kind: i32, handling: u64) -> bool {
+    let handling = std::ptr::with_exposed_provenance_mut::<Handling<S>>(handling as usize);
+    let goes_on = {
+        // SAFETY: made by `handle` for this very `S`, and nobody else has it: a process does one
+        // thing after the other, and a handler cannot be called while it runs.
+        let Handling { state, handler } = unsafe { &mut *handling };
+        handler(state, kind)
+    };
+    if !goes_on {
+        // SAFETY: as above; the host calls no more after this answer.
+        drop(unsafe { Box::from_raw(handling) });
+    }
+    goes_on
+}
+
+/// From the return of the process's first function on, the host calls `handler` with the kind of each
+/// thing it puts into the slot, until the answer is `false`.
+pub(crate) fn handle<S>(state: S, handler: fn(&mut S, i32) -> bool) {
+    let handling = Box::into_raw(Box::new(Handling { state, handler }));
+    let call: fn(i32, u64) -> bool = call_handler::<S>;
+    let address = handling.expose_provenance() as u64;
+    // SAFETY: see the module.
+    unsafe { tidelock::handle(HANDLER.as_ptr(), HANDLER.len(), call as usize, address) };
 }
 
 /// Links. `Err` holds the host's code and words.

@@ -316,6 +316,24 @@ async fn wait(
     Ok(received.map_or(TIMED_OUT, |received| hold(state, received)))
 }
 
+impl State {
+    /// Waits for the next message, whatever it is, and puts it into the slot; the code of its kind.
+    pub(crate) async fn next_message(&mut self) -> u32 {
+        self.busy_ticks = 0;
+        loop {
+            // Ready at once if something is there, and without a deadline it always ends with something.
+            if let Some(received) = self.context.receive(Filter::Any, None).await {
+                return hold(self, received);
+            }
+        }
+    }
+
+    /// Empties the slot.
+    pub(crate) fn drop_message(&mut self) {
+        self.held = None;
+    }
+}
+
 /// Puts a received message into the slot; the code of its kind.
 fn hold(state: &mut State, received: Received) -> u32 {
     let (held, kind) = match received {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidelock_proto::spawn::ProcessConfig;
 use tidelock_proto::{ExitReason, NodeId, Pid};
-use wasmtime::Memory;
+use wasmtime::{Memory, TypedFunc};
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 use super::networking::Sockets;
@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(super) errors: Table<String>,
     /// Answers of node look-ups not yet copied.
     pub(super) lookups: Table<Vec<u64>>,
+    /// What is called with each message once the entry has returned.
+    pub(crate) handler: Option<Handler>,
     /// Most processes never open one.
     sockets: Option<Box<Sockets>>,
     pub(super) wasi: Option<Box<WasiP1Ctx>>,
@@ -51,6 +53,7 @@ impl State {
             memory: None,
             instantiated: false,
             held: None,
+            handler: None,
             modules: Table::new(),
             configs: Table::new(),
             errors: Table::new(),
@@ -92,6 +95,14 @@ impl State {
     pub(super) fn sockets(&mut self) -> &mut Sockets {
         self.sockets.get_or_insert_default()
     }
+}
+
+/// A function of the guest, and what it is called with besides the kind of what was received.
+#[derive(Clone)]
+pub(crate) struct Handler {
+    pub(crate) export: TypedFunc<(u32, u32, u64), u32>,
+    pub(crate) function: u32,
+    pub(crate) state: u64,
 }
 
 /// What is in the scratch slot.

@@ -1,13 +1,13 @@
 //! `tidelock`: what Lunatic's interface lacks. `docs/abi.md` is its contract.
 //!
 //! Links which are acknowledged, spawning on any node with or without a link, monitors that stack, and the
-//! reason somebody ended.
+//! reason somebody ended; and a process that keeps no stack while it waits.
 
 use tidelock_proto::{ExitReason, NodeId, Pid};
 
 use super::message::tag;
 use super::process::{Described, Wanted, may_spawn, pid_of, wanted};
-use super::state::Held;
+use super::state::{Handler, Held};
 use super::{Call, Caller, Linker, Result, TIMED_OUT, deadline, sync, waits};
 use crate::{LinkError, LinkForm, Refusal, SpawnError, SpawnRequest};
 
@@ -23,6 +23,7 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
         "exit_code" => exit_code();
         "node_of" => node_of(process: u64);
         "log" => log(ptr: u32, len: u32);
+        "handle" => handle(name_ptr: u32, name_len: u32, function: u32, state: u64);
     }
     waits! { linker, "tidelock";
         "link" => link_to(process: u64, tag: i64, timeout: u64, error_ptr: u32);
@@ -223,6 +224,33 @@ fn spawn_code(error: &SpawnError) -> u32 {
         },
         SpawnError::TimedOut => TIMED_OUT,
     }
+}
+
+// ---- handlers ------------------------------------------------------------------------------------------
+
+/// From the normal return of the entry on, the export is called with the kind of each thing received,
+/// `function` and `state`, until it answers other than 0. The last call counts.
+fn handle(
+    mut call: Call<'_>,
+    name_ptr: u32,
+    name_len: u32,
+    function: u32,
+    state: u64,
+) -> Result<()> {
+    let name = call.text("name_ptr", name_ptr, name_len)?;
+    let export = call.caller.get_export(&name);
+    let Some(export) = export.and_then(wasmtime::Extern::into_func) else {
+        return Err(call.trap(format_args!("the module has no exported function {name:?}")));
+    };
+    let Ok(export) = export.typed(&call.caller) else {
+        return Err(call.trap(format_args!("{name:?} is not (i32, i32, i64) -> i32")));
+    };
+    call.state().handler = Some(Handler {
+        export,
+        function,
+        state,
+    });
+    Ok(())
 }
 
 // ---- the rest ------------------------------------------------------------------------------------------

@@ -194,7 +194,26 @@ async fn execute(
         found.and_then(wasmtime::Extern::into_memory)
     });
     store.data_mut().instantiated(memory);
-    call(instance, store, entry, params).await
+    call(instance, store, entry, params).await?;
+    handle(store).await
+}
+
+/// Calls the guest's handler, if it has named one, with each message, until it says that it is done.
+///
+/// In between the guest has no stack: a process that waits here takes less than one that waits in a call.
+async fn handle(store: &mut Store<State>) -> wasmtime::Result<()> {
+    while store.data().handler.is_some() {
+        let kind = store.data_mut().next_message().await;
+        let Some(handler) = store.data().handler.clone() else {
+            break;
+        };
+        let arguments = (kind, handler.function, handler.state);
+        if handler.export.call_async(&mut *store, arguments).await? != 0 {
+            break;
+        }
+        store.data_mut().drop_message();
+    }
+    Ok(())
 }
 
 async fn call(

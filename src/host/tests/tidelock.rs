@@ -212,3 +212,97 @@ async fn without_a_cluster_there_are_no_nodes() {
     .concat();
     assert_eq!(run(imports, "", &code).await, ExitReason::Normal);
 }
+
+const HANDLE: &str = r#"
+    (import "tidelock" "handle" (func $handle (param i32 i32 i32 i64)))
+    (import "lunatic::message" "create_data" (func $create (param i64 i64)))
+    (import "lunatic::message" "send" (func $send (param i64) (result i32)))
+    (import "lunatic::message" "data_size" (func $size (result i64)))"#;
+
+/// Runs `_start` made of `code` beside the export "on", made of `handler`, which is called with the kind, 7,
+/// and a state of 40 and more.
+async fn handled(code: &str, handler: &str) -> ExitReason {
+    let imports = [
+        HANDLE, TIDELOCK, RECEIVE, GET_TAG, DIE, PROC_EXIT, PROCESS_ID,
+    ]
+    .concat();
+    let data = format!(
+        r#"(data (i32.const 100) "on") (data (i32.const 110) "waits") (data (i32.const 120) "typed")
+        (func (export "waits") (drop (call $receive (i32.const 0) (i32.const 0) (i64.const -1))))
+        (func (export "typed") (param i32))
+        (func $name (param $state i64)
+            (call $handle (i32.const 100) (i32.const 2) (i32.const 7) (local.get $state)))
+        (func $say (param $tag i64)
+            (call $create (local.get $tag) (i64.const 0))
+            (drop (call $send (call $process_id))))
+        (func (export "on") (param $kind i32) (param $function i32) (param $state i64) (result i32)
+            (call $check32 (local.get $function) (i32.const 7))
+            {handler})"#
+    );
+    run(&imports, &data, code).await
+}
+
+#[tokio::test]
+async fn a_handler_is_called_with_each_message_in_order_until_it_is_done() {
+    let code = "(call $name (i64.const 41)) (call $say (i64.const 41)) (call $say (i64.const 42))
+        (call $say (i64.const 43)) (call $say (i64.const 99))";
+    // Each names the next state; the third one is the last.
+    let handler = "(call $check32 (local.get $kind) (i32.const 0))
+        (call $check (call $get_tag) (local.get $state))
+        (call $check (call $size) (i64.const 0))
+        (call $name (i64.add (local.get $state) (i64.const 1)))
+        (i64.eq (local.get $state) (i64.const 43))";
+    assert_eq!(handled(code, handler).await, ExitReason::Normal);
+    // Had it not been done, the message tagged 99 would not have fitted.
+    let on = handler.replace("43", "44");
+    assert!(trap(&handled(code, &on).await).contains("unreachable"));
+}
+
+#[tokio::test]
+async fn a_handler_hears_of_ends_waits_and_may_fail() {
+    let code = r#"(local $pid i64)
+        (call $die (i32.const 0))
+        (call $check32 (call $spawn_on (i64.const 0) (i64.const 5) (i64.const -1) (i64.const -1)
+            (i32.const 110) (i32.const 5) (i32.const 0) (i32.const 0) (i64.const -1) (i32.const 0))
+            (i32.const 0))
+        (local.set $pid (i64.load (i32.const 0)))
+        (call $name (local.get $pid))
+        (call $kill (local.get $pid))"#;
+    let handler = "(call $check32 (local.get $kind) (i32.const 1))
+        (call $check (call $died_pid) (local.get $state))
+        (call $check (call $get_tag) (i64.const 5))
+        (call $say (i64.const 8))
+        (call $check32 (call $receive (i32.const 0) (i32.const 0) (i64.const -1)) (i32.const 0))
+        (call $check (call $get_tag) (i64.const 8))
+        (call $exit (i32.const 9))
+        (i32.const 0)";
+    assert_eq!(handled(code, handler).await, ExitReason::Exit(9));
+}
+
+#[tokio::test]
+async fn a_handler_that_waits_is_killed_like_any_other_process() {
+    let env = environment();
+    let body = r#"(data (i32.const 100) "on")
+        (func (export "on") (param i32 i32 i64) (result i32) (i32.const 0))
+        (func (export "_start")
+            (call $handle (i32.const 100) (i32.const 2) (i32.const 0) (i64.const 0)))"#;
+    let module = guest(&env, HANDLE, body).await;
+    let pid = start(&env, &module);
+    env.kill(pid, None);
+    assert_eq!(end(&env, pid).await, ExitReason::Killed(None));
+}
+
+#[tokio::test]
+async fn a_handler_that_is_missing_or_of_another_type_traps() {
+    let named = |name: i32, len: i32| {
+        format!("(call $handle (i32.const {name}) (i32.const {len}) (i32.const 0) (i64.const 0))")
+    };
+    for (code, says) in [
+        (named(300, 2), "no exported function"),
+        (named(120, 5), "\"typed\" is not (i32, i32, i64) -> i32"),
+        (named(65_530, 9), "name_ptr"),
+    ] {
+        let reason = handled(&code, "(i32.const 0)").await;
+        assert!(trap(&reason).contains(says), "{reason:?} lacks {says:?}");
+    }
+}
