@@ -19,17 +19,22 @@
 //! * Whoever queues wakes at most one idle thread, and none while another one is looking: the one that finds
 //!   something wakes the next one if there is more (the rule of the Go scheduler and of tokio's).
 //!
+//! * A thread that is not ours may be lent for a moment ([`Scheduler::lend_thread`]): what it wakes while all of ours
+//!   are idle runs on it, since waking one of them takes longer than most processes run.
+//!
 //! A task is queued at most once, so the queues hold at most as many entries as there are processes.
 //!
 //! On a tokio runtime of one thread there are no threads of ours: processes are its tasks, so a clock that
 //! stands still and a seed decide everything.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use async_task::{Runnable, ScheduleInfo, WithInfo};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
@@ -40,6 +45,14 @@ use tokio::task::AbortHandle;
 const STREAK: u32 = 16;
 /// Turns after which a thread looks first at what came from outside.
 const INJECTED_EVERY: u32 = 8;
+
+/// Tasks that a lent thread keeps for itself at once, and runs altogether.
+const LENT_KEPT: usize = 2;
+const LENT_RUNS: u32 = 8;
+/// What a lent thread spends on tasks. After more than that it keeps none for a while.
+const LENT_TIME: Duration = Duration::from_micros(100);
+/// Tasks that are left to our threads then.
+const LENT_PAUSE: u32 = 64;
 
 /// Runs the tasks of processes. Dropping it ends its threads once they have nothing left to run.
 pub(crate) struct Scheduler {
@@ -69,6 +82,27 @@ impl Scheduler {
     /// What keeps timers and sockets.
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// Lends this thread, which is none of ours, to what it wakes until the result is dropped; that runs the
+    /// tasks, for [`LENT_TIME`] and as long as the last one takes. Nothing is lent on a thread of ours, on one that
+    /// is lent already, or on a runtime of one thread.
+    pub(crate) fn lend_thread(&self) -> LentThread<'_> {
+        let lends = match &self.queues {
+            Some(queues) if !LOCAL.with(|local| local.get().is_some()) => LENT.with(|lent| {
+                let mut lent = lent.borrow_mut();
+                let free = lent.queues.is_none();
+                if free {
+                    lent.queues = Some(queues.clone());
+                }
+                free
+            }),
+            _ => false,
+        };
+        LentThread {
+            scheduler: self,
+            lends,
+        }
     }
 
     /// Calls `ended` once the runtime ends before this does: it drops its own tasks then, and knows nothing
@@ -177,9 +211,44 @@ impl Queues {
             }
         });
         if let Some(runnable) = runnable {
-            self.injected.push(runnable);
-            self.notify();
+            let runnable = match info.woken_while_running {
+                true => Some(runnable),
+                false => self.keep(runnable),
+            };
+            if let Some(runnable) = runnable {
+                self.inject(runnable);
+            }
         }
+    }
+
+    fn inject(&self, runnable: Runnable) {
+        self.injected.push(runnable);
+        self.notify();
+    }
+
+    /// Keeps a task for this thread if it is lent and none of ours has anything to do.
+    fn keep(self: &Arc<Self>, runnable: Runnable) -> Option<Runnable> {
+        if self.parked.load(Ordering::SeqCst) < self.stealers.len() {
+            return Some(runnable);
+        }
+        let mut runnable = Some(runnable);
+        // Fails while a thread ends.
+        let _: Result<(), _> = LENT.try_with(|lent| {
+            let mut lent = lent.borrow_mut();
+            let ours = lent
+                .queues
+                .as_ref()
+                .is_some_and(|lent| Arc::ptr_eq(lent, self));
+            if !ours || lent.kept.len() >= LENT_KEPT {
+                return;
+            }
+            if lent.pause > 0 {
+                lent.pause -= 1;
+                return;
+            }
+            lent.kept.extend(runnable.take());
+        });
+        runnable
     }
 
     /// Wakes a thread for what was just queued, unless one is looking already.
@@ -238,9 +307,79 @@ impl Queues {
     }
 }
 
+/// Runs a task until it waits. The end of a process is told by its task, whatever panicked; the thread is for all.
+fn run(runnable: Runnable) {
+    if catch_unwind(AssertUnwindSafe(|| runnable.run())).is_err() {
+        tracing::error!("the task of a process panicked");
+    }
+}
+
 thread_local! {
     /// Set in the threads of a scheduler, for as long as they run.
     static LOCAL: OnceCell<Local> = const { OnceCell::new() };
+    /// What a thread of somebody else keeps while it is lent.
+    static LENT: RefCell<Lent> = const { RefCell::new(Lent::new()) };
+}
+
+struct Lent {
+    /// Whom it is lent to.
+    queues: Option<Arc<Queues>>,
+    kept: VecDeque<Runnable>,
+    /// How many more are not kept, since one took too long.
+    pause: u32,
+}
+
+impl Lent {
+    const fn new() -> Self {
+        Lent {
+            queues: None,
+            kept: VecDeque::new(),
+            pause: 0,
+        }
+    }
+}
+
+/// A thread that is lent until this is dropped.
+#[must_use]
+pub(crate) struct LentThread<'a> {
+    scheduler: &'a Scheduler,
+    lends: bool,
+}
+
+impl Drop for LentThread<'_> {
+    fn drop(&mut self) {
+        let Some(queues) = self.scheduler.queues.as_ref().filter(|_| self.lends) else {
+            return;
+        };
+        let next = || LENT.with(|lent| lent.borrow_mut().kept.pop_front());
+        let Some(mut runnable) = next() else {
+            LENT.with(|lent| lent.borrow_mut().queues = None);
+            return;
+        };
+        // Timers and sockets belong to the runtime of the others.
+        let _entered = self.scheduler.runtime.enter();
+        let begun = Instant::now();
+        let mut runs = 0;
+        loop {
+            if runs < LENT_RUNS && begun.elapsed() < LENT_TIME {
+                runs += 1;
+                run(runnable);
+            } else {
+                queues.inject(runnable);
+            }
+            match next() {
+                Some(more) => runnable = more,
+                None => break,
+            }
+        }
+        LENT.with(|lent| {
+            let mut lent = lent.borrow_mut();
+            lent.queues = None;
+            if begun.elapsed() > LENT_TIME {
+                lent.pause = LENT_PAUSE;
+            }
+        });
+    }
 }
 
 /// One thread's.
@@ -311,10 +450,7 @@ impl Local {
                 searching = false;
                 self.queues.found();
             }
-            // The end of a process is told by its task, whatever panicked; this thread is for all.
-            if catch_unwind(AssertUnwindSafe(|| runnable.run())).is_err() {
-                tracing::error!("the task of a process panicked");
-            }
+            run(runnable);
         }
     }
 
@@ -322,7 +458,7 @@ impl Local {
     fn take(&self) -> Option<Runnable> {
         let turn = self.turn.get().wrapping_add(1);
         self.turn.set(turn);
-        if turn % INJECTED_EVERY == 0
+        if turn.is_multiple_of(INJECTED_EVERY)
             && let Steal::Success(runnable) = self.queues.injected.steal()
         {
             return Some(runnable);
@@ -546,6 +682,69 @@ mod tests {
         });
         drop(runtime);
         assert_eq!(ended.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn what_a_lent_thread_wakes_runs_on_it_if_the_others_are_idle() {
+        let runtime = runtime(2);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let queues = scheduler.queues.clone().unwrap();
+        let all_idle = || {
+            while queues.parked.load(Ordering::SeqCst) < 2 {
+                std::thread::yield_now();
+            }
+        };
+        let (wake, mut woken) = mpsc::channel::<()>(1);
+        let (said, mut heard) = mpsc::channel(1);
+        scheduler.spawn(async move {
+            while woken.recv().await.is_some() {
+                said.send(std::thread::current().id()).await.unwrap();
+            }
+        });
+        all_idle();
+        let here = std::thread::current().id();
+        {
+            let _lent = scheduler.lend_thread();
+            // A loan within a loan changes nothing.
+            drop(scheduler.lend_thread());
+            wake.try_send(()).unwrap();
+            assert!(heard.try_recv().is_err(), "it runs at the end of the loan");
+        }
+        assert_eq!(heard.try_recv(), Ok(here));
+        // After the loan, and when somebody works, it is one of the others.
+        wake.try_send(()).unwrap();
+        assert_ne!(heard.blocking_recv(), Some(here));
+    }
+
+    #[test]
+    fn a_task_that_takes_long_is_not_run_on_lent_threads_for_a_while() {
+        let runtime = runtime(1);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let queues = scheduler.queues.clone().unwrap();
+        let (wake, mut woken) = mpsc::channel::<()>(1);
+        let (said, mut heard) = mpsc::channel(1);
+        scheduler.spawn(async move {
+            while woken.recv().await.is_some() {
+                let begun = Instant::now();
+                while begun.elapsed() <= 2 * LENT_TIME {}
+                said.send(std::thread::current().id()).await.unwrap();
+            }
+        });
+        let here = std::thread::current().id();
+        let mut ran_here = || {
+            while queues.parked.load(Ordering::SeqCst) < 1 {
+                std::thread::yield_now();
+            }
+            let lent = scheduler.lend_thread();
+            wake.try_send(()).unwrap();
+            drop(lent);
+            heard.blocking_recv() == Some(here)
+        };
+        assert!(ran_here());
+        for _ in 0..LENT_PAUSE {
+            assert!(!ran_here());
+        }
+        assert!(ran_here());
     }
 
     #[test]

@@ -536,6 +536,9 @@ impl Driver {
     }
 
     fn take_in(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+        let env = self.env.clone();
+        // Whoever gets a message answers from this thread: one hand-over between threads less.
+        let _lent = env.lend_thread();
         let handled = self.live.with(|session| session.handle_bytes(bytes));
         // What came before a bad frame stands.
         self.carry_out()?;
