@@ -22,6 +22,10 @@
 //! * A thread that is not ours may be lent for a moment ([`Scheduler::lend_thread`]): what it wakes while all of ours
 //!   are idle runs on it, since waking one of them takes longer than most processes run.
 //!
+//! * A task that does not come back, since it blocks its thread or its module is trusted and computes, holds up nobody
+//!   for more than two looks of the watch ([`LOOK`]): what it woke is handed to the other threads, and where all of them are held up and
+//!   somebody waits, a spare thread starts, and ends when there is nothing left for it.
+//!
 //! A task is queued at most once, so the queues hold at most as many entries as there are processes.
 //!
 //! On a tokio runtime of one thread there are no threads of ours: processes are its tasks, so a clock that
@@ -31,8 +35,8 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -53,6 +57,12 @@ const LENT_RUNS: u32 = 8;
 const LENT_TIME: Duration = Duration::from_micros(100);
 /// Tasks that are left to our threads then.
 const LENT_PAUSE: u32 = 64;
+
+/// How often the watch looks at what the threads do, and how often while all of them are idle.
+const LOOK: Duration = Duration::from_millis(2);
+const IDLE_LOOK: Duration = Duration::from_millis(20);
+/// Spare threads at once. Tasks wait beyond that.
+const SPARES_MAX: usize = 64;
 
 /// Runs the tasks of processes. Dropping it ends its threads once they have nothing left to run.
 pub(crate) struct Scheduler {
@@ -166,7 +176,33 @@ struct Queues {
     idle: Mutex<Vec<usize>>,
     parked: AtomicUsize,
     threads: OnceLock<Vec<Thread>>,
+    /// What others may know of each thread.
+    places: Vec<Place>,
+    /// Spare threads that run.
+    spares: AtomicUsize,
     closed: AtomicBool,
+}
+
+/// What others may know of one thread. Alone on its cache line.
+#[derive(Default)]
+#[repr(align(64))]
+struct Place {
+    /// What was woken last by what runs there.
+    next: Mutex<Option<Runnable>>,
+    /// Counts up when a task begins to run and when it comes back: odd while one runs.
+    pulse: AtomicU64,
+}
+
+impl Place {
+    fn next(&self) -> MutexGuard<'_, Option<Runnable>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By its own thread alone.
+    fn beat(&self) {
+        let pulse = self.pulse.load(Ordering::Relaxed);
+        self.pulse.store(pulse + 1, Ordering::Relaxed);
+    }
 }
 
 impl Queues {
@@ -179,6 +215,8 @@ impl Queues {
             idle: Mutex::default(),
             parked: AtomicUsize::new(0),
             threads: OnceLock::new(),
+            places: (0..threads).map(|_| Place::default()).collect(),
+            spares: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         });
         let started = workers.into_iter().enumerate().map(|(index, queue)| {
@@ -196,6 +234,10 @@ impl Queues {
         });
         // Nobody is woken before this: nothing was spawned.
         let _: Result<(), _> = queues.threads.set(started.collect());
+        let (runtime, watched) = (runtime.clone(), Arc::downgrade(&queues));
+        let watch = std::thread::Builder::new().name("tidelock-watch".into());
+        let watch = watch.spawn(move || watch_threads(&runtime, &watched));
+        watch.expect("a thread can be started while the node starts");
         queues
     }
 
@@ -295,6 +337,23 @@ impl Queues {
         place.is_some()
     }
 
+    /// Takes one task, from wherever it waits for a thread.
+    fn steal(&self) -> Option<Runnable> {
+        loop {
+            let stolen = self
+                .stealers
+                .iter()
+                .fold(self.injected.steal(), |stolen, other| {
+                    stolen.or_else(|| other.steal())
+                });
+            match stolen {
+                Steal::Success(runnable) => return Some(runnable),
+                Steal::Empty => return None,
+                Steal::Retry => {}
+            }
+        }
+    }
+
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
@@ -386,8 +445,6 @@ impl Drop for LentThread<'_> {
 struct Local {
     queues: Arc<Queues>,
     index: usize,
-    /// What was woken last by what runs here.
-    next: Cell<Option<Runnable>>,
     queue: Worker<Runnable>,
     streak: Cell<u32>,
     turn: Cell<u32>,
@@ -398,25 +455,28 @@ impl Local {
         Local {
             queues,
             index,
-            next: Cell::new(None),
             queue,
             streak: Cell::new(0),
             turn: Cell::new(0),
         }
     }
 
+    fn place(&self) -> &Place {
+        &self.queues.places[self.index]
+    }
+
     /// Called by what runs on this thread.
     fn schedule(&self, runnable: Runnable, gave_way: bool) {
-        let behind = if gave_way {
-            Some(runnable)
-        } else {
-            self.next.replace(Some(runnable))
+        let (behind, has_next) = {
+            let mut next = self.place().next();
+            match gave_way {
+                true => (Some(runnable), next.is_some()),
+                false => (next.replace(runnable), true),
+            }
         };
         if let Some(behind) = behind {
-            let next = self.next.take();
             // One that gives way and is alone runs on here: there is nothing to share.
-            let shares = next.is_some() || !self.queue.is_empty();
-            self.next.set(next);
+            let shares = has_next || !self.queue.is_empty();
             self.queue.push(behind);
             if shares {
                 self.queues.notify();
@@ -450,7 +510,9 @@ impl Local {
                 searching = false;
                 self.queues.found();
             }
+            self.place().beat();
             run(runnable);
+            self.place().beat();
         }
     }
 
@@ -465,13 +527,13 @@ impl Local {
         }
         let streak = self.streak.get();
         if streak < STREAK
-            && let Some(next) = self.next.take()
+            && let Some(next) = self.place().next().take()
         {
             self.streak.set(streak + 1);
             return Some(next);
         }
         self.streak.set(0);
-        self.queue.pop().or_else(|| self.next.take())
+        self.queue.pop().or_else(|| self.place().next().take())
     }
 
     /// What others left: from outside first, then from each other thread's queue.
@@ -513,6 +575,58 @@ impl Local {
             }
             std::thread::park();
         }
+    }
+}
+
+/// Looks after threads that are held up, as long as the scheduler is there.
+fn watch_threads(runtime: &Handle, watched: &Weak<Queues>) {
+    let mut seen = Vec::new();
+    loop {
+        let Some(queues) = watched.upgrade().filter(|queues| !queues.is_closed()) else {
+            return;
+        };
+        let pulses = queues
+            .places
+            .iter()
+            .map(|place| place.pulse.load(Ordering::Relaxed));
+        let last = std::mem::replace(&mut seen, pulses.collect());
+        let held_up = last.iter().zip(&seen).zip(&queues.places);
+        let held_up = held_up.filter(|((last, now), _)| last == now && *now % 2 == 1);
+        let mut count = 0;
+        for (_, place) in held_up {
+            count += 1;
+            let next = place.next().take();
+            if let Some(next) = next {
+                queues.inject(next);
+            }
+        }
+        if count == seen.len() && queues.has_more() {
+            spare(runtime, &queues);
+        }
+        let is_idle = queues.parked.load(Ordering::Relaxed) == seen.len();
+        drop(queues);
+        std::thread::sleep(if is_idle { IDLE_LOOK } else { LOOK });
+    }
+}
+
+/// Starts a thread that runs what waits, until nothing does.
+fn spare(runtime: &Handle, queues: &Arc<Queues>) {
+    if queues.spares.fetch_add(1, Ordering::Relaxed) >= SPARES_MAX {
+        queues.spares.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    let (runtime, helped) = (runtime.clone(), queues.clone());
+    let thread = std::thread::Builder::new().name("tidelock-spare".into());
+    let started = thread.spawn(move || {
+        let _entered = runtime.enter();
+        while let Some(runnable) = helped.steal() {
+            run(runnable);
+        }
+        helped.spares.fetch_sub(1, Ordering::Relaxed);
+    });
+    if let Err(error) = started {
+        queues.spares.fetch_sub(1, Ordering::Relaxed);
+        tracing::warn!("no spare thread can be started: {error}");
     }
 }
 
@@ -632,6 +746,30 @@ mod tests {
         });
         let order: Vec<_> = std::iter::from_fn(|| heard.blocking_recv()).collect();
         assert_eq!(order, ["before", "woken", "after"]);
+    }
+
+    #[test]
+    fn whoever_holds_up_a_thread_holds_up_nobody_else() {
+        let runtime = runtime(2);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        // Three that block their threads, each after it has woken the one it waits for.
+        let (alive, done) = mpsc::channel::<()>(1);
+        for _ in 0..3 {
+            let (wake, mut woken) = mpsc::channel::<()>(1);
+            let (said, heard) = std::sync::mpsc::channel();
+            scheduler.spawn(async move {
+                woken.recv().await;
+                said.send(()).unwrap();
+            });
+            let alive = alive.clone();
+            scheduler.spawn(async move {
+                wake.send(()).await.unwrap();
+                heard.recv().unwrap();
+                drop(alive);
+            });
+        }
+        drop(alive);
+        all_done(done);
     }
 
     #[test]
