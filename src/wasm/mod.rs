@@ -44,6 +44,8 @@ pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 const WASM_STACK_BYTES: usize = 512 << 10;
 /// Modules compiled at the same time.
 const COMPILES_MAX: usize = 2;
+/// Ticks without any process before the clock sleeps.
+const IDLE_TICKS: u32 = 20;
 /// How often a guest that computes gives way.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -237,6 +239,8 @@ fn dense(config: &mut Config) {
 struct Ticker {
     engines: Mutex<Vec<wasmtime::Engine>>,
     live: AtomicUsize,
+    /// Whether whoever enters has to wake it.
+    asleep: AtomicBool,
     stopped: AtomicBool,
     wake: Condvar,
 }
@@ -255,6 +259,7 @@ impl Ticker {
         let ticker = Arc::new(Self {
             engines: Mutex::new(vec![engine]),
             live: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             wake: Condvar::new(),
         });
@@ -268,11 +273,21 @@ impl Ticker {
 
     fn run(&self) {
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = 0;
         while !self.stopped.load(Ordering::Relaxed) {
-            if self.live.load(Ordering::SeqCst) == 0 {
-                // A lost wake costs one pause at most, never a stop.
-                let pause = self.wake.wait_timeout(engines, 100 * TICK);
-                engines = pause.unwrap_or_else(PoisonError::into_inner).0;
+            idle = match self.live.load(Ordering::SeqCst) {
+                0 => idle + 1,
+                _ => 0,
+            };
+            // Processes that come and go one at a time do not wake it each time.
+            if idle > IDLE_TICKS {
+                self.asleep.store(true, Ordering::SeqCst);
+                if self.live.load(Ordering::SeqCst) == 0 {
+                    // A lost wake costs one pause at most, never a stop.
+                    let pause = self.wake.wait_timeout(engines, 100 * TICK);
+                    engines = pause.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                self.asleep.store(false, Ordering::SeqCst);
                 continue;
             }
             for engine in engines.iter() {
@@ -292,7 +307,8 @@ impl Ticker {
     }
 
     fn enter(&self) {
-        if self.live.fetch_add(1, Ordering::SeqCst) == 0 {
+        self.live.fetch_add(1, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }
     }
