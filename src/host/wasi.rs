@@ -12,7 +12,7 @@ use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
 use super::output::{LineStream, RATE_BYTES, Sink};
-use super::{Call, Caller, Linker, Result, State, Stdio, process, sync};
+use super::{Call, Caller, Linker, Result, State, Stdio, process, sync, waits};
 use crate::{Environment, OutputLine, Stream};
 
 /// Arguments or variables of one configuration, and bytes of each.
@@ -25,10 +25,12 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
     // need nothing else of WASI.
     linker.allow_shadowing(true);
     sync! { linker, "wasi_snapshot_preview1";
-        "sched_yield" => sched_yield();
         "random_get" => random_get(ptr: u32, len: u32);
         "clock_time_get" => clock_time_get(clock: u32, precision: u64, time_ptr: u32);
         "proc_exit" => proc_exit(code: u32);
+    }
+    waits! { linker, "wasi_snapshot_preview1";
+        "sched_yield" => sched_yield();
     }
     linker.allow_shadowing(false);
     sync! { linker, "lunatic::wasi";
@@ -40,8 +42,9 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
     Ok(())
 }
 
-/// Processes are preempted; there is nothing to give up.
-fn sched_yield(_call: Call<'_>) -> Result<u32> {
+/// Lets every process that is ready run first. One that was woken by this one waits for it otherwise, up to a tick.
+async fn sched_yield(_call: Call<'_>) -> Result<u32> {
+    tokio::task::yield_now().await;
     Ok(0)
 }
 

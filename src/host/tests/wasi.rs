@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::*;
-use crate::ProcessConfig;
+use crate::{Filter, ProcessConfig, Received};
 
 const WASI: &str = r#"
     (import "wasi_snapshot_preview1" "path_open"
@@ -98,4 +98,32 @@ async fn clocks_chance_and_an_empty_standard_input() {
         (drop (call $random (i32.const 65535) (i32.const 2)))"#;
     let reason = run(WASI, "", code).await;
     assert!(trap(&reason).contains("random_get: ptr"), "{reason:?}");
+}
+
+/// On one worker the echo can only run while the guest lets it.
+#[tokio::test]
+async fn whoever_yields_lets_others_run() {
+    let env = environment();
+    let echo = env.spawn_native("echo", SpawnOptions::default(), |mut me| async move {
+        while let Some(Received::Message(message)) = me.receive(Filter::Any, None).await {
+            let to = u64::from_le_bytes(message.data[..].try_into().unwrap());
+            let to = Pid::from_raw(to).unwrap();
+            me.send(to, message).await.unwrap();
+        }
+        ExitReason::Normal
+    });
+    let body = format!(
+        r#"(func (export "_start")
+            (i64.store (i32.const 0) (call $process_id))
+            (call $create_data (i64.const 1) (i64.const 8))
+            (drop (call $write (i32.const 0) (i32.const 8)))
+            (drop (call $send (i64.const {echo})))
+            (call $check32 (call $yield) (i32.const 0))
+            (call $check32 (call $receive (i32.const 0) (i32.const 0) (i64.const 0)) (i32.const 0)))"#,
+        echo = echo.unwrap().raw()
+    );
+    let imports = format!("{WASI}{PROCESS_ID}{RECEIVE}{MESSAGES}");
+    let module = guest(&env, &imports, &body).await;
+    let pid = start(&env, &module);
+    assert_eq!(end(&env, pid).await, ExitReason::Normal);
 }
