@@ -1,8 +1,8 @@
-//! Compiling guests, and the one that is shipped compiled.
+//! Compiling guests, and those that are shipped compiled.
 //!
-//! `tidelock demo` has to work on machines without the guest toolchain, so
-//! `examples/wordcount/wordcount.wasm` is part of the repository. Beside it lies
-//! `wordcount.sources`: a digest of the sources it was made from and one of itself. Both are
+//! `tidelock demo` and `tidelock bench` have to work on machines without the guest toolchain, so
+//! `wordcount.wasm` and `load.wasm` are part of the repository. Beside each lies a file of its name and
+//! `.sources`: a digest of the sources it was made from and one of itself. Both are
 //! checked, so neither the guest nor its sources can change without the other.
 //!
 //! Compilers differ, so the shipped bytes are not compared with freshly compiled ones.
@@ -19,7 +19,9 @@ use crate::run::{command, output, root, run};
 pub(crate) const TARGET: &str = "wasm32-wasip1";
 
 /// The workspaces that hold guests, apart from each other and from the host's.
-const WORKSPACES: [&str; 5] = [
+const WORKSPACES: [&str; 7] = [
+    "benches/guest",
+    "benches/load",
     "examples/wordcount",
     "examples/guests",
     "examples/testing",
@@ -35,14 +37,30 @@ pub(crate) fn workspaces() -> impl Iterator<Item = &'static str> {
     ["sdk"].into_iter().chain(WORKSPACES)
 }
 
-/// What the shipped guest is made from.
-const SOURCES: [&str; 5] = [
-    "examples/wordcount/Cargo.lock",
-    "examples/wordcount/Cargo.toml",
-    "examples/wordcount/src",
-    "sdk/Cargo.toml",
-    "sdk/src",
+/// A guest that is part of the repository, compiled.
+struct Shipped {
+    /// Its workspace; the compiled guest lies there, too.
+    folder: &'static str,
+    name: &'static str,
+    /// What it is made from, besides the SDK.
+    sources: &'static [&'static str],
+}
+
+const SHIPPED: [Shipped; 2] = [
+    Shipped {
+        folder: "examples/wordcount",
+        name: "wordcount",
+        sources: &["Cargo.lock", "Cargo.toml", "src"],
+    },
+    Shipped {
+        folder: "benches/load",
+        name: "load",
+        sources: &["Cargo.lock", "Cargo.toml", "build.rs", "src"],
+    },
 ];
+
+/// What all guests are made from.
+const SDK: [&str; 2] = ["sdk/Cargo.toml", "sdk/src"];
 
 /// Makes this machine able to compile guests. Returns the cargo to do it with.
 pub(crate) fn setup() -> Result<String> {
@@ -65,14 +83,18 @@ pub(crate) fn has_ordinary_toolchain() -> Result<bool> {
 pub(crate) fn build() -> Result<PathBuf> {
     let cargo = setup()?;
     for workspace in WORKSPACES {
-        let mut build = command(&cargo);
-        in_workspace(&mut build, workspace);
-        run(build.args(["build", "--release", "--locked", "--target", TARGET]))?;
+        build_workspace(&cargo, workspace)?;
     }
     for workspace in TESTED {
         build_tests(&cargo, workspace)?;
     }
     Ok(folder())
+}
+
+fn build_workspace(cargo: &str, workspace: &str) -> Result<()> {
+    let mut build = command(cargo);
+    in_workspace(&mut build, workspace);
+    run(build.args(["build", "--release", "--locked", "--target", TARGET]))
 }
 
 /// Compiles the tests of a workspace and leaves each test binary beside the guests, under the name of its
@@ -128,58 +150,71 @@ pub(crate) fn in_workspace(command: &mut Command, workspace: &str) {
         );
 }
 
-/// Compiles the guests and makes the shipped one the result.
+/// Compiles the shipped guests and makes them what the repository has.
 pub(crate) fn ship() -> Result<()> {
-    let bytes = read(&build()?.join("wordcount.wasm"))?;
-    write(&shipped("wordcount.wasm"), &bytes)?;
-    write(
-        &shipped("wordcount.sources"),
-        record(&sources()?, &bytes).as_bytes(),
-    )?;
-    eprintln!("shipped: wordcount.wasm, {} bytes", bytes.len());
-    Ok(())
-}
-
-/// Fails if the shipped guest was made from other sources than there are.
-pub(crate) fn check_shipped() -> Result<()> {
-    let found = read(&shipped("wordcount.sources"))?;
-    let expected = record(&sources()?, &read(&shipped("wordcount.wasm"))?);
-    if found != expected.as_bytes() {
-        bail!(
-            "examples/wordcount/wordcount.wasm was not made from the sources here.\n  \
-             recorded:\n{}\n  found:\n{expected}\n  \
-             next: cargo xtask guests --ship",
-            String::from_utf8_lossy(&found),
-        );
+    let cargo = setup()?;
+    for guest in SHIPPED {
+        build_workspace(&cargo, guest.folder)?;
+        let bytes = read(&folder().join(format!("{}.wasm", guest.name)))?;
+        write(&guest.file("wasm"), &bytes)?;
+        let record = record(&guest.sources()?, &bytes);
+        write(&guest.file("sources"), record.as_bytes())?;
+        eprintln!("shipped: {}.wasm, {} bytes", guest.name, bytes.len());
     }
     Ok(())
 }
 
-/// The contents of `wordcount.sources`.
+/// Fails if a shipped guest was made from other sources than there are.
+pub(crate) fn check_shipped() -> Result<()> {
+    for guest in SHIPPED {
+        let found = read(&guest.file("sources"))?;
+        let expected = record(&guest.sources()?, &read(&guest.file("wasm"))?);
+        if found != expected.as_bytes() {
+            bail!(
+                "{}/{}.wasm was not made from the sources here.\n  \
+                 recorded:\n{}\n  found:\n{expected}\n  \
+                 next: cargo xtask guests --ship",
+                guest.folder,
+                guest.name,
+                String::from_utf8_lossy(&found),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The contents of a `.sources` file.
 fn record(sources: &blake3::Hash, module: &[u8]) -> String {
     format!("sources b3:{sources}\nmodule b3:{}\n", blake3::hash(module))
 }
 
-fn shipped(name: &str) -> PathBuf {
-    root().join("examples/wordcount").join(name)
-}
+impl Shipped {
+    fn file(&self, ending: &str) -> PathBuf {
+        root()
+            .join(self.folder)
+            .join(format!("{}.{ending}", self.name))
+    }
 
-/// A digest of all sources: their paths, in order, and what is in them.
-fn sources() -> Result<blake3::Hash> {
-    let mut files = Vec::new();
-    for source in SOURCES {
-        collect(Path::new(source), &mut files)?;
-    }
-    files.sort();
-    let mut hasher = blake3::Hasher::new();
-    for file in files {
-        let contents = read(&root().join(&file))?;
-        for part in [file.as_bytes(), &contents] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
+    /// A digest of all sources: their paths, in order, and what is in them.
+    fn sources(&self) -> Result<blake3::Hash> {
+        let mut files = Vec::new();
+        for source in SDK {
+            collect(Path::new(source), &mut files)?;
         }
+        for source in self.sources {
+            collect(&Path::new(self.folder).join(source), &mut files)?;
+        }
+        files.sort();
+        let mut hasher = blake3::Hasher::new();
+        for file in files {
+            let contents = read(&root().join(&file))?;
+            for part in [file.as_bytes(), &contents] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part);
+            }
+        }
+        Ok(hasher.finalize())
     }
-    Ok(hasher.finalize())
 }
 
 /// Adds a file, or all files below a folder, with `/` between the parts of their paths.

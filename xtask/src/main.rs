@@ -21,8 +21,8 @@ usage: cargo xtask COMMAND
 
   setup             make this machine able to compile guests
   guests            compile all guests, those in other languages too if pip and npm are there
-  guests --ship     and renew the wordcount.wasm of the repository
-  guests --check    whether that one was made from the sources here
+  guests --ship     renew the compiled guests of the repository: wordcount.wasm, load.wasm
+  guests --check    whether those were made from the sources here
   test [--quick]    everything a push must pass; --quick leaves out guests and demo. Where CI is
                     set, a soak of five minutes comes with it
   fuzz [--seconds N]

@@ -21,7 +21,7 @@ const BARE_TARGET: &str = "wasm32-unknown-unknown";
 pub(crate) fn all(quick: bool) -> Result<()> {
     job("format", || format(quick))?;
     if !quick {
-        job("shipped guest matches its sources", guests::check_shipped)?;
+        job("shipped guests match their sources", guests::check_shipped)?;
         job("guests", || guests::build().map(drop))?;
         job("guests in other languages", languages::build)?;
     }

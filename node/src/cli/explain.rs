@@ -198,6 +198,14 @@ differ from those of this machine alone. The verdicts name which."
 "E0052" Failed "the guest of the demonstration ended early"
 "It trapped or gave an exit code before it printed a result. Its last output is in the message."
 
+"E0053" Failed "operations of the bench were lost"
+"Not everything that was begun came to its end, and a figure of the rest would hide that. A node may have
+been lost meanwhile, or a process ended. If neither is so it is a mistake of Tidelock's."
+
+"E0054" Failed "the bench was not completed"
+"Its guest ended before it had a result, or found something that was not as it must be: a message twice or
+out of order, a child that is not the one that was made, an end that was not told. The message says which."
+
 "E1001" Usage "the server could not understand the request"
 "A field is missing or out of range. If the command line made the request, the versions of the two
 may be too far apart: `tidelock nodes` shows the versions."

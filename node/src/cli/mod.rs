@@ -1,5 +1,6 @@
 //! The command line: one file per command. A command returns data; `output.rs` prints it.
 
+mod bench;
 mod cluster;
 mod completions;
 mod config;
@@ -124,6 +125,7 @@ enum Command {
     Node(Box<node::Node>),
     Control(control::Control),
     Token(token::Token),
+    Bench(bench::Bench),
     #[command(subcommand)]
     Config(config::Config),
     Explain(explain::Explain),
@@ -167,6 +169,12 @@ impl Cli {
     fn run(self, out: &Output) -> Outcome<u8> {
         let context = self.common.context.as_deref();
         let done = |()| 0;
+        if out.format == Format::Csv && !matches!(self.command, Command::Bench(_)) {
+            return Err(Failure::new(
+                "E0002",
+                "-o csv: only `tidelock bench` has this form",
+            ));
+        }
         open_files::raise()?;
         match self.command {
             Command::Explain(command) => command.run(out).map(done),
@@ -175,6 +183,7 @@ impl Cli {
             Command::Run(command) => on_all_cores(command.run(out)),
             Command::Dev(command) => on_all_cores(command.run(out)),
             Command::Demo(command) => on_all_cores(command.run(out)),
+            Command::Bench(command) => on_all_cores(command.run(context, out)),
             Command::Node(command) => on_all_cores(command.run(out)),
             Command::Control(command) => on_all_cores(command.run(out)).map(done),
             command => {

@@ -21,6 +21,8 @@ pub(crate) enum Format {
     Json,
     /// One JSON document per line.
     Ndjson,
+    /// A table for programs; of `bench` alone.
+    Csv,
 }
 
 /// When to colour.
@@ -91,8 +93,8 @@ impl Output {
             Format::Ndjson => rows
                 .iter()
                 .try_for_each(|row| self.print(&json(row, false))),
-            Format::Text if rows.is_empty() => Ok(()),
-            Format::Text => self.print(&self.table(header, rows.iter().map(columns))),
+            Format::Text | Format::Csv if rows.is_empty() => Ok(()),
+            Format::Text | Format::Csv => self.print(&self.table(header, rows.iter().map(columns))),
         }
     }
 
@@ -104,7 +106,7 @@ impl Output {
         match self.format {
             Format::Json => self.print(&json(value, true)),
             Format::Ndjson => self.print(&json(value, false)),
-            Format::Text => self.print(text.trim_end()),
+            Format::Text | Format::Csv => self.print(text.trim_end()),
         }
     }
 
@@ -166,7 +168,7 @@ impl Output {
         let _ = match self.format {
             Format::Json => writeln!(err, "{}", json(letter, true)),
             Format::Ndjson => writeln!(err, "{}", json(letter, false)),
-            Format::Text => write!(err, "{}", self.letter_text(letter)),
+            Format::Text | Format::Csv => write!(err, "{}", self.letter_text(letter)),
         };
     }
 
