@@ -7,6 +7,7 @@
 
 mod fuzz;
 mod guests;
+mod instructions;
 mod languages;
 mod run;
 mod soak;
@@ -31,6 +32,9 @@ usage: cargo xtask COMMAND
   soak [--for TIME] [--every TIME] [--seed N]
                     a cluster under load with a fault every 30 s, for 5m unless told otherwise
                     (24h); fails if anything is lost, told wrongly, or left behind
+  instructions [--bless]
+                    how many instructions the hot paths take, against benches/instructions.txt,
+                    if valgrind is installed; --bless records them
   tidy              the rules in tests/tidy.rs alone
   deny              licences and advisories, if cargo-deny is installed";
 
@@ -61,6 +65,8 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
                 .with_context(|| format!("{seconds:?} is not a number of seconds"))?,
         ),
         ["soak", options @ ..] => soak::from_arguments(options),
+        ["instructions"] => instructions::count(false),
+        ["instructions", "--bless"] => instructions::count(true),
         ["tidy"] => test::tidy(),
         ["deny"] => test::deny(),
         [] | ["help" | "--help" | "-h"] => {

@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use crate::run::{command, has_cargo, is_ci, job, output, program, run};
-use crate::{fuzz, guests, languages, soak};
+use crate::{fuzz, guests, instructions, languages, soak};
 
 /// Where tests look for compiled guests.
 const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
@@ -45,6 +45,9 @@ pub(crate) fn all(quick: bool) -> Result<()> {
         job("processes on several threads, in every order", every_order)?;
         job("build", build)?;
         job("demo", demo)?;
+        job("instructions of the hot paths", || {
+            instructions::count(false)
+        })?;
         job("search for inputs that break something", || {
             fuzz::all(fuzz::SECONDS)
         })?;
