@@ -2,7 +2,8 @@
 %%
 %%   erl ... -run bench main ROW...            rows as name:number:number
 %%
-%% Remote rows start a second node and talk to it over unencrypted TCP, OTP's default.
+%% Remote rows start a second node and talk to it over unencrypted TCP, OTP's default; or, if BENCH_FLAGS says so,
+%% over TLS.
 -module(bench).
 -export([main/1]).
 -export([noop/0, fail/0, echo/0, sink/4, nursery/2, leader/0, sleeper/0, answer/1]).
@@ -117,6 +118,24 @@ row(remote_ping, [Size, Count]) ->
     end);
 row(remote_oneway, [Size, Count]) -> with_peer(fun(Node, _) -> one_way(Node, Size, Count, Count) end);
 row(remote_bulk, [Size, Count]) -> with_peer(fun(Node, _) -> one_way(Node, Size, Count, 2) end);
+row(remote_beside, [Size, Count]) ->
+    with_peer(fun(Node, _) ->
+        Me = self(),
+        Stream = spawn(fun() -> stream(Me, Node, Size) end),
+        receive streaming -> ok end,
+        Other = spawn(Node, ?MODULE, echo, []), Bytes = binary:copy(<<1>>, 64),
+        Once = fun(Number) ->
+            Begun = now_ns(),
+            Other ! {self(), {Number, Bytes}},
+            receive {Number, _} -> ok end,
+            now_ns() - Begun
+        end,
+        [Once(N) || N <- lists:seq(1, Count div 10)],
+        Times = [Once(N) || N <- lists:seq(1, Count)],
+        Stream ! stop,
+        receive {streamed, Seen, Seconds} -> ok end,
+        spread(Times) ++ [{mib_per_s, Seen * Size / 1048576 / Seconds}]
+    end);
 row(remote_spawn_seq, [Count]) ->
     with_peer(fun(Node, _) ->
         Begun = now_ns(),
@@ -234,6 +253,24 @@ one_way(Node, Size, Count, Window) ->
     {per_s, Rate} = rate(Count, Begun),
     [{per_s, Rate}, {mib_per_s, Rate * Size / 1048576}].
 
+%% Keeps two messages under way until it is told to stop.
+stream(Parent, Node, Size) ->
+    Sink = spawn(Node, ?MODULE, sink, [self(), Size, 1 bsl 60, 1]),
+    Bytes = binary:copy(<<7>>, Size), Begun = now_ns(),
+    Sink ! Bytes, Sink ! Bytes,
+    Seen = stream_on(Parent, Sink, Bytes, 0),
+    Parent ! {streamed, Seen, since(Begun)},
+    exit(Sink, kill).
+
+stream_on(Parent, Sink, Bytes, Seen) ->
+    receive
+        stop -> Seen;
+        {seen, Number} ->
+            if Number =:= 1 -> Parent ! streaming; true -> ok end,
+            Sink ! Bytes,
+            stream_on(Parent, Sink, Bytes, Number)
+    end.
+
 wait_seen(Count) -> receive {seen, Count} -> ok; {seen, _} -> wait_seen(Count) end.
 
 nursery(Parent, Count) ->
@@ -257,7 +294,8 @@ with_peer(F) ->
     {ok, Peer, Node} = peer:start(#{
         name => peer:random_name(), host => "127.0.0.1", longnames => true, connection => standard_io,
         args => ["-pa", filename:dirname(code:which(?MODULE)), "-setcookie", atom_to_list(erlang:get_cookie()),
-                 "-start_epmd", "false", "-kernel", "logger_level", "critical", "+P", "2000000"]}),
+                 "-start_epmd", "false", "-kernel", "logger_level", "critical", "+P", "2000000"
+                 | string:lexemes(os:getenv("BENCH_FLAGS", ""), " ")]}),
     true = net_kernel:connect_node(Node),
     System = erpc:call(Node, os, getpid, []),
     Values = F(Node, System),

@@ -1,7 +1,7 @@
-//! Measures Tidelock and Erlang/OTP in one run, row by row, in turns.
+//! Measures Tidelock and its peers in one run, row by row, in turns.
 //!
-//!     cargo run --release -p tidelock-bench              everything, three rounds: about ten minutes
-//!     cargo run --release -p tidelock-bench -- --short   only whether the counts are right
+//!     benches/compare              everything, three rounds: about half an hour
+//!     benches/compare --short      only whether the counts are right
 //!
 //! The table goes to stdout, progress to stderr. A row that cannot be measured says so and why.
 
@@ -11,18 +11,22 @@
     reason = "a program for the terminal"
 )]
 
+mod bars;
+mod peers;
 mod program;
 mod rows;
 mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 
+use peers::{Done, Peers};
 use program::Figures;
-use rows::{Place, ROWS, Row};
+use rows::{GROWTH, Place, ROWS, Row};
 use table::Line;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,15 +35,18 @@ enum Form {
     Json,
 }
 
-/// Measure Tidelock and Erlang/OTP in turns
+/// Measure Tidelock, Erlang/OTP, ractor, kameo and plain wasmtime in turns
 #[derive(Debug, Parser)]
 struct Args {
     /// Each row once and tiny: fails only if a count is wrong, never by a time
     #[arg(long)]
     short: bool,
-    /// How often each row is run on both; the medians are shown
+    /// How often each row is run by each; the medians are shown
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// How the cost grows with processes, nodes, sizes and links, instead of the table
+    #[arg(long)]
+    growth: bool,
     /// Only rows whose name contains one of these
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -52,6 +59,9 @@ struct Args {
     /// Leave Erlang out
     #[arg(long)]
     no_erlang: bool,
+    /// Leave the peers in Rust out, which take minutes to compile once
+    #[arg(long)]
+    no_rust: bool,
 }
 
 fn root() -> &'static Path {
@@ -85,14 +95,8 @@ impl Ours {
         let tidelock = match tidelock {
             Some(tidelock) => tidelock,
             None => {
-                let build = [
-                    "build",
-                    "--release",
-                    "-p",
-                    "tidelock-node",
-                    "--bin",
-                    "tidelock",
-                ];
+                // All of it, so that dependencies have the features that every other build gives them.
+                let build = ["build", "--release", "--workspace"];
                 output(Command::new("cargo").args(build).current_dir(root()))?;
                 target.join("release/tidelock")
             }
@@ -125,87 +129,74 @@ impl Ours {
     }
 
     fn run(&self, row: &str, place: Place) -> Result<Figures> {
-        let mut command = Command::new(&self.tidelock);
         let guest = match place {
-            Place::One | Place::Two => "many.wasm",
+            Place::One | Place::Two | Place::Nodes => "many.wasm",
             Place::OneIdle => "idle.wasm",
             Place::TwoLarge => "large.wasm",
+            Place::TwoBig => "big.wasm",
+            Place::Compute => "kernels.wasm",
+            Place::Start => return self.starts(row),
         };
+        let mut command = Command::new(&self.tidelock);
         match place {
-            Place::One | Place::OneIdle => command.arg("run"),
-            Place::Two | Place::TwoLarge => command.args(["dev", "--nodes", "2", "--once"]),
+            Place::One | Place::OneIdle | Place::Compute | Place::Start => command.arg("run"),
+            Place::Two | Place::TwoLarge | Place::TwoBig => {
+                command.args(["dev", "--nodes", "2", "--once"])
+            }
+            Place::Nodes => {
+                let nodes = row.rsplit(':').next().unwrap_or_default();
+                command.args(["dev", "--nodes", nodes, "--once"])
+            }
         };
         command.arg(self.guests.join(guest));
         command.arg(row);
-        program::run(command)
-    }
-}
-
-/// Erlang's driver, compiled, with a name server of its own.
-struct Erlang {
-    code: PathBuf,
-    names: std::process::Child,
-    port: String,
-}
-
-impl Erlang {
-    fn build() -> Result<Self> {
-        let code = root().join("target/bench-erlang");
-        std::fs::create_dir_all(&code)?;
-        output(
-            Command::new("erlc")
-                .arg("-o")
-                .arg(&code)
-                .arg(root().join("benches/erlang/bench.erl")),
-        )?;
-        let port = (24_000 + std::process::id() % 4_000).to_string();
-        let names = Command::new("epmd")
-            .args(["-address", "127.0.0.1", "-port", &port])
-            .stdin(std::process::Stdio::null())
-            .spawn()
-            .context("starting epmd")?;
-        Ok(Self { code, names, port })
-    }
-
-    fn run(&self, row: &str, place: Place) -> Result<Figures> {
-        let mut command = Command::new("erl");
-        command
-            .args(["-noshell", "+P", "2000000", "-start_epmd", "false"])
-            .arg("-pa")
-            .arg(&self.code)
-            .env("ERL_EPMD_PORT", &self.port)
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1");
-        if matches!(place, Place::Two | Place::TwoLarge) {
-            let name = format!("bench{}@127.0.0.1", std::process::id());
-            command
-                .args(["-name", &name, "-kernel", "logger_level", "critical"])
-                .args(["-setcookie", &format!("bench{}", std::process::id())]);
+        if place != Place::TwoBig {
+            return program::run(command);
         }
-        command.args(["-run", "bench", "main", row]);
-        program::run(command)
+        // What was compiled in an earlier run is not looked for.
+        let fresh = root().join(format!("target/bench-cache-{}", std::process::id()));
+        command.env("XDG_CACHE_HOME", &fresh);
+        let ran = program::run(command);
+        // Nobody needs it; the next run has another one.
+        let _ = std::fs::remove_dir_all(&fresh);
+        ran
     }
-}
 
-impl Drop for Erlang {
-    fn drop(&mut self) {
-        // It serves this run only.
-        let _ = self.names.kill();
-        let _ = self.names.wait();
+    /// Programs one after the other, each from its start to its exit. The first one compiles.
+    fn starts(&self, row: &str) -> Result<Figures> {
+        let count: usize = row.rsplit(':').next().unwrap_or_default().parse()?;
+        let guest = self.guests.join("hello.wasm");
+        let mut times = Vec::new();
+        for _ in 0..=count {
+            let begun = Instant::now();
+            let said = output(Command::new(&self.tidelock).arg("run").arg(&guest))?;
+            times.push(begun.elapsed().as_secs_f64() * 1e6);
+            if said != "hello\n" {
+                bail!("it said {said:?}");
+            }
+        }
+        times.remove(0);
+        times.sort_by(f64::total_cmp);
+        let p99 = times[(times.len() * 99 / 100).min(times.len() - 1)];
+        Ok(Figures::from([
+            ("p99_us".to_owned(), p99),
+            ("p50_us".to_owned(), table::middle(times)),
+        ]))
     }
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
     let ours = Ours::build(args.tidelock.clone())?;
-    let erlang = match args.no_erlang {
-        true => None,
-        false => Erlang::build()
-            .inspect_err(|error| eprintln!("Erlang is not measured: {error:#}"))
-            .ok(),
-    };
+    let peers = Peers::build(args.no_erlang || args.short, args.no_rust || args.short);
     let mut lines = Vec::new();
     let mut wrong = Vec::new();
-    for row in ROWS {
+    let rows = match (args.growth, args.short) {
+        (true, _) => vec![GROWTH],
+        (false, true) => vec![ROWS, GROWTH],
+        (false, false) => vec![ROWS],
+    };
+    for row in rows.into_iter().flatten() {
         let sizes = if args.short {
             std::slice::from_ref(&row.short)
         } else {
@@ -215,7 +206,7 @@ fn main() -> Result<()> {
             if !args.only.is_empty() && !args.only.iter().any(|part| size.contains(part)) {
                 continue;
             }
-            let line = measure(&args, row, size, &ours, erlang.as_ref());
+            let line = measure(&args, row, size, &ours, &peers);
             if let Err(why) = &line.ours {
                 wrong.push(format!("{size}: {why}"));
             }
@@ -235,32 +226,25 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Runs one size of one row on both, in turns.
-fn measure(
-    args: &Args,
-    row: &'static Row,
-    size: &'static str,
-    ours: &Ours,
-    erlang: Option<&Erlang>,
-) -> Line {
+/// Runs one size of one row by each, in turns.
+fn measure(args: &Args, row: &'static Row, size: &'static str, ours: &Ours, peers: &Peers) -> Line {
     let rounds = if args.short { 1 } else { args.rounds };
-    let mut line = Line {
-        row,
-        size,
-        ours: Err("not run".into()),
-        erlang: Err("left out".into()),
-    };
-    let (mut here, mut there) = (Vec::new(), Vec::new());
+    let (mut here, mut there) = (Vec::new(), Done::new());
     for round in 0..rounds {
         eprintln!("{size} ({}/{rounds})", round + 1);
         here.push(ours.run(size, row.place));
-        if let Some(erlang) = erlang.filter(|_| row.erlang && !args.short) {
-            there.push(erlang.run(size, row.place));
+        for peer in row.peers.iter().filter(|_| !args.short) {
+            let done = peers.run(*peer, size, row.place, &ours.guests);
+            there.entry(*peer).or_default().push(done);
         }
     }
-    line.ours = table::medians(here);
-    if !there.is_empty() {
-        line.erlang = table::medians(there);
+    let there = there.into_iter();
+    Line {
+        row,
+        size,
+        ours: table::medians(here),
+        peers: there
+            .map(|(peer, runs)| (peer, table::medians(runs)))
+            .collect(),
     }
-    line
 }

@@ -23,7 +23,7 @@ pub(crate) type Figures = BTreeMap<String, f64>;
 pub(crate) fn run(mut command: Command) -> Result<Figures> {
     // A guest is given the variables of whoever starts it and hands them to each process it spawns, over
     // the network too: what happens to be set in a shell is no part of a figure.
-    let kept = ["HOME", "PATH", "ERL_EPMD_PORT", "ERL_EPMD_ADDRESS"];
+    let kept = ["HOME", "PATH"];
     let set: Vec<_> = command
         .get_envs()
         .map(|(name, value)| (name.to_owned(), value.map(std::ffi::OsStr::to_owned)))
@@ -90,7 +90,14 @@ fn watch(child: &mut Child) -> Result<Figures> {
         match value["phase"].as_str() {
             Some("before") => drop(notes.insert("before".into(), resident(child.id())?)),
             Some("alive") => drop(notes.insert("alive".into(), resident(child.id())?)),
-            Some("linked") => drop(notes.insert("killed".into(), kill_second(child.id())?)),
+            Some("linked") => {
+                let at = signal_second(child.id(), Signal::SIGKILL)?;
+                notes.insert("lost".into(), at);
+            }
+            Some("linked, stop") => {
+                let at = signal_second(child.id(), Signal::SIGSTOP)?;
+                notes.insert("lost".into(), at);
+            }
             _ => figures.extend(
                 value
                     .as_object()
@@ -108,10 +115,10 @@ fn watch(child: &mut Child) -> Result<Figures> {
             figures.insert("bytes_each".into(), (alive - before) / count);
         }
     }
-    if let Some(killed) = notes.get("killed") {
+    if let Some(lost) = notes.get("lost") {
         for (from, to) in [("first_at_ns", "first_ms"), ("last_at_ns", "last_ms")] {
             if let Some(at) = figures.remove(from) {
-                figures.insert(to.into(), (at - killed) / 1e6);
+                figures.insert(to.into(), (at - lost) / 1e6);
             }
         }
     }
@@ -126,8 +133,17 @@ fn pid(id: u32) -> Pid {
     Pid::from_raw(i32::try_from(id).expect("process ids are small"))
 }
 
-/// Bytes of memory a program has, with the kernel's tables for it.
-fn resident(id: u32) -> Result<f64> {
+/// Bytes of memory that a program and those it has started have, with the kernel's tables for them.
+fn resident(parent: u32) -> Result<f64> {
+    let mut bytes = resident_alone(parent)?;
+    for id in children(parent)? {
+        // It may have ended just now.
+        bytes += resident_alone(id).unwrap_or(0.0);
+    }
+    Ok(bytes)
+}
+
+fn resident_alone(id: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{id}/status"))?;
     let mut kib = 0.0;
     for name in ["VmRSS:", "VmPTE:"] {
@@ -138,28 +154,36 @@ fn resident(id: u32) -> Result<f64> {
     Ok(kib * 1024.0)
 }
 
-/// Kills the second node of a cluster that a program started; returns when, in nanoseconds of 1970.
-fn kill_second(parent: u32) -> Result<f64> {
+/// Sends a signal to the second node of a cluster that a program started; returns when, in nanoseconds of 1970.
+fn signal_second(parent: u32, signal: Signal) -> Result<f64> {
+    for id in children(parent)? {
+        let command = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
+        if words.windows(2).any(|two| two == [&b"--name"[..], b"n2"]) {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            kill(pid(id), signal)?;
+            return Ok(at.as_nanos() as f64);
+        }
+    }
+    bail!("the second node is not among the children of {parent}")
+}
+
+/// The programs that a program has started and that run.
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
         let Ok(id) = entry.file_name().to_string_lossy().parse::<u32>() else {
             continue;
         };
-        // Both vanish with the process.
+        // It vanishes with the process.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
             continue;
         };
-        let Ok(command) = fs::read(entry.path().join("cmdline")) else {
-            continue;
-        };
         let mut after_name = stat.rsplit(')').next().unwrap_or_default().split(' ');
-        let is_child = after_name.nth(2) == Some(&parent.to_string());
-        let words: Vec<&[u8]> = command.split(|byte| *byte == 0).collect();
-        if is_child && words.windows(2).any(|two| two == [&b"--name"[..], b"n2"]) {
-            let at = SystemTime::now().duration_since(UNIX_EPOCH)?;
-            kill(pid(id), Signal::SIGKILL)?;
-            return Ok(at.as_nanos() as f64);
+        if after_name.nth(2) == Some(&parent.to_string()) {
+            found.push(id);
         }
     }
-    bail!("the second node is not among the children of {parent}")
+    Ok(found)
 }

@@ -39,7 +39,12 @@ pub(crate) fn row(name: &str, numbers: &[u64]) -> Option<Values> {
         }
         ("remote_link", &[count, callers]) => links(count, callers),
         ("remote_fanout", &[count]) => fan_out(count),
-        ("remote_sigkill", &[count]) => node_killed(count),
+        ("remote_sigkill", &[count]) => node_lost(count, "linked"),
+        ("remote_sigstop", &[count]) => node_lost(count, "linked, stop"),
+        ("remote_beside", &[size, count]) => beside(size, count),
+        ("remote_first", &[_]) => first_spawn(),
+        ("remote_links", &[count]) => links_held(count),
+        ("nodes", &[count]) => all_nodes(count),
         ("remote_concurrent", &[callers, each]) => concurrent(callers, each),
         _ => return None,
     })
@@ -108,6 +113,62 @@ fn one_way(size: u64, count: u64, window: u64) -> Values {
         (unit, messages),
         ("mib_per_s", messages * size as f64 / f64::from(1 << 20)),
     ]
+}
+
+/// Keeps two messages under way, until it is told to stop; says how much arrived in what time.
+fn streamer(parent: u64) {
+    let parent = pid(parent);
+    let plan = told(DONE);
+    let size = plan[1];
+    let other = start(NodeId(plan[0]), sink);
+    tell(other, DONE, &[size, u64::MAX, 1]);
+    let bytes = vec![7; size as usize];
+    let begun = Instant::now();
+    let (mut sent, mut seen) = (0, 0);
+    loop {
+        while sent - seen < 2 {
+            send(other, LOAD, &bytes);
+            sent += 1;
+        }
+        match receive(&[DONE, END], None) {
+            Received::Data(Data { tag: END, .. }) => break,
+            _ => seen += 1,
+        }
+        if seen == 1 {
+            tell(parent, DONE, &[]);
+        }
+    }
+    tell(
+        parent,
+        DONE,
+        &[seen * size, begun.elapsed().as_nanos() as u64],
+    );
+    kill(other);
+}
+
+/// Round trips of 64 B, while another pair sends as much as it can.
+fn beside(size: u64, count: u64) -> Values {
+    let stream = Spawn::new().start(streamer, mine());
+    let stream = stream.expect("there is room");
+    tell(stream, DONE, &[other_node().0, size]);
+    told(DONE);
+    let mut values = ping(64, count);
+    tell(stream, END, &[]);
+    let done = told(DONE);
+    let seconds = done[1] as f64 / 1e9;
+    values.push(("mib_per_s", done[0] as f64 / f64::from(1 << 20) / seconds));
+    values
+}
+
+/// The first process of this module on the other node, which has to get and compile it; then one more.
+fn first_spawn() -> Values {
+    let there = other_node();
+    let once = || {
+        let begun = Instant::now();
+        start(there, noop);
+        begun.elapsed().as_secs_f64() * 1e3
+    };
+    vec![("first_ms", once()), ("second_ms", once())]
 }
 
 /// `callers` processes share `count` of what `entry` does. A guest's calls wait, so this is how a program
@@ -200,6 +261,54 @@ fn links(count: u64, callers: u64) -> Values {
     values
 }
 
+/// Links that stay, a thousand of each linker; the harness reads how much memory both nodes have.
+fn links_held(count: u64) -> Values {
+    const EACH: u64 = 1000;
+    let all = sleepers(other_node(), EACH);
+    let raw: Vec<u64> = all.iter().map(|one| one.raw()).collect();
+    let linkers: Vec<Pid> = (0..count / EACH)
+        .map(|_| Spawn::new().start(linker, mine()).expect("there is room"))
+        .collect();
+    sleep(Duration::from_millis(500));
+    println!("{{\"phase\":\"before\"}}");
+    sleep(Duration::from_millis(500));
+    let begun = Instant::now();
+    for linker in &linkers {
+        tell(*linker, DONE, &raw);
+    }
+    let done: u64 = linkers.iter().map(|_| told(DONE)[0]).sum();
+    assert_eq!(done, count);
+    let values = vec![rate(count, begun)];
+    sleep(Duration::from_millis(500));
+    println!("{{\"phase\":\"alive\"}}");
+    sleep(Duration::from_millis(500));
+    values
+}
+
+/// A process on every node, and a round trip with all of them at once.
+fn all_nodes(count: u64) -> Values {
+    let here = tidelock_guest::node_id();
+    let nodes = tidelock_guest::nodes();
+    assert_eq!(nodes.len() as u64, count);
+    let begun = Instant::now();
+    let away = nodes.into_iter().filter(|node| *node != here);
+    let all: Vec<Pid> = away.map(|node| start(node, echo)).collect();
+    let spawned = begun.elapsed();
+    let begun = Instant::now();
+    for one in &all {
+        send(*one, LOAD, &[1; 64]);
+    }
+    for _ in &all {
+        assert_eq!(take(LOAD).len(), 64);
+    }
+    let round = begun.elapsed();
+    all.into_iter().for_each(kill);
+    vec![
+        ("spawn_ms", spawned.as_secs_f64() * 1e3),
+        ("round_ms", round.as_secs_f64() * 1e3),
+    ]
+}
+
 /// Links itself to one process, and says when it was told of its end.
 fn follower(parent: u64) {
     tidelock_guest::die_when_link_dies(false);
@@ -249,12 +358,12 @@ fn fan_out(count: u64) -> Values {
     vec![("ms", begun.elapsed().as_secs_f64() * 1e3)]
 }
 
-/// Pairs of linked processes; the harness kills the other node at the line it prints.
-fn node_killed(count: u64) -> Values {
+/// Pairs of linked processes; the harness kills or stops the other node at the line it prints.
+fn node_lost(count: u64, phase: &str) -> Values {
     let all = sleepers(other_node(), count);
     follow(all.into_iter());
     sleep(Duration::from_millis(300));
-    println!("{{\"phase\":\"linked\"}}");
+    println!("{{\"phase\":\"{phase}\"}}");
     let mut times: Vec<u64> = (0..count).map(|_| told(LOAD)[0]).collect();
     times.sort_unstable();
     // Divided by the harness, which knows when it killed.

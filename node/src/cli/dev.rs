@@ -30,7 +30,7 @@ const LAST_OUTPUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// How many nodes
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     nodes: u32,
     /// Run the guest once, pass its output through unchanged, end with its exit code
     #[arg(long, requires = "app")]
