@@ -652,8 +652,7 @@ impl Driver {
                 .with(|session| session.start(reference, parent))
                 .is_ok();
             if started {
-                // The receiver outlives this step: it is dropped under the same lock.
-                let _: Result<(), _> = answer.send(Ok(child));
+                answer_parent(answer, child);
             }
             started
         });
@@ -751,6 +750,20 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Answers a parent whose child may run from now on: in the step of Start, unless a test removes the rule.
+fn answer_parent(answer: oneshot::Sender<SpawnAnswer>, child: Pid) {
+    if off("the parent is answered in the step of Start") {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // The parent has stopped waiting in the meantime, or not.
+            let _: Result<(), _> = answer.send(Ok(child));
+        });
+        return;
+    }
+    // The receiver outlives this step: it is dropped under the same lock.
+    let _: Result<(), _> = answer.send(Ok(child));
 }
 
 /// What keeping a bulk message that nobody awaits yet counts.
