@@ -180,6 +180,27 @@ fn no_iterator(call: &Call<'_>, iter: u64) -> wasmtime::Error {
 mod tests {
     use super::*;
 
+    async fn asked(name: &str, timeout: u64) -> Outcome<Vec<SocketAddr>> {
+        look_up(name.to_owned(), &mut Wait::new(timeout)).await
+    }
+
+    #[tokio::test]
+    async fn only_so_many_look_ups_are_under_way_and_the_others_wait_in_their_timeouts() {
+        let all = LOOKUPS.acquire_many(32).await.unwrap();
+        assert_eq!(LOOKUPS.available_permits(), 0);
+        let late = asked("localhost:80", 50).await;
+        assert!(matches!(late, Err(Failure::TimedOut)));
+        assert!(asked("127.0.0.1:80", 50).await.is_ok(), "it asks nobody");
+        let waits = tokio::spawn(asked("localhost:80", 20_000));
+        // It has been polled, and has no answer.
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        drop(all);
+        assert!(waits.await.unwrap().is_ok());
+        let again = LOOKUPS.acquire_many(32).await;
+        assert!(again.is_ok(), "each look-up gives its place back");
+    }
+
     #[test]
     fn a_name_is_host_and_port() {
         for (name, host, port) in [

@@ -297,6 +297,24 @@ async fn a_silent_client_holds_up_nobody() {
     .await;
 }
 
+/// It takes the ten seconds of the clock that handshakes have.
+#[tokio::test]
+async fn a_client_that_never_says_anything_is_given_up_and_the_next_is_served() {
+    let server = r#"
+        (drop (call $connect (local.get $port)))
+        (local.set $n (call $error_read (call $try_accept (local.get $listener))))
+        ;; its last words are how long a handshake may take
+        (call $check (i64.load (i32.add (i32.const 1992) (local.get $n))) (i64.const 0x73303120_6e696874))
+        (call $client (local.get $port))
+        (local.set $s (call $tls_accepted (local.get $listener)))
+        (call $check (call $tls_hear (local.get $s) (i32.const 9)) (i64.const 3))"#;
+    let client = [CONNECT, "(call $tls_say (local.get $s) (i32.const 3))"].concat();
+    let began = std::time::Instant::now();
+    talks(server, &client).await;
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(10), "{took:?}");
+}
+
 /// Only a holder that lets go of a stream says that it was the end; a kill cuts it short.
 #[tokio::test]
 async fn a_kill_is_no_end_of_the_stream() {
