@@ -102,8 +102,8 @@ const ANSWERED: &[(&str, &str)] = &[
 
 const NOBODY: &str = "1234567";
 
-/// The import named `$f`, and a call of it with [`NOBODY`] first and small numbers behind.
-fn import_and_call(path: &str) -> (String, String) {
+/// The import of Lunatic's interface with this path, named `$f`, and the types of its parameters.
+pub(super) fn import(path: &str) -> (String, Vec<&'static str>) {
     let line = include_str!("../lunatic_imports.txt")
         .lines()
         .find(|line| line.split(' ').next() == Some(path));
@@ -115,13 +115,19 @@ fn import_and_call(path: &str) -> (String, String) {
         'l' => "i64",
         _ => "f64",
     };
-    let types = |letters: &str| -> Vec<&str> { letters.trim().chars().map(ty).collect() };
+    let types = |letters: &str| -> Vec<&'static str> { letters.trim().chars().map(ty).collect() };
     let (params, result) = (types(params), types(result));
     let import = format!(
         r#"(import "{space}" "{name}" (func $f (param {}) (result {})))"#,
         params.join(" "),
         result.join(" ")
     );
+    (import, params)
+}
+
+/// The import named `$f`, and a call of it with [`NOBODY`] first and small numbers behind.
+fn import_and_call(path: &str) -> (String, String) {
+    let (import, params) = import(path);
     let arguments = params.iter().enumerate().map(|(at, ty)| {
         // Addresses are of kind 4; a port, lengths and places are small.
         let value = match at {

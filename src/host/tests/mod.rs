@@ -12,6 +12,7 @@ mod process;
 mod small;
 mod sqlite;
 mod tidelock;
+mod traps;
 mod wasi;
 
 use std::time::Duration;
