@@ -315,9 +315,11 @@ impl Environment {
 
     /// Lends this thread to the processes that it wakes until the result is dropped, for about a tenth of a
     /// millisecond: for whoever brings messages from outside and then has nothing else to do. They run at the drop,
-    /// and only if the threads of the environment are all idle.
-    pub fn lend_thread(&self) -> impl Drop + '_ {
-        self.0.scheduler.lend_thread()
+    /// and only if the threads of the environment are all idle. Nothing is lent to trusted guests, which do not give
+    /// way.
+    pub fn lend_thread(&self) -> Option<impl Drop + '_> {
+        let gives_way = !self.engine().trusted();
+        gives_way.then(|| self.0.scheduler.lend_thread())
     }
 
     /// What runs its processes.
@@ -328,6 +330,9 @@ impl Environment {
     // ---- spawning ----------------------------------------------------------------------------
 
     /// Spawns a Rust future as a process.
+    ///
+    /// It must not block: it is polled on threads that all processes share, now and then on the one that brings the
+    /// messages of other nodes.
     ///
     /// # Errors
     ///

@@ -29,7 +29,7 @@ fn write_steps() {
     let mut code = String::new();
     let mut names = String::new();
     for n in 1..=STEPS {
-        let (odd, turn, of) = (n * 2_654_435_761 | 1, n % 61 + 1, n % 5 + 2);
+        let (odd, turn, of) = ((n * 2_654_435_761) | 1, n % 61 + 1, n % 5 + 2);
         // Writing to a String cannot fail.
         let _ = writeln!(
             code,
