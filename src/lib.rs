@@ -55,6 +55,10 @@ mod modules;
 mod process;
 mod registry;
 mod remote;
+#[cfg_attr(
+    feature = "loom",
+    allow(dead_code, reason = "there, processes are threads of the model")
+)]
 mod scheduler;
 mod sync;
 mod table;
