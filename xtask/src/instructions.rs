@@ -17,15 +17,16 @@ use crate::run::{command, is_ci, output, program, root, run};
 /// Where the counts are recorded.
 const RECORD: &str = "benches/instructions.txt";
 
-/// How far a count may be from the recorded one, in parts of it.
-const TOLERANCE: f64 = 0.05;
+/// How far a count may be from the recorded one, in parts of it. What spawns has the engine's clock beside it, which
+/// counts time: 9300 to 9730 were seen of the same program.
+const TOLERANCE: f64 = 0.08;
 
 /// Operations of the shorter run; the longer one has twice as many.
 const OPERATIONS: u64 = 5_000;
 
 const HEAD: &str = "\
 # Instructions of one operation of each path in hot_paths.rs, by `cargo xtask instructions --bless`.
-# Fails at a difference of 5 % either way. Recorded with
+# Fails at a difference of 8 % either way. Recorded with
 ";
 
 /// Counts all paths and compares them with the record, or makes them the record.
@@ -180,8 +181,8 @@ mod tests {
     #[test]
     fn a_difference_either_way_is_a_fault() {
         let recorded = counts(&[("a", 1000), ("b", 1000), ("c", 1000)]);
-        assert!(faults(&counts(&[("a", 1049), ("b", 951), ("c", 1000)]), &recorded).is_empty());
-        let far = faults(&counts(&[("a", 1051), ("b", 949), ("d", 1)]), &recorded);
+        assert!(faults(&counts(&[("a", 1079), ("b", 921), ("c", 1000)]), &recorded).is_empty());
+        let far = faults(&counts(&[("a", 1081), ("b", 919), ("d", 1)]), &recorded);
         assert_eq!(far.len(), 4, "{far:?}");
     }
 
