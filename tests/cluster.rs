@@ -43,8 +43,6 @@ mod promises;
 mod relay;
 #[path = "cluster/resources.rs"]
 mod resources;
-#[path = "cluster/second.rs"]
-mod second;
 #[path = "cluster/settings.rs"]
 mod settings;
 #[path = "cluster/soak.rs"]

@@ -296,7 +296,7 @@ impl Dist {
                 opened_at: live.opened_at,
                 rtt: live.rtt(),
                 backlog_bytes: live.backlog(),
-                bytes: live.bytes(),
+                bytes: live.connection.bytes(),
                 locals: live.locals(),
                 expires_at: live.certificates.not_after(),
             })

@@ -45,13 +45,11 @@
 //! Control is off the data path. When it cannot be reached, sessions, links and messages go on;
 //! new members are not learnt of and modules only come from peers.
 
-mod bulk;
 pub mod config;
 pub mod dist;
 pub mod guest_certificates;
 mod live;
 mod modules;
-mod network;
 pub mod observe;
 mod renewal;
 pub mod transport;
@@ -77,7 +75,6 @@ use tokio::task::JoinHandle;
 
 use crate::dist::{Dist, DistConfig, Member, PeerEvent};
 use crate::guest_certificates::ForGuests;
-use crate::network::Network;
 use crate::observe::{Journal, Observer, Subject};
 use crate::transport::{Socket, Transport, TransportError};
 
@@ -198,6 +195,37 @@ struct Inner {
     network: Network,
 }
 
+/// The thread of sessions and sockets.
+///
+/// Guests that compute keep the other threads busy, thousands of them for seconds. A session that
+/// had to queue behind them would lose its lease. Apart from them, the system shares the cores out.
+struct Network(Option<tokio::runtime::Runtime>);
+
+impl Network {
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("tidelock-net")
+            .enable_all()
+            .build()?;
+        Ok(Network(Some(runtime)))
+    }
+
+    fn handle(&self) -> tokio::runtime::Handle {
+        let runtime = self.0.as_ref().expect("taken by drop only");
+        runtime.handle().clone()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // May happen on a thread of another runtime, which must not block.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Node({}, {})", self.0.id, self.0.name)
@@ -253,22 +281,22 @@ impl Node {
         let env = Environment::new(environment)?;
         let network = Network::new().map_err(|error| StartError::Network(error.to_string()))?;
         let transport = {
-            let _inside = network.signals().enter();
-            Transport::new(socket, &identity, config.lease)?.with_bulk_on(network.bulk().clone())
+            let _network = network.handle().enter();
+            Transport::new(socket, &identity, config.lease)?
         };
         let dist = Dist::new(DistConfig {
             env: env.clone(),
             transport,
             lease: config.lease,
             limits: config.session_limits,
-            network: network.signals().clone(),
+            network: network.handle(),
         });
         dist.set_control(client.clone());
         let remote: Arc<dyn tidelock::Remote> = dist.clone();
         env.set_remote(Arc::downgrade(&remote));
         let (events_max, lines_max) = config.kept_max;
         let journal = Journal::keep(&env, events_max, lines_max);
-        let handle = network.signals().clone();
+        let handle = network.handle();
         let inner = Arc::new(Inner {
             name: identity.name().name.clone(),
             id: node,
@@ -609,7 +637,7 @@ impl Subject for Node {
 
     fn tasks(&self) -> usize {
         let of = |runtime: &tokio::runtime::Handle| runtime.metrics().num_alive_tasks();
-        of(&self.0.runtime) + of(self.0.network.signals()) + of(self.0.network.bulk())
+        of(&self.0.runtime) + of(&self.0.network.handle())
     }
 
     fn sessions(&self) -> Vec<api::SessionInfo> {

@@ -2,8 +2,7 @@
 //!
 //! One task drives a session: it reads the peer's lane, carries out what the session says, keeps
 //! the lease and, at the end, tells everybody. So the order of arrival is the order of delivery,
-//! and nothing is delivered after the end was told. A second task writes the lane, and one carries
-//! bulk ([`crate::bulk`]).
+//! and nothing is delivered after the end was told. A second task writes the lane.
 //!
 //! # The rules of the driver
 //!
@@ -30,21 +29,18 @@ use tidelock_proto::lease::{Lease, Verdict};
 use tidelock_proto::session::{Action, Session, SessionError};
 use tidelock_proto::switch::off;
 use tidelock_proto::wire::{BulkHead, Datagram, Route};
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::bulk::{self, Arrived, Outgoing, Second, Way};
 use crate::lock;
 use crate::modules::Fetcher;
 use crate::renewal::Certificates;
-use crate::transport::{Connection, LaneReader, LaneWriter, TransportError};
+use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError, Unknown};
 
 /// Bytes read from the lane before anything else gets its turn.
 const READ_BYTES: usize = 256 << 10;
 /// Bytes written in one step. A peer must take a step within a lease.
-pub(crate) const WRITE_BYTES: usize = 64 << 10;
+const WRITE_BYTES: usize = 64 << 10;
 /// Messages held back because a bulk message of the same pair is ahead, in bytes; the bulk messages
 /// that are announced and have not come count as [`BULK_COST_BYTES`] each.
 const HELD_BYTES_MAX: usize = 64 << 20;
@@ -52,6 +48,8 @@ const HELD_BYTES_MAX: usize = 64 << 20;
 /// never sends them, or sends empty ones that it never announces, uses up its bounds, too. A correct peer
 /// has about a thousand under way at most, since it stops at [`HELD_BYTES_MAX`] of its own.
 const BULK_COST_BYTES: usize = 1 << 10;
+/// Bulk messages read at the same time.
+const BULK_READERS: usize = 2;
 /// Bytes of bulk messages that may be complete before the lane names them.
 const EARLY_BYTES_MAX: usize = 2 * HELD_BYTES_MAX;
 
@@ -68,8 +66,6 @@ pub(crate) struct Live {
     pub(crate) epoch: u64,
     pub(crate) opened_at: SystemTime,
     pub(crate) connection: Connection,
-    /// Where bulk travels.
-    pub(crate) way: Way,
     /// What both sides have shown, and so how long the session may last.
     pub(crate) certificates: Certificates,
     session: Mutex<Session>,
@@ -86,7 +82,7 @@ pub(crate) struct Live {
     parked: Mutex<BTreeMap<u64, Parked>>,
     queries: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
     bulk_out: mpsc::UnboundedSender<(u64, Bytes)>,
-    pub(crate) bulk_backlog: AtomicU64,
+    bulk_backlog: AtomicU64,
     rtt_ns: AtomicU64,
     /// Becomes true when everybody has been told of the end.
     pub(crate) done: watch::Sender<bool>,
@@ -102,24 +98,22 @@ pub(crate) struct Drive {
     pub(crate) early: BytesMut,
     pub(crate) lane_out: LaneWriter,
     pub(crate) draining: watch::Receiver<bool>,
-    pub(crate) second: Second,
-    /// Where bulk is carried.
-    pub(crate) carriers: Handle,
 }
+
+type BulkOut = mpsc::UnboundedReceiver<(u64, Bytes)>;
 
 impl Live {
     pub(crate) fn new(
         session: Session,
         certificates: Certificates,
         connection: Connection,
-    ) -> (Arc<Self>, Outgoing) {
+    ) -> (Arc<Self>, BulkOut) {
         let (bulk_out, bulk) = mpsc::unbounded_channel();
         let live = Live {
             peer: session.peer(),
             epoch: session.epoch(),
             opened_at: SystemTime::now(),
             connection,
-            way: Way::new(session.has_bulk_apart()),
             certificates,
             session: Mutex::new(session),
             unsent: Notify::new(),
@@ -204,12 +198,6 @@ impl Live {
         lock(&self.session).backlog() as u64 + self.bulk_backlog.load(Ordering::Relaxed)
     }
 
-    /// Bytes sent and received in UDP payloads, on both connections.
-    pub(crate) fn bytes(&self) -> (u64, u64) {
-        let (first, second) = (self.connection.bytes(), self.way.bytes());
-        (first.0 + second.0, first.1 + second.1)
-    }
-
     pub(crate) fn locals(&self) -> u64 {
         lock(&self.session).locals() as u64
     }
@@ -235,7 +223,7 @@ impl Live {
     }
 
     /// Drives the session to its end and returns why it ended.
-    pub(crate) async fn drive(self: Arc<Self>, drive: Drive, outgoing: Outgoing) -> SessionError {
+    pub(crate) async fn drive(self: Arc<Self>, drive: Drive, bulk: BulkOut) -> SessionError {
         let Drive {
             env,
             fetcher,
@@ -244,15 +232,9 @@ impl Live {
             early,
             lane_out,
             draining,
-            second,
-            carriers,
         } = drive;
         let writer = tokio::spawn(write_lane(self.clone(), lane_out, lease));
-        let (arrived, arriving) = mpsc::channel(64);
-        let apart = !matches!(second, Second::Shared);
-        let bounds = (lease, env.limits().message_bytes_max);
-        let carrier = bulk::carry(self.clone(), second, outgoing, arrived, bounds);
-        let mut carrier = carriers.spawn(carrier);
+        let bulk_writer = tokio::spawn(write_bulk(self.clone(), bulk, lease));
         let server = tokio::spawn(fetcher.clone().serve(self.connection.clone(), env.clone()));
         let mut driver = Driver {
             live: self.clone(),
@@ -265,12 +247,7 @@ impl Live {
             early_bulk: HashMap::new(),
             early_bytes: 0,
         };
-        let bulk = Bulk {
-            apart,
-            arriving,
-            carrier: &mut carrier,
-        };
-        let why = driver.run(&mut lane_in, early, bulk, lease).await;
+        let why = driver.run(&mut lane_in, early, lease).await;
         let why = lock(&self.verdict).take().unwrap_or(why);
         self.tell(&env, &why);
         if off("nothing of an ended session is taken in") {
@@ -283,7 +260,7 @@ impl Live {
         }
         self.unsent.notify_one();
         server.abort();
-        carrier.abort();
+        bulk_writer.abort();
         // The writer ends by itself: after a Goodbye it still has to see it acknowledged.
         if why == SessionError::Left {
             let _: Result<_, _> = tokio::time::timeout(lease, writer).await;
@@ -291,7 +268,6 @@ impl Live {
             writer.abort();
         }
         self.connection.close(&why.to_string());
-        self.way.close(&why.to_string());
         self.drained.notify_waiters();
         why
     }
@@ -369,7 +345,7 @@ async fn write_lane(live: Arc<Live>, mut lane: LaneWriter, lease: Duration) {
 /// lossy network that is up to a megabyte away; as long as bytes of any stream leave, they are let
 /// out by answers to earlier ones. A peer that reads nothing has given no room for more, and a
 /// network that carries nothing ends the session by its lease.
-pub(crate) async fn progress<T>(
+async fn progress<T>(
     connection: &Connection,
     lease: Duration,
     step: impl Future<Output = Result<T, TransportError>>,
@@ -389,6 +365,28 @@ pub(crate) async fn progress<T>(
     }
 }
 
+/// Writes bulk messages one after the other, each on a stream of its own.
+async fn write_bulk(live: Arc<Live>, mut bulk: BulkOut, lease: Duration) {
+    while let Some((stream, bytes)) = bulk.recv().await {
+        let length = bytes.len() as u64;
+        let connection = &live.connection;
+        let sent = async {
+            let mut lane = progress(connection, lease, connection.open_bulk(stream)).await?;
+            for start in (0..bytes.len()).step_by(WRITE_BYTES) {
+                let end = bytes.len().min(start + WRITE_BYTES);
+                progress(connection, lease, lane.write(bytes.slice(start..end))).await?;
+            }
+            progress(connection, lease, lane.finish()).await
+        };
+        if let Err(why) = sent.await {
+            live.end(why);
+            return;
+        }
+        live.bulk_backlog.fetch_sub(length, Ordering::Relaxed);
+        live.drained.notify_waiters();
+    }
+}
+
 /// A signal or message that waits behind a bulk message of the same pair.
 enum Held {
     Action(Action),
@@ -404,15 +402,6 @@ impl Held {
             Held::Bulk(..) => BULK_COST_BYTES,
         }
     }
-}
-
-/// The way of bulk, as the session's task sees it.
-struct Bulk<'a> {
-    /// Whether it is a connection of its own.
-    apart: bool,
-    arriving: mpsc::Receiver<Arrived>,
-    /// Ends with the way, and says why.
-    carrier: &'a mut JoinHandle<SessionError>,
 }
 
 struct Driver {
@@ -437,13 +426,14 @@ impl Driver {
         &mut self,
         lane: &mut LaneReader,
         mut early: BytesMut,
-        mut bulk: Bulk<'_>,
         length: Duration,
     ) -> SessionError {
         let live = self.live.clone();
         let started = Instant::now();
         let mut lease = Lease::new(length, Duration::ZERO);
         let canary = live.connection.canary();
+        let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
+        let readers = Arc::new(Semaphore::new(BULK_READERS));
         let mut open = true;
         if !early.is_empty()
             && let Err(error) = self.take_in(&early.split())
@@ -510,7 +500,7 @@ impl Driver {
                     // The connection is closed. What the lane had brought before still counts.
                     Err(_) => open = false,
                 },
-                Some(done) = bulk.arriving.recv() => {
+                Some(done) = bulk_in.recv() => {
                     let outcome = match done {
                         Ok((stream, bytes)) => self.bulk_arrived(stream, bytes),
                         Err(error) => Err(error),
@@ -519,9 +509,12 @@ impl Driver {
                         return error;
                     }
                 }
-                opened = live.connection.accept_stream(), if open && bulk.apart => match opened {
-                    Ok(_) => return SessionError::Misbehaved(
-                        "a session has one lane each way".into()),
+                opened = live.connection.accept_stream(), if open => match opened {
+                    Ok(stream) => {
+                        let max = self.env.limits().message_bytes_max;
+                        let turns = readers.clone();
+                        tokio::spawn(read_bulk(stream, turns, max, bulk_done.clone()));
+                    }
                     Err(_) => open = false,
                 },
                 () = live.poked.notified() => {
@@ -538,10 +531,6 @@ impl Driver {
                     Ok(None) => return SessionError::Lost("the peer ended its lane".into()),
                     Err(error) => return SessionError::Lost(error.to_string()),
                 },
-                // Behind the lane: what it has brought before still counts.
-                why = &mut *bulk.carrier => {
-                    return why.unwrap_or_else(|error| SessionError::Lost(error.to_string()));
-                }
             }
         }
     }
@@ -796,4 +785,41 @@ fn finish_make(
         }
         Err(why) => live.with(|session| session.refuse(reference, why)),
     }
+}
+
+async fn read_bulk(
+    stream: Unknown,
+    turns: Arc<Semaphore>,
+    max: usize,
+    done: mpsc::Sender<Result<(u64, Bytes), SessionError>>,
+) {
+    let lost = |error: TransportError| SessionError::Lost(error.to_string());
+    let outcome = async {
+        let (number, mut reader) = match stream.identify().await.map_err(lost)? {
+            Opened::Bulk(number, reader) => (number, reader),
+            Opened::Lane(_) => {
+                let rule = "a session has one lane each way";
+                return Err(SessionError::Misbehaved(rule.into()));
+            }
+        };
+        // The others stay with the sender: QUIC's window holds them back.
+        let _turn = turns.acquire().await;
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = reader.read(READ_BYTES).await.map_err(lost)? {
+            if bytes.len() + chunk.len() > max {
+                let rule = format!("a bulk message is at most {max} bytes");
+                return Err(SessionError::Misbehaved(rule));
+            }
+            if bytes.capacity() - bytes.len() < chunk.len() {
+                // Growing copies. What is not filled is address space, not memory.
+                let more = (3 * bytes.capacity()).max(READ_BYTES);
+                bytes.reserve(more.min(max));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((number, bytes.freeze()))
+    };
+    let outcome = outcome.await;
+    // If nobody listens, the session is over.
+    let _: Result<(), _> = done.send(outcome).await;
 }

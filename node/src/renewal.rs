@@ -34,8 +34,7 @@ const SESSION_TIME_MAX: Duration = Duration::from_secs(86_400 * 365);
 
 /// What the two sides of a session have shown each other.
 pub(crate) struct Certificates {
-    /// This node.
-    pub(crate) us: NodeId,
+    us: NodeId,
     /// The peer's stable name, which does not change.
     pub(crate) name: String,
     /// The fingerprint of its key, which does not change either.

@@ -1,20 +1,15 @@
 //! QUIC and mutual TLS: bytes between two nodes. The only user of quinn and of sockets.
 //!
-//! A connection carries one *lane* each way (a long-lived unidirectional stream), *fetches* (one
-//! bidirectional stream per module asked for) and datagrams (Ping, Pong). *Bulk* streams (one per large
-//! message) travel on a second connection between the same two sockets; with a peer of protocol 2 or before,
-//! on the first one. What they mean is [`crate::dist`]'s business.
-//!
-//! Which of the two a connection is, is known before its TLS begins, by a mark in the first connection id, which the
-//! dialler chooses: a second one is driven by other threads. The mark is a wish and no proof of anything.
+//! A connection carries one *lane* each way (a long-lived unidirectional stream), *bulk* streams
+//! (one per large message), *fetches* (one bidirectional stream per module asked for) and datagrams
+//! (Ping, Pong). What they mean is [`crate::dist`]'s business.
 //!
 //! # Settings, and why
 //!
 //! * MTU discovery may climb to 6 500 bytes: ten such segments stay below the 64 KiB of one
 //!   segmented send, above which the kernel refuses the batch and the connection stalls.
 //! * Socket buffers of 2 MiB: the usual 208 KiB lose packets under bulk, 4 MiB are a standing queue.
-//! * QUIC's own idle timeout is only a backstop behind the lease, see [`tidelock_proto::lease`]. A second
-//!   connection has none: it lives as long as the first.
+//! * QUIC's own idle timeout is only a backstop behind the lease, see [`tidelock_proto::lease`].
 //! * Handshakes under way are bounded by a `Gate`: addresses must prove themselves when there are many,
 //!   and one that has proven itself gets its share and no more.
 
@@ -34,8 +29,6 @@ use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::CertificateDer;
 use tidelock_certs::{Identity, peer_config};
-use tidelock_proto::NodeId;
-use tokio::runtime::Handle;
 
 use self::gate::{Gate, HANDSHAKES_MAX, Pass};
 use crate::lock;
@@ -57,23 +50,12 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// networks, so that they see one knock; below what people notice.
 const KNOCK_EVERY: Duration = Duration::from_millis(500);
 
-/// What name the exporters' purposes.
-const RENEWAL: &[u8] = b"EXPORTER-tidelock-renewal";
-const SECOND: &[u8] = b"EXPORTER-tidelock-second-connection";
-
-/// Begins the first connection id of a dial for bulk. The rest of it is random: QUIC wants eight such bytes.
-const MARK: &[u8; 8] = b"tidebulk";
-/// Bytes of that id, the most there may be.
-const MARKED_ID_BYTES: usize = 20;
+/// What names the exporter's purpose.
+const EXPORTER: &[u8] = b"EXPORTER-tidelock-renewal";
 
 /// What the first byte of a unidirectional stream says it is.
 const LANE: u8 = b'L';
-/// Followed by its number, and by its bytes to the end of the stream. Protocol 2 and before.
 const BULK: u8 = b'B';
-/// Followed by its number, how many bytes there are, and those.
-const SIZED_BULK: u8 = b'S';
-/// Followed by a node's id and a token.
-const PROOF: u8 = b'P';
 
 /// Why bytes do not get through.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,8 +94,6 @@ pub struct Transport {
     gate: Arc<Mutex<Gate>>,
     /// Whether the kernel carries the datagrams, and so knows of ports that nobody listens at.
     kernel: bool,
-    /// Where connections for bulk are driven.
-    bulk: Handle,
 }
 
 /// Carries datagrams in place of the kernel: a tunnel, a simulated network.
@@ -181,109 +161,49 @@ impl quinn::AsyncUdpSocket for Carried {
     }
 }
 
-fn transport_config(idle: Option<Duration>) -> Arc<quinn::TransportConfig> {
+fn transport_config(lease: Duration) -> quinn::TransportConfig {
     let mut config = quinn::TransportConfig::default();
     let mut discovery = quinn::MtuDiscoveryConfig::default();
     discovery.upper_bound(MTU_MAX);
-    let below = "a lease is far below 2^62 ms";
-    let idle = idle.map(|idle| quinn::IdleTimeout::try_from(idle).expect(below));
+    let idle = quinn::IdleTimeout::try_from(lease * 3).expect("a lease is far below 2^62 ms");
     config
         .mtu_discovery_config(Some(discovery))
-        .max_idle_timeout(idle)
+        .max_idle_timeout(Some(idle))
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window((STREAM_WINDOW_BYTES * 8).into())
         .send_window(SEND_WINDOW_BYTES)
         .max_concurrent_uni_streams(STREAMS_MAX.into())
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
         .datagram_receive_buffer_size(Some(64 << 10));
-    Arc::new(config)
-}
-
-/// What a connection is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// The first of a session.
-    Signals,
-    /// The second of a session.
-    Bulk,
-}
-
-impl Purpose {
-    /// What whoever dials says it is for.
-    fn marked(first_id: &[u8]) -> Self {
-        if first_id.starts_with(MARK) {
-            Purpose::Bulk
-        } else {
-            Purpose::Signals
-        }
-    }
-}
-
-fn marked_id() -> quinn::ConnectionId {
-    let mut id = [0; MARKED_ID_BYTES];
-    let (mark, rest) = id.split_at_mut(MARK.len());
-    mark.copy_from_slice(MARK);
-    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
-    random.fill(rest).expect("the system has randomness");
-    quinn::ConnectionId::new(&id)
-}
-
-/// How connections of one purpose are dialled and accepted.
-#[derive(Debug)]
-struct Ways {
-    server: Arc<quinn::ServerConfig>,
-    client: quinn::ClientConfig,
-}
-
-impl Ways {
-    fn new(
-        server: &Arc<QuicServerConfig>,
-        client: &Arc<QuicClientConfig>,
-        config: &Arc<quinn::TransportConfig>,
-    ) -> Self {
-        let mut server = quinn::ServerConfig::with_crypto(server.clone());
-        server
-            .transport_config(config.clone())
-            .max_incoming(HANDSHAKES_MAX);
-        let mut client = quinn::ClientConfig::new(client.clone());
-        client.transport_config(config.clone());
-        Ways {
-            server: Arc::new(server),
-            client,
-        }
-    }
+    config
 }
 
 /// An identity, and what dialling and accepting as it takes.
 #[derive(Debug)]
 struct Speaker {
     identity: Arc<Identity>,
-    signals: Ways,
-    bulk: Ways,
+    server: Arc<quinn::ServerConfig>,
+    client: quinn::ClientConfig,
 }
 
 impl Speaker {
     fn new(identity: &Identity, lease: Duration) -> Result<Arc<Self>, TransportError> {
         let refused = |error: &dyn fmt::Display| TransportError::Identity(error.to_string());
         let (server, client) = peer_config(identity).map_err(|error| refused(&error))?;
+        let config = Arc::new(transport_config(lease));
         let server = QuicServerConfig::try_from(server).map_err(|error| refused(&error))?;
         let client = QuicClientConfig::try_from(client).map_err(|error| refused(&error))?;
-        let (server, client) = (Arc::new(server), Arc::new(client));
-        let signals = Ways::new(&server, &client, &transport_config(Some(lease * 3)));
-        let mut bulk = Ways::new(&server, &client, &transport_config(None));
-        bulk.client.initial_dst_cid_provider(Arc::new(marked_id));
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
+        server
+            .transport_config(config.clone())
+            .max_incoming(HANDSHAKES_MAX);
+        let mut client = quinn::ClientConfig::new(Arc::new(client));
+        client.transport_config(config);
         Ok(Arc::new(Speaker {
             identity: Arc::new(identity.clone()),
-            signals,
-            bulk,
+            server: Arc::new(server),
+            client,
         }))
-    }
-
-    fn ways(&self, purpose: Purpose) -> &Ways {
-        match purpose {
-            Purpose::Signals => &self.signals,
-            Purpose::Bulk => &self.bulk,
-        }
     }
 }
 
@@ -340,7 +260,7 @@ impl Transport {
         let Socket { socket, addr } = socket;
         // Set up before the socket is read: packets of early dials are waiting in it.
         let speaker = Speaker::new(identity, lease)?;
-        let server = Some((*speaker.signals.server).clone());
+        let server = Some((*speaker.server).clone());
         let config = quinn::EndpointConfig::default();
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(config, server, socket, runtime);
@@ -361,7 +281,7 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         let addr = carrier.addr();
         let speaker = Speaker::new(identity, lease)?;
-        let server = Some((*speaker.signals.server).clone());
+        let server = Some((*speaker.server).clone());
         let mut config = quinn::EndpointConfig::default();
         config.rng_seed(Some(seed));
         let socket = Arc::new(Carried(carrier));
@@ -385,19 +305,7 @@ impl Transport {
             speaker: Arc::new(Mutex::new(speaker)),
             gate: Arc::default(),
             kernel,
-            bulk: Handle::current(),
         })
-    }
-
-    /// Drives connections for bulk on `bulk`, and not on the runtime that it was made in.
-    pub fn with_bulk_on(mut self, bulk: Handle) -> Self {
-        self.bulk = bulk;
-        self
-    }
-
-    /// Where connections for bulk are driven.
-    pub(crate) fn bulk(&self) -> &Handle {
-        &self.bulk
     }
 
     /// From now on dials and accepts as `identity`; open connections are not touched.
@@ -408,7 +316,7 @@ impl Transport {
     pub fn speak_as(&self, identity: &Identity, lease: Duration) -> Result<(), TransportError> {
         let speaker = Speaker::new(identity, lease)?;
         self.endpoint
-            .set_server_config(Some((*speaker.signals.server).clone()));
+            .set_server_config(Some((*speaker.server).clone()));
         *lock(&self.speaker) = speaker;
         Ok(())
     }
@@ -432,73 +340,29 @@ impl Transport {
     ///
     /// [`TransportError`].
     pub async fn dial(&self, addr: SocketAddr) -> Result<Connection, TransportError> {
-        self.dial_as(&self.speaker(), addr, Purpose::Signals).await
-    }
-
-    /// Dials the peer of `first` once more, as whom that one was dialled, for bulk. Who answers is not
-    /// compared with the peer. Otherwise as [`Transport::dial`].
-    ///
-    /// # Errors
-    ///
-    /// [`TransportError`].
-    pub async fn dial_bulk(&self, first: &Connection) -> Result<Connection, TransportError> {
-        self.dial_as(&first.speaker, first.addr(), Purpose::Bulk)
-            .await
-    }
-
-    async fn dial_as(
-        &self,
-        speaker: &Arc<Speaker>,
-        addr: SocketAddr,
-        purpose: Purpose,
-    ) -> Result<Connection, TransportError> {
         let mut knocks: FuturesUnordered<quinn::Connecting> = FuturesUnordered::new();
         let mut again = tokio::time::interval(KNOCK_EVERY);
+        let speaker = self.speaker();
         loop {
             tokio::select! {
                 biased;
                 Some(answer) = knocks.next() => {
+                    let shown = speaker.identity.clone();
                     return match answer {
-                        Ok(quic) => Ok(self.connection(quic, speaker.clone(), purpose)),
+                        Ok(quic) => Ok(Connection { quic, kernel: self.kernel, shown }),
                         Err(quinn::ConnectionError::TimedOut) => Err(TransportError::Silent { addr }),
                         Err(other) => Err(TransportError::Closed(reason(&other))),
                     };
                 }
                 // At once for the first time.
-                _ = again.tick() => knocks.push(self.knock(speaker, addr, purpose)?),
+                _ = again.tick() => {
+                    let connecting = self
+                        .endpoint
+                        .connect_with(speaker.client.clone(), addr, tidelock_certs::SERVER_NAME)
+                        .map_err(|error| TransportError::Closed(error.to_string()))?;
+                    knocks.push(connecting);
+                }
             }
-        }
-    }
-
-    fn knock(
-        &self,
-        speaker: &Speaker,
-        addr: SocketAddr,
-        purpose: Purpose,
-    ) -> Result<quinn::Connecting, TransportError> {
-        let _inside = self.inside(purpose);
-        let client = speaker.ways(purpose).client.clone();
-        self.endpoint
-            .connect_with(client, addr, tidelock_certs::SERVER_NAME)
-            .map_err(|error| TransportError::Closed(error.to_string()))
-    }
-
-    /// While it is held, QUIC spawns what drives a connection where that belongs.
-    fn inside(&self, purpose: Purpose) -> Option<tokio::runtime::EnterGuard<'_>> {
-        (purpose == Purpose::Bulk).then(|| self.bulk.enter())
-    }
-
-    fn connection(
-        &self,
-        quic: quinn::Connection,
-        speaker: Arc<Speaker>,
-        purpose: Purpose,
-    ) -> Connection {
-        Connection {
-            quic,
-            kernel: self.kernel,
-            speaker,
-            purpose,
         }
     }
 
@@ -519,29 +383,19 @@ impl Transport {
                 }
                 continue;
             };
-            match self.take(incoming, pass) {
-                Ok(accepting) => return Some(accepting),
+            let speaker = self.speaker();
+            match incoming.accept_with(speaker.server.clone()) {
+                Ok(connecting) => {
+                    return Some(Accepting {
+                        connecting,
+                        pass,
+                        kernel: self.kernel,
+                        shown: speaker.identity.clone(),
+                    });
+                }
                 Err(error) => tracing::debug!(%error, "a connection was not accepted"),
             }
         }
-    }
-
-    fn take(
-        &self,
-        incoming: quinn::Incoming,
-        pass: Pass,
-    ) -> Result<Accepting, quinn::ConnectionError> {
-        let purpose = Purpose::marked(&incoming.orig_dst_cid());
-        let speaker = self.speaker();
-        let _inside = self.inside(purpose);
-        let connecting = incoming.accept_with(speaker.ways(purpose).server.clone())?;
-        Ok(Accepting {
-            connecting,
-            pass,
-            transport: self.clone(),
-            speaker,
-            purpose,
-        })
     }
 
     /// Closes the socket; what was not sent is lost.
@@ -556,9 +410,8 @@ impl Transport {
 pub struct Accepting {
     connecting: quinn::Connecting,
     pass: Pass,
-    transport: Transport,
-    speaker: Arc<Speaker>,
-    purpose: Purpose,
+    kernel: bool,
+    shown: Arc<Identity>,
 }
 
 impl Accepting {
@@ -571,13 +424,16 @@ impl Accepting {
         let Accepting {
             connecting,
             pass: _pass,
-            transport,
-            speaker,
-            purpose,
+            kernel,
+            shown,
         } = self;
         let closed = TransportError::Closed;
         match tokio::time::timeout(HANDSHAKE_TIME_MAX, connecting).await {
-            Ok(Ok(quic)) => Ok(transport.connection(quic, speaker, purpose)),
+            Ok(Ok(quic)) => Ok(Connection {
+                quic,
+                kernel,
+                shown,
+            }),
             Ok(Err(error)) => Err(closed(reason(&error))),
             Err(_) => Err(closed("the handshake was not complete in time".into())),
         }
@@ -600,9 +456,8 @@ pub struct Connection {
     quic: quinn::Connection,
     /// Whether the kernel carries it.
     kernel: bool,
-    /// Whom this side showed in the handshake.
-    speaker: Arc<Speaker>,
-    purpose: Purpose,
+    /// What this side showed in the handshake.
+    shown: Arc<Identity>,
 }
 
 /// What a peer opened.
@@ -610,10 +465,8 @@ pub struct Connection {
 pub enum Opened {
     /// Its lane.
     Lane(LaneReader),
-    /// A bulk message: the number of its stream, how many bytes it has if that is said, and the stream.
-    Bulk(u64, Option<u64>, LaneReader),
-    /// This connection is the second one of the session with this node, which is shown by this token.
-    Proof(NodeId, [u8; 32]),
+    /// A bulk message: the number of its stream, and the stream.
+    Bulk(u64, LaneReader),
 }
 
 /// A stream that has not said what it is.
@@ -627,32 +480,20 @@ impl Unknown {
     ///
     /// [`TransportError::Closed`], also for a stream that does not say.
     pub async fn identify(mut self) -> Result<Opened, TransportError> {
-        match self.take().await.map(u8::from_le_bytes)? {
+        let short = |_| TransportError::Closed("a stream ended before it said what it is".into());
+        let mut kind = [0];
+        self.0.read_exact(&mut kind).await.map_err(short)?;
+        match kind[0] {
             LANE => Ok(Opened::Lane(LaneReader(self.0))),
             BULK => {
-                let number = self.take().await.map(u64::from_le_bytes)?;
-                Ok(Opened::Bulk(number, None, LaneReader(self.0)))
-            }
-            SIZED_BULK => {
-                let number = self.take().await.map(u64::from_le_bytes)?;
-                let bytes = self.take().await.map(u64::from_le_bytes)?;
-                Ok(Opened::Bulk(number, Some(bytes), LaneReader(self.0)))
-            }
-            PROOF => {
-                let node = self.take().await.map(u64::from_le_bytes)?;
-                Ok(Opened::Proof(NodeId(node), self.take().await?))
+                let mut number = [0; 8];
+                self.0.read_exact(&mut number).await.map_err(short)?;
+                Ok(Opened::Bulk(u64::from_le_bytes(number), LaneReader(self.0)))
             }
             other => Err(TransportError::Closed(format!(
                 "a stream of unknown kind {other}"
             ))),
         }
-    }
-
-    async fn take<const N: usize>(&mut self) -> Result<[u8; N], TransportError> {
-        let mut bytes = [0; N];
-        let short = |_| TransportError::Closed("a stream ended before it said what it is".into());
-        self.0.read_exact(&mut bytes).await.map_err(short)?;
-        Ok(bytes)
     }
 }
 
@@ -669,12 +510,7 @@ impl Connection {
 
     /// Whom this side showed in the handshake, as which it says Hello.
     pub fn shown(&self) -> &Arc<Identity> {
-        &self.speaker.identity
-    }
-
-    /// Whether it was dialled as the second one of a session. Nothing is proven by that.
-    pub fn is_for_bulk(&self) -> bool {
-        self.purpose == Purpose::Bulk
+        &self.shown
     }
 
     /// Bytes that the two ends of this connection know, and nobody else (RFC 5705).
@@ -683,21 +519,8 @@ impl Connection {
     ///
     /// [`TransportError::Closed`], if TLS has none.
     pub fn exporter(&self) -> Result<[u8; 32], TransportError> {
-        self.export(RENEWAL)
-    }
-
-    /// What a second connection shows to be of the same session as this one: other bytes of that kind.
-    ///
-    /// # Errors
-    ///
-    /// [`TransportError::Closed`], if TLS has none.
-    pub fn token(&self) -> Result<[u8; 32], TransportError> {
-        self.export(SECOND)
-    }
-
-    fn export(&self, purpose: &[u8]) -> Result<[u8; 32], TransportError> {
         let mut bytes = [0; 32];
-        let done = self.quic.export_keying_material(&mut bytes, purpose, &[]);
+        let done = self.quic.export_keying_material(&mut bytes, EXPORTER, &[]);
         done.map_err(|_| TransportError::Closed("TLS exports no keying material".into()))?;
         Ok(bytes)
     }
@@ -734,45 +557,16 @@ impl Connection {
         Ok(lane)
     }
 
-    /// Opens a stream for one bulk message, of protocol 2 and before: how many bytes it has, is not said.
+    /// Opens a stream for one bulk message.
     ///
     /// # Errors
     ///
     /// [`TransportError::Closed`].
     pub async fn open_bulk(&self, stream: u64) -> Result<LaneWriter, TransportError> {
-        self.open_with(&[&[BULK], &stream.to_le_bytes()]).await
-    }
-
-    /// Opens a stream for one bulk message of so many bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`TransportError::Closed`].
-    pub async fn open_sized_bulk(
-        &self,
-        stream: u64,
-        bytes: u64,
-    ) -> Result<LaneWriter, TransportError> {
-        let (stream, bytes) = (stream.to_le_bytes(), bytes.to_le_bytes());
-        self.open_with(&[&[SIZED_BULK], &stream, &bytes]).await
-    }
-
-    /// Says that this connection is the second one of a session of `us`, and shows the first one's token.
-    ///
-    /// # Errors
-    ///
-    /// [`TransportError::Closed`].
-    pub async fn prove(&self, us: NodeId, token: &[u8; 32]) -> Result<(), TransportError> {
-        let mut stream = self
-            .open_with(&[&[PROOF], &us.0.to_le_bytes(), token])
-            .await?;
-        let told = |error: quinn::ClosedStream| TransportError::Closed(error.to_string());
-        stream.0.finish().map_err(told)
-    }
-
-    async fn open_with(&self, head: &[&[u8]]) -> Result<LaneWriter, TransportError> {
         let mut lane = LaneWriter(self.quic.open_uni().await.map_err(closed)?);
-        lane.write(head.concat().into()).await?;
+        let mut head = vec![BULK];
+        head.extend_from_slice(&stream.to_le_bytes());
+        lane.write(head.into()).await?;
         Ok(lane)
     }
 
@@ -829,11 +623,6 @@ impl Connection {
     pub fn close(&self, why: &str) {
         let why: String = why.chars().take(200).collect();
         self.quic.close(1u32.into(), why.as_bytes());
-    }
-
-    /// Whether either side has closed it, or it was lost.
-    pub fn is_closed(&self) -> bool {
-        self.quic.close_reason().is_some()
     }
 
     /// Waits until the connection is closed, by either side, and says why.
@@ -982,10 +771,6 @@ impl LaneReader {
         let chunk = self.0.read_chunk(max, true).await;
         chunk
             .map(|chunk| chunk.map(|chunk| chunk.bytes))
-            .map_err(|error| match error {
-                // With what the peer said when it closed.
-                quinn::ReadError::ConnectionLost(error) => closed(error),
-                other => TransportError::Closed(other.to_string()),
-            })
+            .map_err(|error| TransportError::Closed(error.to_string()))
     }
 }

@@ -341,9 +341,7 @@ struct Stranger {
     us: NodeId,
     node: NodeId,
     epoch: u64,
-    /// Since protocol 3 a session has a second connection; it lives as long as this.
-    bulk: Option<Connection>,
-    transport: Transport,
+    _transport: Transport,
 }
 
 impl Stranger {
@@ -386,26 +384,14 @@ impl Stranger {
             us,
             node,
             epoch,
-            bulk: None,
-            transport,
+            _transport: transport,
         };
         stranger.answer_pings();
         match stranger.frame().await? {
             Frame::Hello(hello) => assert_eq!(hello.versions, PROTOCOL),
             other => return Err(format!("{other:?}")),
         }
-        if versions.1 >= 3 {
-            stranger.bulk = Some(stranger.second().await);
-        }
         Ok(stranger)
-    }
-
-    /// The second connection of the session.
-    async fn second(&self) -> Connection {
-        let second = self.transport.dial_bulk(&self.connection).await.unwrap();
-        let token = self.connection.token().unwrap();
-        second.prove(self.us, &token).await.unwrap();
-        second
     }
 
     fn answer_pings(&self) {

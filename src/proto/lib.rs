@@ -53,6 +53,5 @@ pub use reason::{ExitReason, TEXT_BYTES_MAX, bounded};
 
 /// The protocol versions this crate speaks, oldest and newest.
 ///
-/// Version 2 has [`wire::Frame::Renew`], and is version 1 in everything else. Version 3 has a second connection for
-/// bulk, whose streams say how long they are, and is version 2 in everything else.
-pub const PROTOCOL: (u16, u16) = (1, 3);
+/// Version 2 has [`wire::Frame::Renew`], and is version 1 in everything else.
+pub const PROTOCOL: (u16, u16) = (1, 2);

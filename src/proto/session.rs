@@ -34,8 +34,6 @@ use crate::{Environ, NodeId, PROTOCOL, Pid};
 
 /// The first protocol version that has [`Frame::Renew`].
 const RENEW_SINCE: u16 = 2;
-/// The first protocol version whose bulk travels on a connection of its own.
-const BULK_APART_SINCE: u16 = 3;
 
 /// The bounds of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -242,11 +240,6 @@ impl Session {
     /// Speaks this protocol version, as [`check_hello`] found it, and not the newest.
     pub fn speak(&mut self, version: u16) {
         self.version = version;
-    }
-
-    /// Whether bulk travels on a second connection, and each of its streams says how many bytes it has.
-    pub fn has_bulk_apart(&self) -> bool {
-        self.version >= BULK_APART_SINCE
     }
 
     /// Allows only frames of these tenants, as the peer's ticket says.

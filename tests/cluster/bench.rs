@@ -144,8 +144,6 @@ impl Cluster {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()
-            // Before the daemons close what is idle.
-            .pool_idle_timeout(Duration::from_secs(5))
             .build()
             .expect("an HTTP client");
         let operator =

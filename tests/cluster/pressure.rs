@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tidelock_certs::{Environments, Identity, Ticket, testing};
-use tidelock_node::transport::{Connection, LaneWriter, Opened, Socket, Transport, TransportError};
+use tidelock_node::transport::{Connection, Opened, Socket, Transport};
 use tidelock_proto::link::{LinkAnswer, Signal};
 use tidelock_proto::spawn::{Prepare, ProcessConfig};
 use tidelock_proto::wire::{BulkHead, Frame, Hello, Route};
@@ -18,12 +18,12 @@ use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
 use crate::bench::{Guest, NOTICE_MAX};
 use crate::faults::{ms, round_trip};
 use crate::settings::setting;
-use crate::strangers::{Bystanders, Stranger, pid};
+use crate::strangers::{Bystanders, pid};
 
 const MIB: u64 = 1 << 20;
 
 /// From a process of a stranger to one of the node.
-pub(crate) fn route(from: &str, to: &str) -> Route {
+fn route(from: &str, to: &str) -> Route {
     Route {
         environ: Environ::default(),
         from: pid(from),
@@ -31,14 +31,14 @@ pub(crate) fn route(from: &str, to: &str) -> Route {
     }
 }
 
-pub(crate) fn encoded(frame: &Frame) -> Vec<u8> {
+fn encoded(frame: &Frame) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes);
     bytes
 }
 
 /// A process of node `a` that reports what it gets.
-pub(crate) fn holder(by: &Bystanders) -> Guest {
+fn holder(by: &Bystanders) -> Guest {
     let holder = by.cluster.spawn("a", &["hold"]);
     holder.one("holding");
     holder
@@ -47,7 +47,7 @@ pub(crate) fn holder(by: &Bystanders) -> Guest {
 // ---- the first frame ---------------------------------------------------------------------------
 
 /// A connection of a node with nothing wrong, on which nothing was said yet.
-pub(crate) async fn knock(by: &Bystanders, identity: &Identity) -> (Connection, Transport) {
+async fn knock(by: &Bystanders, identity: &Identity) -> (Connection, Transport) {
     let socket = Socket::bind("127.0.0.1:0".parse().expect("an address")).expect("a socket");
     let transport = Transport::new(socket, identity, by.cluster.lease()).expect("a transport");
     let addr = by.cluster.node("a").addr();
@@ -208,10 +208,10 @@ fn a_frame_that_comes_byte_by_byte_is_waited_for() {
 
 // ---- bulk --------------------------------------------------------------------------------------
 
-/// Sends a bulk stream that says it has `claim` bytes, and has `bytes`; whether it was taken to its end.
-async fn bulk(connection: &Connection, stream: u64, claim: Option<u64>, bytes: u64) -> bool {
+/// Sends a bulk stream of `bytes` bytes; whether it was taken to its end.
+async fn bulk(connection: &Connection, stream: u64, bytes: u64) -> bool {
     let sent = async {
-        let mut lane = open(connection, stream, claim).await?;
+        let mut lane = connection.open_bulk(stream).await?;
         let part = Bytes::from(vec![7; 64 << 10]);
         let mut left = bytes;
         while left > 0 {
@@ -223,28 +223,6 @@ async fn bulk(connection: &Connection, stream: u64, claim: Option<u64>, bytes: u
         lane.finish().await
     };
     sent.await.is_ok()
-}
-
-/// Opens a bulk stream; before protocol 3 it does not say how many bytes it has.
-async fn open(
-    connection: &Connection,
-    stream: u64,
-    claim: Option<u64>,
-) -> Result<LaneWriter, TransportError> {
-    match claim {
-        Some(claim) => connection.open_sized_bulk(stream, claim).await,
-        None => connection.open_bulk(stream).await,
-    }
-}
-
-/// A stranger of protocol 2, whose only connection carries bulk, too.
-pub(crate) fn old(by: &Bystanders, id: u64) -> Stranger {
-    let identity = by.identity(id, testing::Odd::Nothing);
-    let hello = Hello {
-        versions: (1, 2),
-        ..by.hello(&identity, id)
-    };
-    by.meet(&identity, hello).expect("protocol 2 is spoken")
 }
 
 #[test]
@@ -281,56 +259,20 @@ fn bulk_that_is_not_as_announced_ends_the_session() {
             "message_bytes_max",
         ),
     ];
-    for ((what, id, claim, sent, rule), apart) in cases
-        .into_iter()
-        .flat_map(|case| [(case, true), (case, false)])
-    {
-        let id = id + if apart { 0 } else { 100 };
+    for (what, id, claim, sent, rule) in cases {
         let from = by.logged_up_to_now();
-        let mut stranger = if apart { by.welcome(id) } else { old(&by, id) };
+        let mut stranger = by.welcome(id);
         let why = by.cluster.block_on(async {
             stranger.answer_pings();
             stranger.say(&announce(id, 1, 1, claim)).await;
             if let Some(bytes) = sent {
                 // It may end before all of it was taken.
-                bulk(&stranger.bulk, 1, apart.then_some(bytes), bytes).await;
+                bulk(&stranger.connection, 1, bytes).await;
             }
             stranger.frame().await.expect_err("the session ends")
         });
         assert!(why.contains(rule), "{what}: {why}");
         by.logged(from, &["session over", &format!("n{id}"), rule]);
-        eprintln!("{what}: {why}");
-    }
-    // Streams whose head is wrong about them.
-    let said = "a bulk stream carries as many bytes as it says";
-    let cases = [
-        ("more than it says", 1150, Some(claimed), claimed + 1, said),
-        ("fewer than it says", 1151, Some(claimed), claimed - 1, said),
-        ("none of what it says", 1152, Some(claimed), 0, said),
-        (
-            "all that there is",
-            1153,
-            Some(u64::MAX),
-            1,
-            "a bulk message is at most",
-        ),
-        (
-            "it does not say",
-            1154,
-            None,
-            claimed,
-            "says how many bytes it has",
-        ),
-    ];
-    for (what, id, claim, sent, rule) in cases {
-        let mut stranger = by.welcome(id);
-        let why = by.cluster.block_on(async {
-            stranger.answer_pings();
-            stranger.say(&announce(id, 1, 1, claimed)).await;
-            bulk(&stranger.bulk, 1, claim, sent).await;
-            stranger.frame().await.expect_err("the session ends")
-        });
-        assert!(why.contains(rule), "{what}: {why}");
         eprintln!("{what}: {why}");
     }
     // One stream for two messages; a second lane; and none at all that was announced.
@@ -375,8 +317,7 @@ fn bulk_that_never_comes_is_bounded() {
     by.cluster.block_on(async {
         stranger.answer_pings();
         stranger.say(&announce("n1050.1", 1, 100_000)).await;
-        let lane = stranger.bulk.open_sized_bulk(1, 100_000).await;
-        let mut lane = lane.expect("a stream");
+        let mut lane = stranger.connection.open_bulk(1).await.expect("a stream");
         let half = Bytes::from(vec![0; 50_000]);
         lane.write(half.clone()).await.expect("it is taken");
         stranger.say(&message("n1050.1", 2)).await;
@@ -411,10 +352,10 @@ fn bulk_that_never_comes_is_bounded() {
     let began = Instant::now();
     let (why, sent) = by.cluster.block_on(async {
         stranger.answer_pings();
-        let connection = stranger.bulk.clone();
+        let connection = stranger.connection.clone();
         let sending = tokio::spawn(async move {
             let mut sent = 0;
-            while let Ok(lane) = connection.open_sized_bulk(sent, 0).await {
+            while let Ok(lane) = connection.open_bulk(sent).await {
                 // It ends when it is dropped.
                 drop(lane);
                 sent += 1;
@@ -451,7 +392,7 @@ fn open_bulk_streams_are_bounded() {
         // Until the node gives no room for another.
         let limit = Duration::from_secs(1);
         while let Ok(stream) =
-            tokio::time::timeout(limit, stranger.bulk.open_sized_bulk(open.len() as u64, MIB)).await
+            tokio::time::timeout(limit, stranger.connection.open_bulk(open.len() as u64)).await
         {
             let mut stream = stream.expect("the session is open");
             let part = Bytes::from(vec![0; 16 << 10]);
@@ -471,7 +412,7 @@ fn open_bulk_streams_are_bounded() {
     });
     assert_eq!(holder.one("data").number("tag"), 9);
     eprintln!("{opened} bulk streams could be opened and left open");
-    // 256 of a connection, of which the proof is one: its room is given back with that of others.
+    // 256 of a connection, of which the lane is one.
     assert_eq!(opened, 255);
     by.undisturbed();
 }

@@ -115,44 +115,17 @@ impl Bystanders {
     }
 }
 
-/// Whether a peer of these versions has a second connection for bulk.
-fn has_bulk_apart(versions: (u16, u16)) -> bool {
-    versions.1 >= 3
-}
-
 /// A connection of ours to a node.
 pub(crate) struct Stranger {
     pub(crate) connection: Connection,
-    /// What bulk travels on: a second connection, if both sides speak protocol 3.
-    pub(crate) bulk: Connection,
     pub(crate) out: LaneWriter,
     pub(crate) lane: LaneReader,
     pub(crate) bytes: BytesMut,
-    transport: Transport,
+    _transport: Transport,
 }
 
 impl Stranger {
     pub(crate) async fn meet(
-        addr: std::net::SocketAddr,
-        identity: &Identity,
-        hello: Hello,
-    ) -> Result<Self, String> {
-        let (us, apart) = (hello.from, has_bulk_apart(hello.versions));
-        let mut stranger = Self::meet_by_half(addr, identity, hello).await?;
-        if apart {
-            let second = stranger.dial_second().await?;
-            let token = stranger.token();
-            second
-                .prove(us, &token)
-                .await
-                .map_err(|error| error.to_string())?;
-            stranger.bulk = second;
-        }
-        Ok(stranger)
-    }
-
-    /// As [`Stranger::meet`], without a second connection.
-    pub(crate) async fn meet_by_half(
         addr: std::net::SocketAddr,
         identity: &Identity,
         hello: Hello,
@@ -174,32 +147,20 @@ impl Stranger {
         };
         let lane = match answered.await {
             Ok(Opened::Lane(lane)) => lane,
-            Ok(other) => return Err(format!("{other:?} before the lane")),
+            Ok(Opened::Bulk(..)) => return Err("a bulk stream before the lane".to_owned()),
             Err(_) => return Err(connection.closed().await),
         };
         let mut stranger = Stranger {
-            bulk: connection.clone(),
             connection,
             out,
             lane,
             bytes: BytesMut::new(),
-            transport,
+            _transport: transport,
         };
         match stranger.frame().await? {
             Frame::Hello(_) => Ok(stranger),
             other => Err(format!("{other:?}")),
         }
-    }
-
-    /// A connection that is marked as a second one, and on which nothing was said.
-    pub(crate) async fn dial_second(&self) -> Result<Connection, String> {
-        let second = self.transport.dial_bulk(&self.connection).await;
-        second.map_err(|error| error.to_string())
-    }
-
-    /// What a second connection of this session shows.
-    pub(crate) fn token(&self) -> [u8; 32] {
-        self.connection.token().expect("TLS has one")
     }
 
     /// The next frame, or how the session ended.
@@ -436,7 +397,7 @@ fn a_hello_that_does_not_fit_is_refused_with_the_rule() {
                 versions: (PROTOCOL.1 + 1, PROTOCOL.1 + 8),
                 ..good.clone()
             },
-            "peer speaks protocol 4–11, this node speaks 1–3",
+            "peer speaks protocol 3–10, this node speaks 1–2",
         ),
         (
             Hello {

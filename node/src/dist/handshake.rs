@@ -14,11 +14,10 @@ use tidelock_proto::switch::off;
 use tidelock_proto::wire::{self, Frame, Hello};
 
 use super::{Dist, Peer, PeerEvent};
-use crate::bulk::Second;
 use crate::live::{Drive, Live};
 use crate::lock;
 use crate::renewal::Certificates;
-use crate::transport::{Accepting, Connection, LaneReader, LaneWriter, Opened, TransportError};
+use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError};
 
 /// How long a peer may take for its Hello.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
@@ -171,7 +170,7 @@ impl Dist {
             peer,
             connection.clone(),
             known,
-            (epoch, Role::Dials),
+            epoch,
             (reader, early, lane),
         );
         Ok(true)
@@ -184,50 +183,27 @@ impl Dist {
         while let Some(accepting) = self.transport.accept().await {
             let me = self.clone();
             tokio::spawn(async move {
-                if let Err(why) = me.take(accepting).await {
+                let taken = async {
+                    let told = |error: TransportError| error.to_string();
+                    let connection = accepting.complete().await.map_err(told)?;
+                    let outcome =
+                        match tokio::time::timeout(HELLO_TIME_MAX, read_hello(&connection)).await {
+                            Ok(hello) => match hello {
+                                Ok(hello) => me.accepted(&connection, hello).await,
+                                Err(error) => Err(error),
+                            },
+                            Err(_) => Err("no Hello in time".to_owned()),
+                        };
+                    if let Err(why) = &outcome {
+                        connection.close(why);
+                    }
+                    outcome
+                };
+                if let Err(why) = taken.await {
                     tracing::warn!(%why, "a connection was refused");
                 }
             });
         }
-    }
-
-    async fn take(&self, accepting: Accepting) -> Result<(), String> {
-        let connection = accepting.complete().await;
-        let connection = connection.map_err(|error| error.to_string())?;
-        let outcome = if connection.is_for_bulk() {
-            self.take_second(&connection).await
-        } else {
-            self.take_first(&connection).await
-        };
-        if let Err(why) = &outcome {
-            connection.close(why);
-        }
-        outcome
-    }
-
-    async fn take_first(&self, connection: &Connection) -> Result<(), String> {
-        let hello = tokio::time::timeout(HELLO_TIME_MAX, read_hello(connection)).await;
-        let hello = hello.map_err(|_| "no Hello in time".to_owned())?;
-        self.accepted(connection, hello?).await
-    }
-
-    /// Hands a second connection to its session.
-    async fn take_second(&self, connection: &Connection) -> Result<(), String> {
-        let proof = async {
-            let stream = connection.accept_stream().await?;
-            stream.identify().await
-        };
-        let proof = tokio::time::timeout(HELLO_TIME_MAX, proof).await;
-        let proof = proof.map_err(|_| "no proof of a session in time".to_owned())?;
-        let Opened::Proof(node, token) = proof.map_err(|error| error.to_string())? else {
-            return Err(
-                "peer broke the protocol: a second connection begins with its proof".into(),
-            );
-        };
-        let live = self
-            .live(node)
-            .ok_or("there is no session that it is the second connection of")?;
-        live.attach(connection, token)
     }
 
     async fn accepted(
@@ -273,11 +249,12 @@ impl Dist {
                 self.hello(connection, hello.from, hello.epoch)
                     .encode(&mut bytes);
                 let written = lane.write(bytes.into()).await;
+                let epoch = hello.epoch;
                 self.begin(
                     &peer,
                     connection.clone(),
                     known,
-                    (hello.epoch, Role::Accepts),
+                    epoch,
                     (reader, early, lane),
                 );
                 if let Err(error) = written
@@ -338,7 +315,7 @@ impl Dist {
         peer: &Arc<Peer>,
         connection: Connection,
         known: Known,
-        (epoch, role): (u64, Role),
+        epoch: u64,
         (lane_in, early, lane_out): (LaneReader, BytesMut, LaneWriter),
     ) {
         let mut session = Session::new(self.us, peer.node, epoch, self.limits.clone());
@@ -346,13 +323,8 @@ impl Dist {
         if let Environments::Only(list) = &known.shown.ticket().environments {
             session.restrict(list.iter().copied());
         }
-        let second = match role {
-            _ if !session.has_bulk_apart() => Second::Shared,
-            Role::Dials => Second::Dialled(self.transport.clone()),
-            Role::Accepts => Second::Awaited,
-        };
         let certificates = Certificates::new(self.us, known.shown, &connection);
-        let (live, outgoing) = Live::new(session, certificates, connection);
+        let (live, bulk) = Live::new(session, certificates, connection);
         let drive = Drive {
             env: self.env.clone(),
             fetcher: self.fetcher.clone(),
@@ -361,8 +333,6 @@ impl Dist {
             early,
             lane_out,
             draining: self.draining.subscribe(),
-            second,
-            carriers: self.transport.bulk().clone(),
         };
         tracing::info!(peer = %peer.node, epoch, "session open");
         // Nobody may be listening.
@@ -379,7 +349,7 @@ impl Dist {
         live.show(&self.transport.identity());
         let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
         self.network.spawn(async move {
-            let why = live.clone().drive(drive, outgoing).await;
+            let why = live.clone().drive(drive, bulk).await;
             tracing::warn!(peer = %peer.node, epoch, %why, "session over");
             let why = why.to_string();
             // Nobody may be listening.
@@ -398,12 +368,6 @@ impl Dist {
             }
         });
     }
-}
-
-/// Who has dialled a session.
-enum Role {
-    Dials,
-    Accepts,
 }
 
 /// A peer whose certificate and ticket were checked.
