@@ -1,16 +1,13 @@
 //! One rule removed at a time from what ships: the simulation must miss it.
 //!
 //! Goal: show that `simulate.rs` would find what is not there to be found. Method: remove one rule of the
-//! protocol, the runtime or the node, run seeds, and expect a broken promise within [`SEEDS_MAX`]. How many it
-//! takes is printed; of a rule that is named, also the plan that is left when it was shrunk.
-//!
-//! Seeds are those from 0 on. Only where many pass before the one that misses a rule, an ordinary run begins shortly
-//! before it ([`LATE`]), since the same seed is the same story.
+//! protocol, the runtime or the node, run seeds from 0 on, and expect a broken promise within
+//! [`SEEDS_MAX`]. How many it takes is printed; of a rule that is named, also the plan that is left when it
+//! was shrunk.
 //!
 //! ```text
 //! cargo test --release -p tidelock-node --features switches --test simulate_switches -- --nocapture
-//! TIDELOCK_FIRST_SEED=0 …                                                         # how many each takes
-//! TIDELOCK_RULE='unlink has an id' …                                              # one of them, from 0
+//! TIDELOCK_RULE='unlink has an id' …                                              # one of them
 //! ```
 
 #![allow(
@@ -59,16 +56,6 @@ const RULES: &[&str] = &[
     "the parent is answered in the step of Start",
 ];
 
-/// Where to begin with rules that are missed late.
-const LATE: &[(&str, u64)] = &[
-    ("Cancel reaches a child that is made", 77),
-    ("a lease counts round trips", 813),
-    ("a process that ends gives no link() up", 64),
-    ("the open session ends before the next opens", 463),
-    ("NoProcess has an id", 93),
-    ("who is asked is noted", 30),
-];
-
 #[test]
 fn every_rule_is_missed() {
     let rules = match std::env::var("TIDELOCK_RULE") {
@@ -80,12 +67,9 @@ fn every_rule_is_missed() {
     };
     // Shrinking takes some hundred runs: for the one that somebody looks at.
     let alone = rules.len() == 1;
-    let from_zero = alone || std::env::var_os("TIDELOCK_FIRST_SEED").is_some();
     let mut needless = Vec::new();
     for rule in rules {
-        let late = LATE.iter().find(|(late, _)| *late == rule && !from_zero);
-        let first = late.map_or(0, |(_, first)| *first);
-        let found = search::search(first, SEEDS_MAX, rule);
+        let found = search::search(0, SEEDS_MAX, rule);
         match found.broken {
             Some((mut plan, broken)) => {
                 if alone {
