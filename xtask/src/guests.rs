@@ -141,13 +141,20 @@ pub(crate) fn in_workspace(command: &mut Command, workspace: &str) {
     command
         .current_dir(root().join(workspace))
         .env("CARGO_TARGET_DIR", root().join("target/guests"))
-        // The host's flags are not the guest's, and a guest names its own files alike wherever
-        // it is compiled.
+        // The host's flags are not the guest's, and a guest names its own files and those of crates
+        // alike wherever it is compiled.
         .env_remove("RUSTFLAGS")
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            format!("--remap-path-prefix={}=tidelock", root().display()),
-        );
+        .env("CARGO_ENCODED_RUSTFLAGS", same_paths());
+}
+
+/// What keeps paths of this machine out of a guest, as cargo takes several flags in one variable.
+fn same_paths() -> String {
+    let remap = |from: PathBuf, to| format!("--remap-path-prefix={}={to}", from.display());
+    let mut flags = vec![remap(root(), "tidelock")];
+    let home = |name| std::env::var_os(name).map(PathBuf::from);
+    let cargo = home("CARGO_HOME").or_else(|| Some(home("HOME")?.join(".cargo")));
+    flags.extend(cargo.map(|cargo| remap(cargo, "cargo")));
+    flags.join("\u{1f}")
 }
 
 /// Compiles the shipped guests and makes them what the repository has.

@@ -4,7 +4,7 @@ use tidelock_guest::{
     NodeId, Pid, Received, Spawn, die_when_link_dies, link, me, monitor, receive, unlink,
 };
 
-use crate::pace::{Pace, now_ns};
+use crate::pace::Pace;
 use crate::plan::Plan;
 use crate::report::{self, Counts};
 use crate::wire::{LAST, PATIENCE, pid, tell};
@@ -33,22 +33,13 @@ pub(crate) fn lane(
         linked(target)?;
         unlinked(target)?;
     }
-    let mut histogram = report::histogram();
-    let mut counts = Counts::default();
-    let mut pace = Pace::new(plan, number, go()?);
-    while let Some(due_ns) = pace.wait() {
-        linked(target)?;
-        counts.done += 1;
-        counts.end_ns = now_ns();
-        histogram.saturating_record(counts.end_ns.saturating_sub(due_ns));
-        unlinked(target)?;
-    }
-    counts.begun = pace.begun();
+    let pace = Pace::new(plan, number, go()?);
+    let measured = report::one_by_one(pace, || linked(target), || unlinked(target))?;
     die_when_link_dies(false);
     linked(target)?;
     tell(target, LAST, &[]);
     told_once(target)?;
-    Ok((counts, report::pairs(&histogram)))
+    Ok(measured)
 }
 
 fn linked(target: Pid) -> Result<(), String> {

@@ -9,6 +9,8 @@
 
 use hdrhistogram::Histogram;
 
+use crate::pace::{Pace, now_ns};
+
 /// Pairs of one line: a line has at most 8 KiB.
 const PAIRS: usize = 200;
 
@@ -51,6 +53,29 @@ pub(crate) fn pairs(histogram: &Histogram<u64>) -> Vec<u64> {
     recorded
         .flat_map(|step| [step.value_iterated_to(), step.count_at_value()])
         .collect()
+}
+
+/// Does one operation after the other, each when it is due; `after` each, what is not measured.
+///
+/// # Errors
+///
+/// The first error of either.
+pub(crate) fn one_by_one(
+    mut pace: Pace,
+    mut operation: impl FnMut() -> Result<(), String>,
+    mut after: impl FnMut() -> Result<(), String>,
+) -> Result<(Counts, Vec<u64>), String> {
+    let mut histogram = histogram();
+    let mut counts = Counts::default();
+    while let Some(due_ns) = pace.wait() {
+        operation()?;
+        counts.done += 1;
+        counts.end_ns = now_ns();
+        histogram.saturating_record(counts.end_ns.saturating_sub(due_ns));
+        after()?;
+    }
+    counts.begun = pace.begun();
+    Ok((counts, pairs(&histogram)))
 }
 
 pub(crate) fn started() {

@@ -2,7 +2,7 @@
 
 use tidelock_guest::{NodeId, Spawn, me};
 
-use crate::pace::{Pace, now_ns};
+use crate::pace::Pace;
 use crate::plan::Plan;
 use crate::report::{self, Counts};
 use crate::wire::{LOAD, PATIENCE, pid, tell, told};
@@ -24,17 +24,8 @@ pub(crate) fn lane(
     for _ in 0..WARM_UP {
         once(plan)?;
     }
-    let mut histogram = report::histogram();
-    let mut counts = Counts::default();
-    let mut pace = Pace::new(plan, number, go()?);
-    while let Some(due_ns) = pace.wait() {
-        once(plan)?;
-        counts.done += 1;
-        counts.end_ns = now_ns();
-        histogram.saturating_record(counts.end_ns.saturating_sub(due_ns));
-    }
-    counts.begun = pace.begun();
-    Ok((counts, report::pairs(&histogram)))
+    let pace = Pace::new(plan, number, go()?);
+    report::one_by_one(pace, || once(plan), || Ok(()))
 }
 
 fn once(plan: &Plan) -> Result<(), String> {
