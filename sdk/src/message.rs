@@ -164,11 +164,10 @@ pub enum Next {
 ///     });
 /// }
 /// ```
-pub fn handle<S>(state: S, handler: fn(&mut S, Received) -> Next) {
-    let state = (state, handler);
-    sys::handle(state, |(state, handler), kind| {
-        handler(state, received(kind)) == Next::Continue
-    });
+///
+/// Whatever `state` borrows lives as long as the process: the stack of this call is gone by then.
+pub fn handle<S: 'static>(mut state: S, handler: fn(&mut S, Received) -> Next) {
+    sys::handle(move |kind| handler(&mut state, received(kind)) == Next::Continue);
 }
 
 /// Names a message that is still to be sent.

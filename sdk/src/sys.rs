@@ -169,48 +169,32 @@ pub(crate) fn spawn_export(
 /// The export that the host calls with each message for [`handle`].
 const HANDLER: &str = "_tidelock_handle";
 
-/// Calls the handler at an index of the table; other than 0 is its last word.
+/// Takes the kind of what is in the slot; `false` is its last word.
+type Handler = Box<dyn FnMut(i32) -> bool>;
+
+/// Calls the handler at an address; other than 0 is its last word. The second number is not needed here.
 #[unsafe(export_name = "_tidelock_handle")]
-extern "C" fn handle_trampoline(kind: i32, index: usize, state: u64) -> i32 {
-    // SAFETY: the host passes what `handle` gave it, and that alone names this export.
-    let call = unsafe { std::mem::transmute::<usize, fn(i32, u64) -> bool>(index) };
-    let goes_on = call(kind, state);
+extern "C" fn handle_trampoline(kind: i32, _: usize, address: u64) -> i32 {
+    let handler = std::ptr::with_exposed_provenance_mut::<Handler>(address as usize);
+    // SAFETY: `handle` alone names this export, with the address of a box that it has leaked. Nobody else
+    // has it: a process does one thing after the other, and a handler is not called while it runs.
+    let goes_on = unsafe { (*handler)(kind) };
     if !goes_on {
+        // SAFETY: as above; the host calls no more after this answer.
+        drop(unsafe { Box::from_raw(handler) });
         // As at the end of a spawned process's function.
         let _ = std::io::stdout().flush();
     }
     i32::from(!goes_on)
 }
 
-/// A handler and what it works on, while the host keeps its address.
-struct Handling<S> {
-    state: S,
-    handler: fn(&mut S, i32) -> bool,
-}
-
-fn call_handler<S>(kind: i32, handling: u64) -> bool {
-    let handling = std::ptr::with_exposed_provenance_mut::<Handling<S>>(handling as usize);
-    let goes_on = {
-        // SAFETY: made by `handle` for this very `S`, and nobody else has it: a process does one
-        // thing after the other, and a handler cannot be called while it runs.
-        let Handling { state, handler } = unsafe { &mut *handling };
-        handler(state, kind)
-    };
-    if !goes_on {
-        // SAFETY: as above; the host calls no more after this answer.
-        drop(unsafe { Box::from_raw(handling) });
-    }
-    goes_on
-}
-
 /// From the return of the process's first function on, the host calls `handler` with the kind of each
 /// thing it puts into the slot, until the answer is `false`.
-pub(crate) fn handle<S>(state: S, handler: fn(&mut S, i32) -> bool) {
-    let handling = Box::into_raw(Box::new(Handling { state, handler }));
-    let call: fn(i32, u64) -> bool = call_handler::<S>;
-    let address = handling.expose_provenance() as u64;
+pub(crate) fn handle(handler: impl FnMut(i32) -> bool + 'static) {
+    let handler: Box<Handler> = Box::new(Box::new(handler));
+    let address = Box::into_raw(handler).expose_provenance() as u64;
     // SAFETY: see the module.
-    unsafe { tidelock::handle(HANDLER.as_ptr(), HANDLER.len(), call as usize, address) };
+    unsafe { tidelock::handle(HANDLER.as_ptr(), HANDLER.len(), 0, address) };
 }
 
 /// Links. `Err` holds the host's code and words.
