@@ -69,7 +69,7 @@ pub use context::{Context, SpawnRequest};
 pub use environment::{Environment, EnvironmentConfig, Limits, SpawnOptions};
 pub use host::{GuestMetrics, Stdio, guest_metrics};
 pub use info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo, Stream};
-pub use mailbox::{Filter, Mark, Message, Received};
+pub use mailbox::{Filter, MAILBOX_ENTRY_BYTES, Mark, Message, Received};
 pub use modules::ModuleStore;
 pub use process::{Parked, Process, Signal};
 pub use registry::Registry;

@@ -17,8 +17,8 @@ use tidelock_proto::{ExitReason, NodeId, Pid};
 
 use crate::Resource;
 
-/// What every entry counts on top of its payload.
-const ENTRY_BYTES: usize = 64;
+/// Bytes that every entry of a mailbox counts on top of its payload.
+pub const MAILBOX_ENTRY_BYTES: usize = 64;
 
 /// A message, as guests send it.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +75,7 @@ impl Received {
     }
 
     fn bytes(&self) -> usize {
-        ENTRY_BYTES
+        MAILBOX_ENTRY_BYTES
             + match self {
                 Received::Message(message) => message.data.len(),
                 Received::LinkDied { .. } | Received::Down { .. } | Received::NodeDown { .. } => 0,
@@ -145,7 +145,7 @@ impl Mailbox {
     }
 
     pub(crate) fn push_notice(&mut self, notice: Notice) {
-        self.bytes += ENTRY_BYTES;
+        self.bytes += MAILBOX_ENTRY_BYTES;
         self.notices.push_back(self.base + self.fresh.len() as u64);
         self.fresh.push_back(Entry::Notice(notice));
     }
@@ -200,7 +200,7 @@ impl Mailbox {
         loop {
             match self.pop_front()? {
                 Entry::Received(received) => return Some(received),
-                Entry::Nothing | Entry::Notice(_) => self.bytes -= ENTRY_BYTES,
+                Entry::Nothing | Entry::Notice(_) => self.bytes -= MAILBOX_ENTRY_BYTES,
             }
         }
     }
@@ -239,7 +239,7 @@ impl Mailbox {
                     }
                     self.skipped.insert(number, received);
                 }
-                Entry::Nothing | Entry::Notice(_) => self.bytes -= ENTRY_BYTES,
+                Entry::Nothing | Entry::Notice(_) => self.bytes -= MAILBOX_ENTRY_BYTES,
             }
         }
     }

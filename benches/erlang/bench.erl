@@ -106,15 +106,7 @@ row(local_idle, [Count]) ->
 
 row(remote_ping, [Size, Count]) ->
     with_peer(fun(Node, _) ->
-        Other = spawn(Node, ?MODULE, echo, []), Bytes = binary:copy(<<1>>, Size),
-        Once = fun(Number) ->
-            Begun = now_ns(),
-            Other ! {self(), {Number, Bytes}},
-            receive {Number, _} -> ok end,
-            now_ns() - Begun
-        end,
-        [Once(N) || N <- lists:seq(1, Count div 10)],
-        spread([Once(N) || N <- lists:seq(1, Count)])
+        spread(round_trips(Node, Size, Count))
     end);
 row(remote_oneway, [Size, Count]) -> with_peer(fun(Node, _) -> one_way(Node, Size, Count, Count) end);
 row(remote_bulk, [Size, Count]) -> with_peer(fun(Node, _) -> one_way(Node, Size, Count, 2) end);
@@ -123,15 +115,7 @@ row(remote_beside, [Size, Count]) ->
         Me = self(),
         Stream = spawn(fun() -> stream(Me, Node, Size) end),
         receive streaming -> ok end,
-        Other = spawn(Node, ?MODULE, echo, []), Bytes = binary:copy(<<1>>, 64),
-        Once = fun(Number) ->
-            Begun = now_ns(),
-            Other ! {self(), {Number, Bytes}},
-            receive {Number, _} -> ok end,
-            now_ns() - Begun
-        end,
-        [Once(N) || N <- lists:seq(1, Count div 10)],
-        Times = [Once(N) || N <- lists:seq(1, Count)],
+        Times = round_trips(Node, 64, Count),
         Stream ! stop,
         receive {streamed, Seen, Seconds} -> ok end,
         spread(Times) ++ [{mib_per_s, Seen * Size / 1048576 / Seconds}]
@@ -241,6 +225,17 @@ sink(Parent, Size, Count, Every, Number) ->
     receive Bytes when byte_size(Bytes) =:= Size -> ok end,
     if Number rem Every =:= 0; Number =:= Count -> Parent ! {seen, Number}; true -> ok end,
     sink(Parent, Size, Count, Every, Number + 1).
+
+round_trips(Node, Size, Count) ->
+    Other = spawn(Node, ?MODULE, echo, []), Bytes = binary:copy(<<1>>, Size),
+    Once = fun(Number) ->
+        Begun = now_ns(),
+        Other ! {self(), {Number, Bytes}},
+        receive {Number, _} -> ok end,
+        now_ns() - Begun
+    end,
+    [Once(N) || N <- lists:seq(1, Count div 10)],
+    [Once(N) || N <- lists:seq(1, Count)].
 
 one_way(Node, Size, Count, Window) ->
     Every = case Window of Count -> Count; _ -> 1 end,

@@ -948,6 +948,18 @@ fn long_bench(user: &User) -> (Child, String) {
     (child, first.expect("one was started by the bench").pid)
 }
 
+/// Waits for a bench to say that one of its processes was killed; what it wrote to stdout.
+fn says_killed(bench: Child) -> String {
+    let output = bench.wait_with_output().unwrap();
+    let letter = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{letter}");
+    assert!(
+        letter.contains("[E0054]") && letter.contains("killed"),
+        "{letter}"
+    );
+    text(&output.stdout)
+}
+
 #[test]
 fn a_bench_that_loses_a_process_has_no_figure() {
     let mut user = User::new();
@@ -955,24 +967,11 @@ fn a_bench_that_loses_a_process_has_no_figure() {
     let (bench, _) = long_bench(&user);
     let there: Vec<api::ProcessInfo> = user.json(&["ps", "--on", "n2"]);
     user.ok(&["kill", &there[0].pid]);
-    let output = bench.wait_with_output().unwrap();
-    let letter = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{letter}");
-    assert!(
-        letter.contains("[E0054]") && letter.contains("killed"),
-        "{letter}"
-    );
-    assert_eq!(text(&output.stdout), "");
+    assert_eq!(says_killed(bench), "");
 
     let (bench, first) = long_bench(&user);
     user.ok(&["kill", &first]);
-    let output = bench.wait_with_output().unwrap();
-    let letter = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{letter}");
-    assert!(
-        letter.contains("[E0054]") && letter.contains("killed"),
-        "{letter}"
-    );
+    says_killed(bench);
     until("the rest of it has ended", || {
         user.ok(&["ps", "-q"]).is_empty()
     });

@@ -11,7 +11,7 @@ mod run;
 use std::{path::Path, time::Duration};
 
 use clap::{Args, Subcommand};
-use tidelock::Limits;
+use tidelock::{Limits, MAILBOX_ENTRY_BYTES};
 
 use super::{
     Output,
@@ -22,9 +22,6 @@ use report::Report;
 
 /// Bytes that a message of the bench has at least: its number, and when it was due.
 const SIZE_MIN: u64 = 16;
-
-/// What a mailbox counts for each message besides its bytes.
-const ENTRY_BYTES: u64 = 64;
 
 /// Messages of one pair that are under way unless somebody says otherwise.
 const WINDOW: u64 = 1000;
@@ -84,8 +81,9 @@ struct Lanes {
     under_way: u64,
 }
 
+/// Options of kinds that send messages.
 #[derive(Debug, Clone, Args)]
-struct Calls {
+struct Pairs {
     #[command(flatten)]
     load: Load,
     /// Bytes of a message, such as 128, 64KiB or 1MiB
@@ -94,6 +92,12 @@ struct Calls {
     /// How many pairs of processes do this
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pairs: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Calls {
+    #[command(flatten)]
+    pairs: Pairs,
     /// Calls of one pair that may wait for their answers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     under_way: u64,
@@ -102,13 +106,7 @@ struct Calls {
 #[derive(Debug, Clone, Args)]
 struct Messages {
     #[command(flatten)]
-    load: Load,
-    /// Bytes of a message, such as 128, 64KiB or 1MiB
-    #[arg(long, default_value = "64", value_parser = numbers::size)]
-    size: u64,
-    /// How many pairs of processes do this
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pairs: u64,
+    pairs: Pairs,
     /// Messages of one pair that may be sent before the receiver has them; 1000, or what fits into a
     /// quarter of its mailbox, if left out
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -165,20 +163,24 @@ impl Plan {
 
     fn of_calls(remote: bool, calls: Calls) -> Self {
         Plan {
-            lanes: calls.pairs,
             under_way: calls.under_way,
-            size: Some(calls.size),
-            ..Self::of_load("call", remote, calls.load)
+            ..Self::of_pairs("call", remote, calls.pairs)
         }
     }
 
     fn of_messages(remote: bool, messages: Messages) -> Self {
-        let window = most_in_mailbox(messages.size) / 4;
+        let window = most_in_mailbox(messages.pairs.size) / 4;
         Plan {
-            lanes: messages.pairs,
             under_way: messages.under_way.unwrap_or(WINDOW.min(window).max(1)),
-            size: Some(messages.size),
-            ..Self::of_load("message", remote, messages.load)
+            ..Self::of_pairs("message", remote, messages.pairs)
+        }
+    }
+
+    fn of_pairs(kind: &'static str, remote: bool, pairs: Pairs) -> Self {
+        Plan {
+            lanes: pairs.pairs,
+            size: Some(pairs.size),
+            ..Self::of_load(kind, remote, pairs.load)
         }
     }
 
@@ -203,7 +205,7 @@ impl Plan {
         };
         let limits = Limits::default();
         let mailbox = limits.mailbox_bytes_max as u64;
-        let most = (limits.message_bytes_max as u64).min(mailbox - ENTRY_BYTES);
+        let most = (limits.message_bytes_max as u64).min(mailbox - MAILBOX_ENTRY_BYTES as u64);
         if !(SIZE_MIN..=most).contains(&bytes) {
             let message =
                 format!("--size {bytes}: a message of the bench has {SIZE_MIN} to {most} bytes");
@@ -243,5 +245,6 @@ impl Plan {
 /// How many messages of a size a mailbox takes.
 fn most_in_mailbox(bytes: u64) -> u64 {
     let limits = Limits::default();
-    (limits.mailbox_bytes_max as u64 / (bytes + ENTRY_BYTES)).min(limits.mailbox_len_max as u64)
+    (limits.mailbox_bytes_max as u64 / (bytes + MAILBOX_ENTRY_BYTES as u64))
+        .min(limits.mailbox_len_max as u64)
 }
