@@ -18,13 +18,12 @@
 //!   precedence.
 //! * Whoever queues wakes at most one idle thread, and none while another one is looking: the one that finds
 //!   something wakes the next one if there is more (the rule of the Go scheduler and of tokio's).
-//!
-//! * A thread that is not ours may be lent for a moment ([`Scheduler::lend_thread`]): what it wakes while all of ours
-//!   are idle runs on it, since waking one of them takes longer than most processes run.
-//!
-//! * A task that does not come back, since it blocks its thread or its module is trusted and computes, holds up nobody
-//!   for more than two looks of the watch ([`LOOK`]): what it woke is handed to the other threads, and where all of them are held up and
-//!   somebody waits, a spare thread starts, and ends when there is nothing left for it.
+//! * A thread that is not ours may be lent for a moment ([`Scheduler::lend_thread`]): what it wakes while all of
+//!   ours are idle runs on it, since waking one of them takes longer than most processes run.
+//! * A task that does not come back, since it blocks its thread or its module is trusted and computes, holds up
+//!   nobody for more than two looks of the watch ([`LOOK`]): what it woke is handed to the other threads, and
+//!   where all of them are held up and somebody waits, a spare thread starts, and ends when there is nothing
+//!   left for it.
 //!
 //! A task is queued at most once, so the queues hold at most as many entries as there are processes.
 //!
@@ -339,19 +338,11 @@ impl Queues {
 
     /// Takes one task, from wherever it waits for a thread.
     fn steal(&self) -> Option<Runnable> {
-        loop {
-            let stolen = self
-                .stealers
-                .iter()
-                .fold(self.injected.steal(), |stolen, other| {
-                    stolen.or_else(|| other.steal())
-                });
-            match stolen {
-                Steal::Success(runnable) => return Some(runnable),
-                Steal::Empty => return None,
-                Steal::Retry => {}
-            }
-        }
+        until_known(|| {
+            let injected = self.injected.steal();
+            let others = self.stealers.iter();
+            others.fold(injected, |stolen, other| stolen.or_else(|| other.steal()))
+        })
     }
 
     fn is_closed(&self) -> bool {
@@ -364,6 +355,12 @@ impl Queues {
             thread.unpark();
         }
     }
+}
+
+/// Looks again while somebody else was in the way.
+fn until_known(look: impl FnMut() -> Steal<Runnable>) -> Option<Runnable> {
+    let mut looks = std::iter::repeat_with(look);
+    looks.find(|stolen| !stolen.is_retry())?.success()
 }
 
 /// Runs a task until it waits. The end of a process is told by its task, whatever panicked; the thread is for all.
@@ -540,18 +537,13 @@ impl Local {
     fn find(&self) -> Option<Runnable> {
         let queues = &self.queues;
         let threads = queues.stealers.len();
-        loop {
+        until_known(|| {
             let others = (1..threads).map(|step| &queues.stealers[(self.index + step) % threads]);
-            let stolen = others.fold(
-                queues.injected.steal_batch_and_pop(&self.queue),
-                |stolen, other| stolen.or_else(|| other.steal_batch_and_pop(&self.queue)),
-            );
-            match stolen {
-                Steal::Success(runnable) => return Some(runnable),
-                Steal::Empty => return None,
-                Steal::Retry => {}
-            }
-        }
+            let injected = queues.injected.steal_batch_and_pop(&self.queue);
+            others.fold(injected, |stolen, other| {
+                stolen.or_else(|| other.steal_batch_and_pop(&self.queue))
+            })
+        })
     }
 
     /// Waits to be woken, unless something was queued meanwhile. This thread was looking and does so again.

@@ -202,11 +202,8 @@ async fn execute(
 ///
 /// In between the guest has no stack: a process that waits here takes less than one that waits in a call.
 async fn handle(store: &mut Store<State>) -> wasmtime::Result<()> {
-    while store.data().handler.is_some() {
+    while let Some(handler) = store.data().handler.clone() {
         let kind = store.data_mut().next_message().await;
-        let Some(handler) = store.data().handler.clone() else {
-            break;
-        };
         let arguments = (kind, handler.function, handler.state);
         if handler.export.call_async(&mut *store, arguments).await? != 0 {
             break;

@@ -69,7 +69,7 @@ impl Journal {
                 }
                 Err(RecvError::Closed) => return,
             }
-            // Whoever waits for the next one is woken by whoever causes it, which costs a spawn more than all the rest.
+            // Else whoever causes an event would wake this task, once for each.
             if from.is_empty() {
                 tokio::time::sleep(EVENTS_PAUSE).await;
             }
