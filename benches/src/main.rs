@@ -1,6 +1,6 @@
 //! Measures Tidelock and its peers in one run, row by row, in turns.
 //!
-//!     benches/compare              everything, three rounds: about half an hour
+//!     benches/compare              everything, three rounds
 //!     benches/compare --short      only whether the counts are right
 //!
 //! The table goes to stdout, progress to stderr. A row that cannot be measured says so and why.
