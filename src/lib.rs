@@ -77,7 +77,10 @@ pub use remote::{Pending, Remote, SpawnAnswer};
 pub use tidelock_proto::link::{LinkForm, LinkOutcome, Signal as LinkSignal};
 pub use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 pub use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
-pub use wasm::{Engine, EngineConfig, EngineError, EntryError, Import, Module, ModuleError};
+pub use wasm::{
+    Compiler, Engine, EngineConfig, EngineError, EntryError, Import, Module, ModuleError,
+    compile_apart,
+};
 
 /// Something a message carries besides bytes, within one node: a module, a socket.
 pub type Resource = std::sync::Arc<dyn std::any::Any + Send + Sync>;

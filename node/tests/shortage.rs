@@ -1,4 +1,4 @@
-//! Disks that are full, and descriptors that run out.
+//! Disks that are full, descriptors that run out, and modules that take too much to compile.
 //!
 //! Goal: a shortage ends in an error that says what is short, and when there is room again everything goes
 //! on. Method: small file systems in memory, where this test has the rights to mount one, and a daemon
@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelock::{
-    EngineConfig, Environment, EnvironmentConfig, ExitReason, Module, ProcessConfig, SpawnOptions,
+    Compiler, Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Module,
+    ModuleError, ProcessConfig, SpawnOptions,
 };
 use tidelock_certs::{Identity, Role};
 use tidelock_control::api::NodeState;
@@ -415,4 +416,96 @@ async fn a_node_that_starts_with_too_few_descriptors_says_so() {
     let (_, said) = daemon.end();
     assert!(said.contains("few files may be open"), "{said}");
     control.handle.shutdown().await;
+}
+
+// ---- compiling -------------------------------------------------------------------------------
+
+/// The compiler of `tidelock`, as its daemons use it.
+fn compiler() -> Compiler {
+    Compiler {
+        program: env!("CARGO_BIN_EXE_tidelock").into(),
+        ..Compiler::this_program(&["compile-module"]).unwrap()
+    }
+}
+
+fn compiling_with(compiler: Compiler) -> Engine {
+    Engine::new(EngineConfig {
+        compiler: Some(compiler),
+        ..EngineConfig::default()
+    })
+    .unwrap()
+}
+
+/// A small module, and much work for its compiler: each loop changes each local.
+fn dear(locals: usize, loops: usize) -> Vec<u8> {
+    let changes: String = (0..locals)
+        .map(|n| format!("(local.set {n} (i64.add (local.get {n}) (i64.const 1)))"))
+        .collect();
+    let mut body = changes;
+    for _ in 0..loops {
+        body = format!(
+            "(loop {body} (br_if 0 (i64.eqz (local.get 0))) (br_if 0 (i64.eqz (local.get 1))))"
+        );
+    }
+    let locals = "i64 ".repeat(locals);
+    let text = format!(r#"(module (func (export "_start") (local {locals}) {body}))"#);
+    wat::parse_str(text).unwrap()
+}
+
+async fn runs(engine: &Engine) {
+    let bytes = wat::parse_str(r#"(module (func (export "_start")))"#).unwrap();
+    let env = Environment::with_engine(EnvironmentConfig::default(), engine.clone());
+    let module = Module::compile(engine, bytes).await.unwrap();
+    let pid = env.spawn_wasm(&module, "_start", vec![], SpawnOptions::default());
+    assert_eq!(env.wait(pid.unwrap()).await, ExitReason::Normal);
+}
+
+#[tokio::test]
+async fn a_module_that_compiles_for_too_long_is_given_up() {
+    let engine = compiling_with(Compiler {
+        processor_time_max: Duration::from_secs(1),
+        ..compiler()
+    });
+    let error = Module::compile(&engine, dear(2000, 200)).await.unwrap_err();
+    assert!(
+        matches!(&error, ModuleError::TooCostly(what) if what == "1 s of processor time"),
+        "{error}"
+    );
+    runs(&engine).await;
+}
+
+#[tokio::test]
+async fn a_module_that_takes_too_much_memory_to_compile_is_given_up() {
+    let engine = compiling_with(Compiler {
+        memory_bytes_max: 64 << 20,
+        ..compiler()
+    });
+    let error = Module::compile(&engine, dear(2000, 200)).await.unwrap_err();
+    assert!(
+        matches!(&error, ModuleError::TooCostly(what) if what == "64 MiB of memory"),
+        "{error}"
+    );
+    runs(&engine).await;
+}
+
+#[tokio::test]
+async fn a_compiler_that_cannot_be_started_is_no_fault_of_the_module() {
+    let bytes = wat::parse_str("(module)").unwrap();
+    for (program, why) in [
+        ("/nowhere/tidelock", "No such file"),
+        ("/bin/false", "exit status: 1"),
+    ] {
+        let engine = compiling_with(Compiler {
+            program: program.into(),
+            ..compiler()
+        });
+        let error = Module::compile(&engine, bytes.clone()).await.unwrap_err();
+        assert!(
+            matches!(&error, ModuleError::NotCompiled(how) if how.contains(why)),
+            "{program}: {error}"
+        );
+    }
+    let engine = compiling_with(compiler());
+    let error = Module::compile(&engine, &b"\0asm\x01\0\0\0\x01\x01"[..]).await;
+    assert!(matches!(error, Err(ModuleError::Invalid(_))), "{error:?}");
 }

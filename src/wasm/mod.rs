@@ -10,12 +10,14 @@
 //! ```text
 //! bytes ──Module::compile──▶ Module ──check_entry, reserve──▶ Reservation ──run──▶ ExitReason
 //!             │ size, imports           no guest code yet          instantiate, call the entry
-//!             └─ cache.rs: native code by content hash             slab.rs: memory and stack
+//!             ├─ cache.rs: native code by content hash             slab.rs: memory and stack
+//!             └─ compiler.rs: a process with bounds
 //! ```
 //!
 //! Not here: what guests may call (`host`), who lives where and when a process ends (`process`).
 
 mod cache;
+mod compiler;
 mod instance;
 mod module;
 mod slab;
@@ -27,6 +29,8 @@ use std::time::Duration;
 
 use wasmtime::{Config, Linker, OptLevel};
 
+use compiler::How;
+pub use compiler::{Compiler, compile_apart};
 pub use instance::Import;
 pub(crate) use instance::{Limits, Start, imports, run, trap_text};
 pub use module::{EntryError, Module, ModuleError};
@@ -55,6 +59,9 @@ pub struct EngineConfig {
     /// Directory for compiled modules. None: compile again after each start of the node. A directory
     /// which others than this user may write to is not used.
     pub cache_dir: Option<PathBuf>,
+    /// Compiles in processes of its own, which the system holds to their bounds. None: compile in this process,
+    /// where a module may take any time and memory.
+    pub compiler: Option<Compiler>,
     /// Compile without checks in loops and at memory accesses: pages that fault replace the latter. Guests
     /// compute as fast as in wasmtime alone. In return one that computes cannot be killed or
     /// preempted, and each needs mappings of its own: some ten thousand processes instead of a
@@ -76,6 +83,7 @@ struct Inner {
     /// The same with fuel counting, made when the first process with a fuel limit starts.
     fuelled: OnceLock<Result<Flavour, String>>,
     cache: Option<cache::Cache>,
+    compiler: Option<Compiler>,
     trusted: bool,
     modules: module::Modules,
     compiles: Arc<tokio::sync::Semaphore>,
@@ -93,6 +101,7 @@ fn workers() -> usize {
 pub(crate) struct Flavour {
     engine: wasmtime::Engine,
     linker: Linker<State>,
+    how: How,
     /// Names this way of compiling among the files of the cache.
     key: String,
 }
@@ -100,12 +109,17 @@ pub(crate) struct Flavour {
 impl Engine {
     /// Sets up compiler, slots and clock.
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
-        let plain = Flavour::new(config.trusted, false).map_err(EngineError)?;
+        let how = How {
+            trusted: config.trusted,
+            fuel: false,
+        };
+        let plain = Flavour::new(how).map_err(EngineError)?;
         let ticker = Ticker::start(plain.engine.clone());
         Ok(Self(Arc::new(Inner {
             plain,
             fuelled: OnceLock::new(),
             cache: config.cache_dir.and_then(cache::Cache::open),
+            compiler: config.compiler,
             trusted: config.trusted,
             modules: module::Modules::default(),
             compiles: Arc::new(tokio::sync::Semaphore::new(COMPILES_MAX)),
@@ -132,7 +146,10 @@ impl Engine {
         self.0
             .fuelled
             .get_or_init(|| {
-                let flavour = Flavour::new(self.0.trusted, true)?;
+                let flavour = Flavour::new(How {
+                    fuel: true,
+                    ..self.0.plain.how
+                })?;
                 self.0.ticker.also(flavour.engine.clone());
                 Ok(flavour)
             })
@@ -142,6 +159,10 @@ impl Engine {
 
     fn cache(&self) -> Option<&cache::Cache> {
         self.0.cache.as_ref()
+    }
+
+    fn compiler(&self) -> Option<&Compiler> {
+        self.0.compiler.as_ref()
     }
 
     fn modules(&self) -> &module::Modules {
@@ -174,21 +195,22 @@ impl Drop for Inner {
 }
 
 impl Flavour {
-    fn new(trusted: bool, fuel: bool) -> Result<Self, String> {
-        let engine = wasmtime::Engine::new(&config(trusted, fuel)).map_err(|e| e.to_string())?;
+    fn new(how: How) -> Result<Self, String> {
+        let engine = wasmtime::Engine::new(&config(how)).map_err(|e| e.to_string())?;
         let mut linker = Linker::new(&engine);
         crate::host::link(&mut linker).map_err(|e| e.to_string())?;
         let key = cache::key(&engine);
         Ok(Self {
             engine,
             linker,
+            how,
             key,
         })
     }
 }
 
 /// How guests are compiled.
-fn config(trusted: bool, fuel: bool) -> Config {
+fn config(How { trusted, fuel }: How) -> Config {
     let mut config = Config::new();
     config
         .cranelift_opt_level(OptLevel::Speed)

@@ -9,7 +9,7 @@ use tidelock_proto::{ModuleHash, bounded};
 use tokio::sync::OnceCell;
 use wasmtime::{ExternType, InstancePre, ModuleExport, UnknownImportError, ValType};
 
-use super::{CODE_BYTES_MAX, Engine, Flavour, MODULE_BYTES_MAX};
+use super::{CODE_BYTES_MAX, Engine, Flavour, MODULE_BYTES_MAX, cache};
 use crate::host::State;
 
 /// Why bytes are not a module that can run here.
@@ -39,6 +39,14 @@ pub enum ModuleError {
     /// Not valid, or not with the proposals that are on.
     #[error("module is not valid: {0}")]
     Invalid(String),
+    /// Compiling it was given up at a bound of the node's [`Compiler`](crate::Compiler).
+    #[error(
+        "compiling the module takes more than {0}; functions that are smaller, or have fewer locals and branches, take less"
+    )]
+    TooCostly(String),
+    /// The compiler itself failed, and the module may be as good as any.
+    #[error("the module could not be compiled: {0}")]
+    NotCompiled(String),
 }
 
 /// Why a function cannot be the entry of a process.
@@ -127,11 +135,7 @@ impl Module {
         });
         let module = match compiled.await {
             Ok(module) => module?,
-            Err(_) => {
-                return Err(ModuleError::Invalid(
-                    "the compiler failed on this module".into(),
-                ));
-            }
+            Err(_) => return Err(panicked()),
         };
         *slot = Arc::downgrade(&module.0);
         Ok(module)
@@ -229,8 +233,7 @@ impl Module {
                 let flavour = engine.fuelled().map_err(ModuleError::Invalid)?;
                 native(engine, flavour, module.0.hash, &module.0.bytes)
             });
-            let failed = || ModuleError::Invalid("the compiler failed on this module".into());
-            made.await.unwrap_or_else(|_| Err(failed()))
+            made.await.unwrap_or_else(|_| Err(panicked()))
         };
         self.0
             .fuelled
@@ -265,6 +268,10 @@ fn memory_size(module: &wasmtime::Module) -> Option<(u64, u64)> {
     (needs.num_memories > 0).then(|| (min, exported.next().unwrap_or(1 << 16) << 16))
 }
 
+fn panicked() -> ModuleError {
+    ModuleError::NotCompiled("the compiler panicked".into())
+}
+
 fn hash_of(bytes: &[u8]) -> ModuleHash {
     ModuleHash(*blake3::hash(bytes).as_bytes())
 }
@@ -282,8 +289,14 @@ fn native(
     let module = match kept {
         Some(module) => module,
         None => {
-            let module = wasmtime::Module::from_binary(&flavour.engine, bytes)
-                .map_err(|e| ModuleError::Invalid(bounded(format!("{e:#}"))))?;
+            let invalid = |e: wasmtime::Error| ModuleError::Invalid(bounded(format!("{e:#}")));
+            let module = match engine.compiler() {
+                Some(compiler) => {
+                    let native = compiler.compile(flavour.how, bytes)?;
+                    cache::load_compiled(&flavour.engine, &native).map_err(invalid)?
+                }
+                None => wasmtime::Module::from_binary(&flavour.engine, bytes).map_err(invalid)?,
+            };
             if let Some(cache) = engine.cache() {
                 cache.store(&flavour.key, &hash, &module);
             }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod compile;
 mod completions;
 mod config;
 mod connect;
@@ -130,6 +131,8 @@ enum Command {
     Config(config::Config),
     Explain(explain::Explain),
     Completions(completions::Completions),
+    #[command(name = compile::NAME, hide = true)]
+    Compile(compile::Compile),
 }
 
 /// Parses the command line, runs the command, says what went wrong, and gives the exit code.
@@ -138,6 +141,10 @@ pub(crate) fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return called_wrong(&error),
     };
+    // Its result is for the program that has started it.
+    if let Command::Compile(command) = cli.command {
+        return command.run();
+    }
     let out = Output::new(cli.common.output, cli.common.quiet, cli.common.color);
     match cli.run(&out) {
         Ok(code) => ExitCode::from(code),

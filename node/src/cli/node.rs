@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use tidelock::{EngineConfig, Stdio};
+use tidelock::Stdio;
 use tidelock_certs::JoinToken;
 use tidelock_control::client::ClientError;
 use tidelock_node::{NodeConfig, StartError, config::Settings};
@@ -20,7 +20,7 @@ use super::{
     daemon::{self, Service},
     failure::{Exit, Failure, Outcome, plain},
     open_files,
-    run::cache_dir,
+    run::engine,
 };
 
 /// Run guests as part of a cluster
@@ -158,10 +158,7 @@ impl Node {
             kept(settings.log.events_max),
             kept(settings.log.output_lines_max),
         );
-        config.environment.engine = EngineConfig {
-            cache_dir: cache_dir(),
-            ..EngineConfig::default()
-        };
+        config.environment.engine = engine()?;
         if self.guest_output {
             config.environment.stdio = Stdio::Inherit;
         }

@@ -15,14 +15,14 @@ use std::{
 
 use clap::Args;
 use tidelock::{
-    Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Module, ModuleError,
-    ProcessConfig, SpawnOptions, Stdio,
+    Compiler, Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Module,
+    ModuleError, ProcessConfig, SpawnOptions, Stdio,
 };
 use tidelock_node::guest_certificates::ForGuests;
 use tokio::signal::ctrl_c;
 
 use super::{
-    Output,
+    Output, compile,
     failure::{Exit, Failure, Outcome},
 };
 
@@ -60,11 +60,7 @@ impl Run {
         let file = PathBuf::from(program.next().expect("clap asks for at least one"));
         let args: Vec<String> = program.collect();
         let bytes = read_module(&file)?;
-        let engine = Engine::new(EngineConfig {
-            cache_dir: cache_dir(),
-            ..EngineConfig::default()
-        })
-        .map_err(|error| Failure::new("E0001", error))?;
+        let engine = Engine::new(engine()?).map_err(|error| Failure::new("E0001", error))?;
         let module = Module::compile(&engine, bytes)
             .await
             .map_err(|error| not_runnable(&file, &error))?;
@@ -193,8 +189,17 @@ pub(super) fn program_name(file: &Path) -> String {
         .into_owned()
 }
 
+/// How this program compiles modules.
+pub(super) fn engine() -> Outcome<EngineConfig> {
+    Ok(EngineConfig {
+        cache_dir: cache_dir(),
+        compiler: Some(Compiler::this_program(&[compile::NAME])?),
+        ..EngineConfig::default()
+    })
+}
+
 /// Where compiled modules are kept between runs; the engine checks that it is ours alone.
-pub(super) fn cache_dir() -> Option<PathBuf> {
+fn cache_dir() -> Option<PathBuf> {
     let set = |name: &str| {
         env::var_os(name)
             .filter(|value| !value.is_empty())

@@ -6,8 +6,7 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use tidelock::{
-    Engine, EngineConfig, Environment, EnvironmentConfig, Module, ProcessConfig, SpawnOptions,
-    Stdio,
+    Engine, Environment, EnvironmentConfig, Module, ProcessConfig, SpawnOptions, Stdio,
 };
 use tidelock_control::api::{Ended, LogLine, NodeInfo, SpawnProcess, Spawned};
 use tidelock_proto::NodeId;
@@ -19,7 +18,7 @@ use crate::cli::{
     cluster::{LocalCluster, Shape},
     connect::Cluster,
     failure::{Exit, Failure, Outcome},
-    run::cache_dir,
+    run::engine,
 };
 
 /// The guest.
@@ -186,11 +185,7 @@ async fn by_itself(plan: &Plan, heard: Heard, out: &Output) -> Outcome<Measured>
 /// In an environment of this program.
 async fn alone(plan: &Plan, mut heard: Heard) -> Outcome<Measured> {
     let wrong = |error: &dyn std::fmt::Display| Failure::new("E0001", error);
-    let engine = Engine::new(EngineConfig {
-        cache_dir: cache_dir(),
-        ..EngineConfig::default()
-    })
-    .map_err(|error| wrong(&error))?;
+    let engine = Engine::new(engine()?).map_err(|error| wrong(&error))?;
     let module = Module::compile(&engine, GUEST.to_vec())
         .await
         .map_err(|error| wrong(&error))?;
