@@ -322,6 +322,12 @@ impl Environment {
         gives_way.then(|| self.0.scheduler.lend_thread())
     }
 
+    /// Whether every thread that runs processes waits for something to run. `false` where they are tasks of a
+    /// runtime of one thread.
+    pub fn threads_are_idle(&self) -> bool {
+        self.0.scheduler.is_idle()
+    }
+
     /// What runs its processes.
     pub(crate) fn scheduler(&self) -> &Scheduler {
         &self.0.scheduler

@@ -114,6 +114,12 @@ impl Scheduler {
         }
     }
 
+    /// Whether all threads of ours wait to be woken; `false` on a runtime of one thread.
+    pub(crate) fn is_idle(&self) -> bool {
+        let queues = self.queues.as_ref();
+        queues.is_some_and(|queues| queues.is_idle())
+    }
+
     /// Calls `ended` once the runtime ends before this does: it drops its own tasks then, and knows nothing
     /// of ours.
     pub(crate) fn watch_runtime(&self, ended: impl FnOnce() + Send + 'static) {
@@ -269,7 +275,7 @@ impl Queues {
 
     /// Keeps a task for this thread if it is lent and none of ours has anything to do.
     fn keep(self: &Arc<Self>, runnable: Runnable) -> Option<Runnable> {
-        if self.parked.load(Ordering::SeqCst) < self.stealers.len() {
+        if !self.is_idle() {
             return Some(runnable);
         }
         let mut runnable = Some(runnable);
@@ -290,6 +296,10 @@ impl Queues {
             lent.kept.extend(runnable.take());
         });
         runnable
+    }
+
+    fn is_idle(&self) -> bool {
+        self.parked.load(Ordering::SeqCst) == self.stealers.len()
     }
 
     /// Wakes a thread for what was just queued, unless one is looking already.

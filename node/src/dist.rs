@@ -297,7 +297,7 @@ impl Dist {
                 rtt: live.rtt(),
                 backlog_bytes: live.backlog(),
                 bytes: live.connection.bytes(),
-                locals: live.locals(),
+                locals: live.locals() as u64,
                 expires_at: live.certificates.not_after(),
             })
             .collect();
@@ -611,7 +611,7 @@ impl Remote for Dist {
     fn ended(&self, local: Pid) {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         for live in peers.values().filter_map(|peer| peer.live()) {
-            live.with(|session| session.forget(local));
+            live.forget(local);
         }
     }
 }

@@ -52,6 +52,7 @@ mod live;
 mod modules;
 pub mod observe;
 mod renewal;
+mod spin;
 pub mod transport;
 
 use std::net::{SocketAddr, TcpListener};

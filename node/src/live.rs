@@ -17,7 +17,7 @@
 //!    questions are answered, then every block is told; only then may another session open.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +35,7 @@ use tokio::time::Instant;
 use crate::lock;
 use crate::modules::Fetcher;
 use crate::renewal::Certificates;
+use crate::spin::Spin;
 use crate::transport::{Connection, LaneReader, LaneWriter, Opened, TransportError, Unknown};
 
 /// Bytes read from the lane before anything else gets its turn.
@@ -83,6 +84,8 @@ pub(crate) struct Live {
     queries: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
     bulk_out: mpsc::UnboundedSender<(u64, Bytes)>,
     bulk_backlog: AtomicU64,
+    /// As many as the session has, for whoever need not lock it.
+    locals: AtomicUsize,
     rtt_ns: AtomicU64,
     /// Becomes true when everybody has been told of the end.
     pub(crate) done: watch::Sender<bool>,
@@ -126,6 +129,7 @@ impl Live {
             queries: Mutex::default(),
             bulk_out,
             bulk_backlog: AtomicU64::new(0),
+            locals: AtomicUsize::new(0),
             rtt_ns: AtomicU64::new(0),
             done: watch::Sender::new(false),
         };
@@ -138,6 +142,7 @@ impl Live {
         let before = session.unsent();
         let value = change(&mut session);
         let (after, overrun) = (session.unsent(), session.is_overrun());
+        self.locals.store(session.locals(), Ordering::Relaxed);
         drop(session);
         if before == 0 && after > 0 {
             self.unsent.notify_one();
@@ -198,8 +203,17 @@ impl Live {
         lock(&self.session).backlog() as u64 + self.bulk_backlog.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn locals(&self) -> u64 {
-        lock(&self.session).locals() as u64
+    /// Local processes that must hear of the end of this session.
+    pub(crate) fn locals(&self) -> usize {
+        self.locals.load(Ordering::Relaxed)
+    }
+
+    /// A local process ended. Costs next to nothing where no process has to do with the peer.
+    pub(crate) fn forget(&self, local: Pid) {
+        // What a process did before its end is seen here.
+        if self.locals() > 0 {
+            self.with(|session| session.forget(local));
+        }
     }
 
     /// Sends the bytes of a bulk message whose place in the lane is taken.
@@ -435,6 +449,7 @@ impl Driver {
         let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
         let readers = Arc::new(Semaphore::new(BULK_READERS));
         let mut open = true;
+        let mut spin = Spin::default();
         if !early.is_empty()
             && let Err(error) = self.take_in(&early.split())
         {
@@ -527,10 +542,12 @@ impl Driver {
                         if let Err(error) = self.take_in(&bytes) {
                             return error;
                         }
+                        spin.arrived(std::time::Instant::now());
                     }
                     Ok(None) => return SessionError::Lost("the peer ended its lane".into()),
                     Err(error) => return SessionError::Lost(error.to_string()),
                 },
+                never = spin.keep_looking(&self.env) => match never {},
             }
         }
     }
