@@ -38,6 +38,7 @@ type Values = Vec<(&'static str, f64)>;
 
 #[derive(RactorMessage)]
 enum Local {
+    #[expect(dead_code, reason = "as many bytes as everybody's")]
     Payload([u8; 64]),
     Ball(u64, ActorRef<Local>),
 }
