@@ -178,6 +178,15 @@ fn transport_config(lease: Duration) -> quinn::TransportConfig {
     config
 }
 
+fn endpoint_config() -> quinn::EndpointConfig {
+    let mut config = quinn::EndpointConfig::default();
+    // What is not announced here the peer does not try.
+    config
+        .max_udp_payload_size(MTU_MAX)
+        .expect("it is between 1200 and 65527");
+    config
+}
+
 /// An identity, and what dialling and accepting as it takes.
 #[derive(Debug)]
 struct Speaker {
@@ -261,7 +270,7 @@ impl Transport {
         // Set up before the socket is read: packets of early dials are waiting in it.
         let speaker = Speaker::new(identity, lease)?;
         let server = Some((*speaker.server).clone());
-        let config = quinn::EndpointConfig::default();
+        let config = endpoint_config();
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(config, server, socket, runtime);
         Self::begin(endpoint, addr, speaker, true)
@@ -282,7 +291,7 @@ impl Transport {
         let addr = carrier.addr();
         let speaker = Speaker::new(identity, lease)?;
         let server = Some((*speaker.server).clone());
-        let mut config = quinn::EndpointConfig::default();
+        let mut config = endpoint_config();
         config.rng_seed(Some(seed));
         let socket = Arc::new(Carried(carrier));
         let runtime = Arc::new(quinn::TokioRuntime);
