@@ -473,7 +473,7 @@ impl Context {
             module: request.module.hash(),
             entry: request.entry,
             params: request.params,
-            config: (*config).clone(),
+            config,
             link: request.link,
             monitor: None,
         };

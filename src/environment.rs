@@ -134,6 +134,8 @@ struct Inner {
     /// One permit for each socket that guests may still open.
     sockets: Arc<Semaphore>,
     certificates: Option<Arc<dyn Certificates>>,
+    /// A configuration that a process from elsewhere was asked with, and what it was given.
+    last_allowed: Mutex<Option<(Arc<ProcessConfig>, Arc<ProcessConfig>)>>,
     ends: Mutex<Ends>,
     /// Wakes whoever counts all ends; whoever waits for one process is in `ends`.
     ended: Notify,
@@ -242,6 +244,7 @@ impl Environment {
             )),
             certificates: config.certificates,
             limits: config.limits,
+            last_allowed: Mutex::new(None),
             ends: Mutex::default(),
             ended: Notify::new(),
             counting: AtomicUsize::new(0),
@@ -434,13 +437,7 @@ impl Environment {
         module
             .check_entry(&entry, &params)
             .map_err(|error| Refusal::NoFunction(error.to_string()))?;
-        let mut config = config;
-        // Another node's word does not open this machine's files.
-        let allowed = &self.0.limits.remote_preopens;
-        config
-            .preopens
-            .retain(|dir| is_below(Path::new(dir), allowed));
-        let config = Arc::new(config);
+        let config = self.allowed(config);
         let refused = |error: SpawnError| match error {
             SpawnError::Refused(refusal) => refusal,
             other => Refusal::Full(other.to_string()),
@@ -476,6 +473,29 @@ impl Environment {
             },
         );
         Ok(shared.park((parent.node(), epoch, reference), code))
+    }
+
+    /// A configuration of another node without the directories that this one does not open for others.
+    fn allowed(&self, asked: Arc<ProcessConfig>) -> Arc<ProcessConfig> {
+        let dirs = &self.0.limits.remote_preopens;
+        // Another node's word does not open this machine's files.
+        let is_open = |dir: &String| is_below(Path::new(dir), dirs);
+        if asked.preopens.iter().all(is_open) {
+            return asked;
+        }
+        // A parent spawns with one configuration many times.
+        let last = &self.0.last_allowed;
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((before, allowed)) = last.as_ref()
+            && Arc::ptr_eq(before, &asked)
+        {
+            return allowed.clone();
+        }
+        let mut allowed = ProcessConfig::clone(&asked);
+        allowed.preopens.retain(is_open);
+        let allowed = Arc::new(allowed);
+        *last = Some((asked, allowed.clone()));
+        allowed
     }
 
     /// Enters the parent's half of a spawn on another node and lets the child run, in one step.

@@ -120,6 +120,7 @@ fn session_seeds() -> Seeds {
         ("lane.spawn", lane(0, &["prepare", "cancel", "start"])),
         ("lane.query", lane(9, &["query", "query"])),
         ("lane.hello", lane(30, &["goodbye", "hello"])),
+        ("lane.request", lane(0, &["config", "request", "cancel"])),
         ("lane.renew", lane(9, &["renew", "signal.kill", "renew"])),
         (
             "hosted",

@@ -552,7 +552,7 @@ impl World {
             module: ModuleHash([0; 32]),
             entry: String::new(),
             params: Vec::new(),
-            config: ProcessConfig::default(),
+            config: ProcessConfig::default().into(),
             link: Some(None),
             monitor: Some(monitor),
         };

@@ -8,12 +8,16 @@
 #[allow(dead_code, reason = "another test uses the rest")]
 mod frames;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, renew, route, there};
+use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, renew, request, route, there};
 use tidelock_proto::link::{Block, Effect, LinkAnswer, LinkForm, Signal};
 use tidelock_proto::session::{Action, Limits, Over, Session, SessionError, check_hello};
-use tidelock_proto::spawn::{Prepare, Refusal};
-use tidelock_proto::wire::{BulkHead, CONTROL_BYTES_MAX, Frame, HEADER_BYTES, Hello, Route};
+use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
+use tidelock_proto::wire::{
+    BulkHead, CONFIG_BYTES_MAX, CONTROL_BYTES_MAX, Frame, HEADER_BYTES, Hello, Route,
+};
 use tidelock_proto::{Environ, ExitReason, NodeId, PROTOCOL, Pid, TEXT_BYTES_MAX};
 
 fn session() -> Session {
@@ -401,7 +405,7 @@ fn no_text_makes_a_frame_that_a_peer_refuses() {
 fn a_spawn_that_no_frame_holds_is_refused_here() {
     let mut session = session();
     let mut huge = prepare();
-    huge.config.args = vec!["x".repeat(CONTROL_BYTES_MAX)];
+    Arc::make_mut(&mut huge.config).args = vec!["x".repeat(CONTROL_BYTES_MAX)];
     assert_eq!(session.ask(huge), Ok(1));
     assert_eq!(session.poll_transmit(), None, "nothing is sent");
     assert!(matches!(
@@ -410,6 +414,132 @@ fn a_spawn_that_no_frame_holds_is_refused_here() {
     ));
     assert!(session.at_rest());
     assert_eq!(session.ask(prepare()), Ok(2));
+}
+
+/// As [`prepare`], with another configuration for each number.
+fn prepare_with(number: usize) -> Prepare {
+    let config = ProcessConfig {
+        args: vec![number.to_string()],
+        ..ProcessConfig::default()
+    };
+    Prepare {
+        config: config.into(),
+        ..prepare()
+    }
+}
+
+#[test]
+fn a_configuration_is_told_once_and_named_by_its_slot() {
+    let mut session = session();
+    let mut expected = Vec::new();
+    let mut ask = |number: usize, tells: bool, slot: u8| {
+        let prepare = prepare_with(number);
+        if tells {
+            Frame::Config(slot, prepare.config.clone()).encode(&mut expected);
+        }
+        let reference = session.ask(prepare).unwrap();
+        Frame::Request(reference, Box::new(request(slot))).encode(&mut expected);
+    };
+    ask(0, true, 0);
+    ask(0, false, 0);
+    for number in 1..16 {
+        ask(number, true, u8::try_from(number).unwrap());
+    }
+    ask(0, false, 0);
+    // No slot is left: the oldest makes room.
+    ask(16, true, 0);
+    ask(16, false, 0);
+    ask(1, false, 1);
+    ask(0, true, 1);
+    assert_eq!(session.poll_transmit(), Some(expected));
+}
+
+#[test]
+fn a_configuration_that_is_short_or_very_long_goes_with_each_request() {
+    let with = |args: Vec<String>| Prepare {
+        config: Arc::new(ProcessConfig {
+            args,
+            ..ProcessConfig::default()
+        }),
+        ..prepare()
+    };
+    for args in [vec![], vec!["x".repeat(CONFIG_BYTES_MAX)]] {
+        let mut session = session();
+        let prepare = with(args);
+        assert_eq!(session.ask(prepare.clone()), Ok(1));
+        let sent = Frame::Prepare(1, Box::new(prepare));
+        assert_eq!(session.poll_transmit(), Some(bytes_of(&sent)));
+    }
+    // To the byte: what a slot holds, and what it does not.
+    let without =
+        bytes_of(&Frame::Config(0, with(vec![String::new()]).config)).len() - HEADER_BYTES;
+    for (more, has_slot) in [(0, true), (1, false)] {
+        let mut session = session();
+        let args = vec!["x".repeat(CONFIG_BYTES_MAX - without + more)];
+        assert_eq!(session.ask(with(args)), Ok(1));
+        let sent = session.poll_transmit().unwrap();
+        let first = frame_of(&sent).unwrap();
+        assert_eq!(matches!(first, Some(Frame::Config(..))), has_slot);
+    }
+}
+
+#[test]
+fn a_request_gets_what_its_slot_holds_then() {
+    let mut session = session();
+    let (first, second) = (prepare_with(1).config, prepare_with(2).config);
+    let frames = [
+        Frame::Config(0, first.clone()),
+        Frame::Request(1, Box::new(request(0))),
+        Frame::Config(0, second.clone()),
+        Frame::Request(2, Box::new(request(0))),
+        Frame::Request(3, Box::new(request(0))),
+    ];
+    let mut held = Vec::new();
+    for frame in frames {
+        for action in take(&mut session, frame).unwrap() {
+            let Action::Make(_, prepare) = action else {
+                panic!("{action:?}");
+            };
+            held.push(prepare.config);
+        }
+    }
+    assert_eq!(held, [first, second.clone(), second]);
+    assert!(Arc::ptr_eq(&held[1], &held[2]), "one for both");
+}
+
+#[test]
+fn slots_are_what_the_peer_has_filled() {
+    let broken = |version: u16, frames: &[Frame], with: &str| {
+        let mut session = session();
+        session.speak(version);
+        let (last, before) = frames.split_last().unwrap();
+        for frame in before {
+            assert_eq!(take(&mut session, frame.clone()), Ok(vec![]));
+        }
+        let taken = take(&mut session, last.clone());
+        let Err(SessionError::Misbehaved(text)) = taken else {
+            panic!("{taken:?}");
+        };
+        assert!(text.contains(with), "{text}");
+    };
+    let config = |slot| Frame::Config(slot, prepare().config);
+    let request = |slot| Frame::Request(1, Box::new(request(slot)));
+    broken(3, &[request(0)], "filled before it is named");
+    broken(3, &[config(0), request(1)], "filled before it is named");
+    broken(3, &[config(1)], "one after the other");
+    let sixteen: Vec<_> = (0..16).map(config).collect();
+    broken(3, &[&sixteen[..], &[config(16)]].concat(), "are 16");
+    broken(2, &[config(0)], "since protocol 3");
+    broken(2, &[request(0)], "since protocol 3");
+}
+
+#[test]
+fn a_peer_of_protocol_2_hears_of_no_slots() {
+    let mut session = session();
+    session.speak(2);
+    assert_eq!(session.ask(prepare()), Ok(1));
+    let sent = Frame::Prepare(1, Box::new(prepare()));
+    assert_eq!(session.poll_transmit(), Some(bytes_of(&sent)));
 }
 
 #[test]
@@ -525,7 +655,8 @@ fn every_number_is_used_once() {
                 bytes: 5,
             },
         ),
-        Frame::Prepare(2, Box::new(prepare())),
+        Frame::Config(0, prepare().config),
+        Frame::Request(2, Box::new(request(0))),
         Frame::Query(3, there(1)),
         Frame::Bulk(
             route(),
@@ -553,6 +684,8 @@ fn a_spawn_of_exactly_a_frame_is_asked_for() {
     };
     for said in [vec![], vec![Frame::Goodbye; 2]] {
         let mut session = session();
+        // Its configuration goes with it.
+        session.speak(2);
         let mut sent = Vec::new();
         for frame in &said {
             session.goodbye();

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, renew, route, there};
+use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, renew, request, route, there};
 use proptest::prelude::*;
 use tidelock_proto::link::{LinkAnswer, Signal};
 use tidelock_proto::session::{Action, Limits, Session, SessionError};
@@ -62,6 +62,8 @@ fn examples() -> Vec<(String, Frame)> {
     add("answer", Frame::Answer(10, true));
     add("goodbye", Frame::Goodbye);
     add("renew", Frame::Renew(renew()));
+    add("config", Frame::Config(0, prepare().config));
+    add("request", Frame::Request(8, Box::new(request(0))));
     all
 }
 
@@ -225,7 +227,7 @@ fn a_body_is_used_up_exactly() {
 #[test]
 fn a_header_is_judged_before_anything_is_kept() {
     for kind in 0..=u8::MAX {
-        let known = (1..=15).contains(&kind);
+        let known = (1..=17).contains(&kind);
         for length in [u32::MAX, 1 << 31, CONTROL_BYTES_MAX as u32 + 1] {
             let mut bytes = length.to_le_bytes().to_vec();
             bytes.push(kind);
@@ -478,7 +480,7 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         any::<[u8; 32]>(),
         texts,
         proptest::collection::vec(params, 0..5),
-        configs,
+        configs.clone(),
         any::<Option<Option<i64>>>(),
     )
         .prop_map(|(parent, module, entry, params, config, link)| Prepare {
@@ -487,7 +489,7 @@ fn any_frame() -> impl Strategy<Value = Frame> {
             module: ModuleHash(module),
             entry,
             params,
-            config,
+            config: config.into(),
             link,
             monitor: None,
         });
@@ -511,6 +513,9 @@ fn any_frame() -> impl Strategy<Value = Frame> {
             bytes.into()
         )),
         (any::<u64>(), prepares).prop_map(|(number, p)| Frame::Prepare(number, Box::new(p))),
+        (any::<u8>(), configs).prop_map(|(slot, config)| Frame::Config(slot, config.into())),
+        (any::<u64>(), any::<u8>())
+            .prop_map(|(number, slot)| { Frame::Request(number, Box::new(request(slot))) }),
         (any::<u64>(), texts).prop_map(|(number, why)| Frame::Refused(number, Refusal::Full(why))),
         (any::<u64>(), pids()).prop_map(|(number, pid)| Frame::Prepared(number, pid)),
         any::<u64>().prop_map(Frame::Start),
@@ -534,7 +539,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(
-        kind in 0u8..17,
+        kind in 0u8..19,
         body in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let mut bytes = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();

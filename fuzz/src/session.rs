@@ -1,11 +1,12 @@
 //! A session whose peer says anything at all: N1, N2 and N3 of `tidelock_proto::session`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tidelock_proto::link::{LinkAnswer, Signal};
 use tidelock_proto::session::{Action, Limits, Over, Session, SessionError};
-use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
+use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal, Request};
 use tidelock_proto::wire::{BulkHead, Frame, Renew, Route, decode};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
 
@@ -177,7 +178,7 @@ impl Play {
                 let mut prepare = prepare(input, parent);
                 let fits = input.byte() != 0xff;
                 if !fits {
-                    prepare.config.args = vec!["x".repeat(1 << 20)];
+                    Arc::make_mut(&mut prepare.config).args = vec!["x".repeat(1 << 20)];
                 }
                 let reference = self.session.ask(prepare).expect("not over");
                 let before = self.asked.insert(reference, parent);
@@ -484,7 +485,7 @@ fn prepare(input: &mut Input<'_>, parent: Pid) -> Prepare {
         module: ModuleHash([input.byte(); 32]),
         entry: input.text(),
         params: Vec::new(),
-        config: ProcessConfig::default(),
+        config: ProcessConfig::default().into(),
         link: Some(None),
         monitor: None,
     }
@@ -533,6 +534,12 @@ fn peer_frame(input: &mut Input<'_>) -> Frame {
         from: mostly(PEER, input),
         to: mostly(US, input),
     };
+    // Beside the others, so that what is kept of those stays what it was.
+    match kind {
+        0xf0..0xf8 => return Frame::Config(input.byte() % 32, config(input)),
+        0xf8..=0xff => return requested(input),
+        _ => {}
+    }
     match kind % 15 {
         0 => Frame::Signal(route(input), signal(input)),
         1 => Frame::Message(route(input), None, input.short().to_vec().into()),
@@ -559,6 +566,29 @@ fn peer_frame(input: &mut Input<'_>) -> Frame {
         13 => Frame::Renew(renew(input)),
         _ => Frame::Goodbye,
     }
+}
+
+fn config(input: &mut Input<'_>) -> Arc<ProcessConfig> {
+    Arc::new(ProcessConfig {
+        args: vec![input.text()],
+        ..ProcessConfig::default()
+    })
+}
+
+fn requested(input: &mut Input<'_>) -> Frame {
+    let (reference, parent) = (reference(input), mostly(PEER, input));
+    let prepare = prepare(input, parent);
+    let request = Request {
+        environ: prepare.environ,
+        parent: prepare.parent,
+        module: prepare.module,
+        entry: prepare.entry,
+        params: prepare.params,
+        slot: input.byte() % 32,
+        link: prepare.link,
+        monitor: prepare.monitor,
+    };
+    Frame::Request(reference, Box::new(request))
 }
 
 fn renew(input: &mut Input<'_>) -> Renew {

@@ -53,5 +53,6 @@ pub use reason::{ExitReason, TEXT_BYTES_MAX, bounded};
 
 /// The protocol versions this crate speaks, oldest and newest.
 ///
-/// Version 2 has [`wire::Frame::Renew`], and is version 1 in everything else.
-pub const PROTOCOL: (u16, u16) = (1, 2);
+/// Version 2 has [`wire::Frame::Renew`], version 3 [`wire::Frame::Config`] and [`wire::Frame::Request`]; each is
+/// the one before in everything else.
+pub const PROTOCOL: (u16, u16) = (1, 3);

@@ -23,17 +23,26 @@
 //! or what is in a ticket or a certificate.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::link::{LinkAnswer, Signal};
-use crate::spawn::{Answer, Asking, AskingStep, Hosting, HostingStep, Prepare, Refusal};
+use crate::spawn::{
+    Answer, Asking, AskingStep, Hosting, HostingStep, Prepare, ProcessConfig, Refusal,
+};
 use crate::switch::off;
 use crate::wire::{self, BulkHead, Frame, Hello, Renew, Route, WireError};
 use crate::{Environ, NodeId, PROTOCOL, Pid};
 
 /// The first protocol version that has [`Frame::Renew`].
 const RENEW_SINCE: u16 = 2;
+
+/// The first protocol version that has [`Frame::Config`].
+const CONFIGS_SINCE: u16 = 3;
+
+/// Slots for configurations, each way.
+const CONFIGS_MAX: u8 = 16;
 
 /// The bounds of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -94,6 +103,14 @@ pub enum SessionError {
 impl From<WireError> for SessionError {
     fn from(error: WireError) -> Self {
         SessionError::Misbehaved(error.to_string())
+    }
+}
+
+/// Fills a slot, which is there already or is the next one.
+fn set_slot(slots: &mut Vec<Arc<ProcessConfig>>, slot: u8, config: Arc<ProcessConfig>) {
+    match slots.get_mut(usize::from(slot)) {
+        Some(held) => *held = config,
+        None => slots.push(config),
     }
 }
 
@@ -180,6 +197,12 @@ pub struct Session {
     asked: BTreeSet<u64>,
     /// Local processes that may hold a half over this session.
     locals: BTreeSet<Pid>,
+    /// The configurations that the peer knows, by slot.
+    told: Vec<Arc<ProcessConfig>>,
+    /// The slot that the next one gets, once there is one in each.
+    next_slot: u8,
+    /// The configurations that the peer has told, by slot.
+    heard: Vec<Arc<ProcessConfig>>,
     actions: VecDeque<Action>,
 }
 
@@ -233,6 +256,9 @@ impl Session {
             queries: BTreeSet::new(),
             asked: BTreeSet::new(),
             locals: BTreeSet::new(),
+            told: Vec::new(),
+            next_slot: 0,
+            heard: Vec::new(),
             actions: VecDeque::new(),
         }
     }
@@ -389,9 +415,17 @@ impl Session {
     ///
     /// [`Over`]: nothing was asked.
     pub fn ask(&mut self, prepare: Prepare) -> Result<u64, Over> {
-        let (reference, before, parent) = (self.next, self.out.len(), prepare.parent);
-        self.put(&Frame::Prepare(reference, Box::new(prepare)))?;
+        if self.over {
+            return Err(Over);
+        }
+        let (reference, parent) = (self.next, prepare.parent);
         self.next += 1;
+        let slot = self.slot_of(&prepare.config);
+        let before = self.out.len();
+        self.put(&match slot {
+            Some(slot) => Frame::Request(reference, Box::new(prepare.into_request(slot))),
+            None => Frame::Prepare(reference, Box::new(prepare)),
+        })?;
         let bytes = self.out.len() - before - wire::HEADER_BYTES;
         if bytes > wire::CONTROL_BYTES_MAX {
             self.out.truncate(before);
@@ -409,6 +443,27 @@ impl Session {
             }
         }
         Ok(reference)
+    }
+
+    /// The slot in which the peer has this configuration; it is told, if it does not have it yet. `None`: each
+    /// request has to carry it.
+    fn slot_of(&mut self, config: &Arc<ProcessConfig>) -> Option<u8> {
+        if self.version < CONFIGS_SINCE || config.is_short() {
+            return None;
+        }
+        let same = |told: &Arc<ProcessConfig>| Arc::ptr_eq(told, config) || told == config;
+        if let Some(slot) = (0..).zip(&self.told).find(|(_, told)| same(told)) {
+            return Some(slot.0);
+        }
+        let (slot, before) = (self.next_slot, self.out.len());
+        Frame::Config(slot, config.clone()).encode(&mut self.out);
+        if self.out.len() - before - wire::HEADER_BYTES > wire::CONFIG_BYTES_MAX {
+            self.out.truncate(before);
+            return None;
+        }
+        set_slot(&mut self.told, slot, config.clone());
+        self.next_slot = (slot + 1) % CONFIGS_MAX;
+        Some(slot)
     }
 
     /// Gives a spawn up: the child is never made, or ends unrun. Harmless if it is over already.
@@ -667,6 +722,21 @@ impl Session {
                 return Err(rule("Renew is spoken since protocol 2"));
             }
             Frame::Renew(renew) => self.actions.push_back(Action::Renew(renew)),
+            Frame::Config(..) | Frame::Request(..) if self.version < CONFIGS_SINCE => {
+                return Err(rule("configurations have slots since protocol 3"));
+            }
+            Frame::Config(slot, config) => {
+                if slot >= CONFIGS_MAX || usize::from(slot) > self.heard.len() {
+                    return Err(rule("slots are filled one after the other, and are 16"));
+                }
+                set_slot(&mut self.heard, slot, config);
+            }
+            Frame::Request(reference, request) => {
+                let config = self.heard.get(usize::from(request.slot));
+                let config = config.ok_or_else(|| rule("a slot is filled before it is named"))?;
+                let prepare = request.into_prepare(config.clone());
+                self.handle_prepare(reference, Box::new(prepare))?;
+            }
         }
         Ok(())
     }

@@ -28,6 +28,8 @@
 //! It holds no deadline and no process. What follows from the end of the session is for
 //! [`crate::session::Session::end`] to list.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Environ, ModuleHash, Pid, bounded};
@@ -64,6 +66,13 @@ pub struct ProcessConfig {
     pub can_spawn_processes: bool,
 }
 
+impl ProcessConfig {
+    /// Whether it is no longer than what names it: without words, variables and directories.
+    pub fn is_short(&self) -> bool {
+        self.args.is_empty() && self.env.is_empty() && self.preopens.is_empty()
+    }
+}
+
 impl Default for ProcessConfig {
     /// A first process: everything but files, without a limit of its own.
     fn default() -> Self {
@@ -94,11 +103,85 @@ pub struct Prepare {
     /// Its arguments.
     pub params: Vec<Param>,
     /// What the child may do and use.
-    pub config: ProcessConfig,
+    #[serde(with = "shared")]
+    pub config: Arc<ProcessConfig>,
     /// `Some(tag)`: linked to the parent; `tag` is what the *parent's* LinkDied carries.
     pub link: Option<Option<i64>>,
     /// `Some(reference)`: monitored by the parent.
     pub monitor: Option<u64>,
+}
+
+/// A [`Prepare`] whose configuration a slot of the session holds, since protocol 3.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Request {
+    /// As in [`Prepare`].
+    pub environ: Environ,
+    /// As in [`Prepare`].
+    pub parent: Pid,
+    /// As in [`Prepare`].
+    pub module: ModuleHash,
+    /// As in [`Prepare`].
+    pub entry: String,
+    /// As in [`Prepare`].
+    pub params: Vec<Param>,
+    /// Which of the configurations that the peer has told.
+    pub slot: u8,
+    /// As in [`Prepare`].
+    pub link: Option<Option<i64>>,
+    /// As in [`Prepare`].
+    pub monitor: Option<u64>,
+}
+
+impl Prepare {
+    pub(crate) fn into_request(self, slot: u8) -> Request {
+        Request {
+            environ: self.environ,
+            parent: self.parent,
+            module: self.module,
+            entry: self.entry,
+            params: self.params,
+            slot,
+            link: self.link,
+            monitor: self.monitor,
+        }
+    }
+}
+
+impl Request {
+    pub(crate) fn into_prepare(self, config: Arc<ProcessConfig>) -> Prepare {
+        Prepare {
+            environ: self.environ,
+            parent: self.parent,
+            module: self.module,
+            entry: self.entry,
+            params: self.params,
+            config,
+            link: self.link,
+            monitor: self.monitor,
+        }
+    }
+}
+
+/// A configuration that many processes have, as the bytes of one.
+pub(crate) mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::ProcessConfig;
+
+    pub(crate) fn serialize<S: Serializer>(
+        config: &Arc<ProcessConfig>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        config.as_ref().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<ProcessConfig>, D::Error> {
+        ProcessConfig::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// Why a node will not make a process: whose move it is.

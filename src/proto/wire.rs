@@ -20,11 +20,13 @@
 //! bincode is `=2.0.1` and fenced here: its authors ended the project (RUSTSEC-2025-0141), and a
 //! successor with the same fixed-width layout can replace it in this one file.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::link::Signal;
-use crate::spawn::{Prepare, Refusal};
+use crate::spawn::{Prepare, ProcessConfig, Refusal, Request};
 use crate::{Environ, NodeId, Pid, TEXT_BYTES_MAX};
 
 /// The longest body of any frame but a message, in bytes.
@@ -41,6 +43,9 @@ pub const CERTIFICATE_BYTES_MAX: usize = 4 << 10;
 
 /// The longest proof of a renewal, in bytes.
 pub const PROOF_BYTES_MAX: usize = 256;
+
+/// The longest configuration that a slot holds, with the number of the slot, in bytes.
+pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes before a body.
 pub const HEADER_BYTES: usize = 5;
@@ -125,6 +130,10 @@ pub enum Frame {
     Goodbye,
     /// The sender has a later certificate than the one it showed.
     Renew(Renew),
+    /// What this slot holds from now on, for the requests that follow.
+    Config(u8, Arc<ProcessConfig>),
+    /// As [`Frame::Prepare`], with the configuration that a slot holds.
+    Request(u64, Box<Request>),
 }
 
 /// Where the bytes of a bulk message are.
@@ -166,6 +175,8 @@ const QUERY: u8 = 12;
 const ANSWER: u8 = 13;
 const GOODBYE: u8 = 14;
 const RENEW: u8 = 15;
+const CONFIG: u8 = 16;
+const REQUEST: u8 = 17;
 
 /// Encoded size of a [`Route`] and a tag; the payload of a message follows.
 const MESSAGE_HEAD_BYTES_MAX: usize = 3 * 8 + 1 + 8;
@@ -203,6 +214,8 @@ impl Frame {
                 assert!(renew.is_bounded(), "whoever renews looks first");
                 put(out, RENEW, renew);
             }
+            Frame::Config(slot, config) => put(out, CONFIG, &(slot, config.as_ref())),
+            Frame::Request(reference, request) => put(out, REQUEST, &(reference, request)),
         }
     }
 }
@@ -261,7 +274,8 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, WireError> {
         MESSAGE => LANE_PAYLOAD_BYTES_MAX + MESSAGE_HEAD_BYTES_MAX,
         HELLO => TICKET_BYTES_MAX + 64,
         SIGNAL | REFUSED => TEXT_BYTES_MAX + 256,
-        PREPARE => CONTROL_BYTES_MAX,
+        PREPARE | REQUEST => CONTROL_BYTES_MAX,
+        CONFIG => CONFIG_BYTES_MAX,
         RENEW => RENEW_BYTES_MAX,
         STALE | BULK | PREPARED | START | CANCEL | CANCELLED | QUERY | ANSWER | GOODBYE => 128,
         unknown => return Err(WireError::Kind(unknown)),
@@ -330,6 +344,14 @@ fn decode_body(kind: u8, body: BytesMut) -> Result<Frame, WireError> {
             renew if renew.is_bounded() => Frame::Renew(renew),
             _ => return Err(WireError::Body("renew")),
         },
+        CONFIG => {
+            let (slot, config) = whole(&body, "config")?;
+            Frame::Config(slot, Arc::new(config))
+        }
+        REQUEST => {
+            let (reference, request) = whole(&body, "request")?;
+            Frame::Request(reference, request)
+        }
         unknown => return Err(WireError::Kind(unknown)),
     })
 }

@@ -593,7 +593,8 @@ fn a_ticket_for_one_tenant_reaches_no_other() {
                 .map(str::to_owned)
                 .to_vec(),
             ..ProcessConfig::default()
-        },
+        }
+        .into(),
         link: None,
         monitor: None,
     };
@@ -678,7 +679,7 @@ fn wanted(parent: &str) -> Frame {
         module: ModuleHash(*blake3::hash(MODULE).as_bytes()),
         entry: "_start".to_owned(),
         params: Vec::new(),
-        config: ProcessConfig::default(),
+        config: ProcessConfig::default().into(),
         link: None,
         monitor: None,
     };

@@ -397,7 +397,7 @@ fn a_hello_that_does_not_fit_is_refused_with_the_rule() {
                 versions: (PROTOCOL.1 + 1, PROTOCOL.1 + 8),
                 ..good.clone()
             },
-            "peer speaks protocol 3–10, this node speaks 1–2",
+            "peer speaks protocol 4–11, this node speaks 1–3",
         ),
         (
             Hello {
@@ -487,7 +487,7 @@ fn a_broken_rule_ends_that_session_and_nothing_else() {
         module: ModuleHash([7; 32]),
         entry: "_start".to_owned(),
         params: Vec::new(),
-        config: ProcessConfig::default(),
+        config: ProcessConfig::default().into(),
         link: None,
         monitor: None,
     };
@@ -697,7 +697,8 @@ fn an_unknown_module_is_refused_and_an_unstarted_child_never_runs() {
         config: ProcessConfig {
             args: vec!["scenarios".to_owned(), "hold".to_owned()],
             ..ProcessConfig::default()
-        },
+        }
+        .into(),
         link: None,
         monitor: None,
     };

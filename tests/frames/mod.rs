@@ -1,7 +1,7 @@
 //! Frames to test with: what a peer with number 2 says to this node, which has number 1.
 
 use bytes::BytesMut;
-use tidelock_proto::spawn::{Param, Prepare, ProcessConfig};
+use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Request};
 use tidelock_proto::wire::{Frame, Hello, Renew, Route, WireError, decode};
 use tidelock_proto::{Environ, ModuleHash, NodeId, PROTOCOL, Pid};
 
@@ -49,9 +49,25 @@ pub(crate) fn prepare() -> Prepare {
             memory_bytes_max: 1 << 20,
             fuel_max: Some(9),
             ..ProcessConfig::default()
-        },
+        }
+        .into(),
         link: Some(Some(-4)),
         monitor: Some(6),
+    }
+}
+
+/// As [`prepare`], with what this slot holds.
+pub(crate) fn request(slot: u8) -> Request {
+    let prepare = prepare();
+    Request {
+        environ: prepare.environ,
+        parent: prepare.parent,
+        module: prepare.module,
+        entry: prepare.entry,
+        params: prepare.params,
+        slot,
+        link: prepare.link,
+        monitor: prepare.monitor,
     }
 }
 

@@ -719,7 +719,8 @@ impl fmt::Display for Telling<'_> {
             Frame::Signal(route, signal) => {
                 write!(f, "{} to {}", Said(route.from, signal), name(route.to))
             }
-            Frame::Prepare(..) => f.write_str("Prepare"),
+            Frame::Prepare(..) | Frame::Request(..) => f.write_str("Prepare"),
+            Frame::Config(..) => f.write_str("Config"),
             Frame::Prepared(..) => f.write_str("Prepared"),
             other => write!(f, "{other:?}"),
         }
