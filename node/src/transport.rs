@@ -14,6 +14,7 @@
 //!   and one that has proven itself gets its share and no more.
 
 mod gate;
+mod queue;
 
 use std::fmt;
 use std::io;
@@ -31,6 +32,7 @@ use rustls::pki_types::CertificateDer;
 use tidelock_certs::{Identity, peer_config};
 
 use self::gate::{Gate, HANDSHAKES_MAX, Pass};
+use self::queue::ShortQueue;
 use crate::lock;
 
 /// The largest datagram payload QUIC may try, in bytes.
@@ -168,6 +170,7 @@ fn transport_config(lease: Duration) -> quinn::TransportConfig {
     let idle = quinn::IdleTimeout::try_from(lease * 3).expect("a lease is far below 2^62 ms");
     config
         .mtu_discovery_config(Some(discovery))
+        .congestion_controller_factory(Arc::new(ShortQueue::default()))
         .max_idle_timeout(Some(idle))
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window((STREAM_WINDOW_BYTES * 8).into())

@@ -1,0 +1,222 @@
+//! Congestion control that leaves no standing queue where the round trip is short.
+//!
+//! Loss is all that CUBIC ([RFC 9438](https://www.rfc-editor.org/rfc/rfc9438)) hears of. Between two machines of one network
+//! nothing is lost before the peer's socket buffer is full, so bulk fills it, and whatever else the peer is told waits behind some
+//! megabytes. There, a delay says it sooner: a round that takes longer than an empty path does is a queue. As in
+//! TCP Vegas (Brakmo and Peterson, 1994), the window follows that, and CUBIC's stays the upper bound.
+//!
+//! Where the round trip is long, or others fill the queue, giving way to delay means to starve: CUBIC alone decides.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn_proto::RttEstimator;
+
+/// Paths whose empty round trip is shorter are of one network.
+const SHORT: Duration = Duration::from_millis(2);
+/// The queue that is left, as time. On two cores a quarter of a millisecond left no queue that small messages would have noticed
+/// to be gone, and a tenth halved their waiting at a fifth of the bulk (docs/performance.md).
+const QUEUE: Duration = Duration::from_micros(100);
+/// Two batches of ten segments, so that one is under way while the next is made.
+const SEGMENTS_MIN: u64 = 20;
+
+/// Makes the congestion control of each connection.
+#[derive(Debug, Default)]
+pub(super) struct ShortQueue(Arc<CubicConfig>);
+
+impl ControllerFactory for ShortQueue {
+    fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        Box::new(Control {
+            cubic: self.0.clone().build(now, mtu),
+            cap: Cap::new(mtu),
+            round: Round::default(),
+        })
+    }
+}
+
+struct Control {
+    cubic: Box<dyn Controller>,
+    cap: Cap,
+    round: Round,
+}
+
+/// The packets that were sent within one round trip.
+#[derive(Debug, Clone, Copy, Default)]
+struct Round {
+    /// Packets sent before belong to an earlier one.
+    began: Option<Instant>,
+    /// The quickest of its round trips.
+    quickest: Option<Duration>,
+    /// Whether there was less to send than might have been.
+    limited: bool,
+}
+
+/// How much may be under way, as the delay says.
+#[derive(Debug, Clone, Copy)]
+struct Cap {
+    bytes: Option<u64>,
+    mtu: u64,
+}
+
+impl Cap {
+    fn new(mtu: u16) -> Self {
+        Cap {
+            bytes: None,
+            mtu: mtu.into(),
+        }
+    }
+
+    /// A round is over: `empty` is the round trip of a path without a queue, `quickest` the best of this round, and
+    /// `window` what may be under way by other rules.
+    fn judge(&mut self, empty: Duration, quickest: Duration, window: u64) {
+        if empty >= SHORT {
+            self.bytes = None;
+            return;
+        }
+        let now = self.bytes.unwrap_or(window).min(window);
+        let allowed = empty + QUEUE;
+        let next = if quickest > allowed {
+            // At most by half: one round may have been slow for another reason.
+            let share = allowed.as_secs_f64() / quickest.as_secs_f64();
+            (now as f64 * share.max(0.5)) as u64
+        } else {
+            now + now / 4 + self.mtu
+        };
+        self.bytes = (next < window).then(|| next.max(SEGMENTS_MIN * self.mtu));
+    }
+
+    fn of(&self, window: u64) -> u64 {
+        self.bytes.map_or(window, |bytes| bytes.min(window))
+    }
+}
+
+impl Controller for Control {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.cubic.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+        let round = &mut self.round;
+        let took = now.saturating_duration_since(sent);
+        round.quickest = Some(round.quickest.map_or(took, |quickest| quickest.min(took)));
+        round.limited |= app_limited;
+        if round.began.is_some_and(|began| sent < began) {
+            return;
+        }
+        if let Some(quickest) = round.quickest
+            && !round.limited
+        {
+            self.cap.judge(rtt.min(), quickest, self.cubic.window());
+        }
+        self.round = Round {
+            began: Some(now),
+            ..Round::default()
+        };
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.cubic
+            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.cubic
+            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.cap.mtu = new_mtu.into();
+        self.cubic.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.cap.of(self.cubic.window())
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        let mut metrics = self.cubic.metrics();
+        metrics.congestion_window = self.window();
+        metrics
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Control {
+            cubic: self.cubic.clone_box(),
+            cap: self.cap,
+            round: self.round,
+        })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.cubic.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MTU: u16 = 6500;
+    const EMPTY: Duration = Duration::from_micros(100);
+
+    #[test]
+    fn a_queue_shrinks_the_window_and_its_absence_lets_it_grow() {
+        let mut cap = Cap::new(MTU);
+        let window = 4 << 20;
+        assert_eq!(cap.of(window), window, "no round has been judged");
+        cap.judge(EMPTY, 10 * QUEUE, window);
+        assert_eq!(cap.of(window), window / 2);
+        for _ in 0..20 {
+            cap.judge(EMPTY, 10 * QUEUE, window);
+        }
+        let least = SEGMENTS_MIN * u64::from(MTU);
+        assert_eq!(cap.of(window), least, "and no further");
+        cap.judge(EMPTY, QUEUE, window);
+        assert!(cap.of(window) > least);
+        for _ in 0..30 {
+            cap.judge(EMPTY, QUEUE, window);
+        }
+        assert_eq!(cap.of(window), window, "the other rules alone");
+    }
+
+    #[test]
+    fn where_the_way_is_long_delay_says_nothing() {
+        let mut cap = Cap::new(MTU);
+        let window = 4 << 20;
+        cap.judge(SHORT, 100 * SHORT, window);
+        assert_eq!(cap.of(window), window);
+    }
+
+    #[test]
+    fn what_other_rules_allow_is_never_exceeded() {
+        let mut cap = Cap::new(MTU);
+        cap.judge(EMPTY, 10 * QUEUE, 4 << 20);
+        assert_eq!(cap.of(20_000), 20_000);
+    }
+}
