@@ -27,6 +27,8 @@ mod chance;
 mod faults;
 #[path = "cluster/feed.rs"]
 mod feed;
+#[path = "cluster/limits.rs"]
+mod limits;
 #[path = "cluster/load.rs"]
 mod load;
 #[path = "cluster/many.rs"]

@@ -405,10 +405,29 @@ impl Cluster {
         all.iter().any(|process| process["pid"] == pid)
     }
 
+    /// Deploys a module; returns its hash.
+    pub(crate) fn deploy(&self, name: &str, module: Vec<u8>) -> String {
+        let name = name.replace(' ', "-");
+        let deployed = self.block_on(self.operator.put_module(Some(&name), module));
+        deployed.expect("control takes the module").hash
+    }
+
     /// Starts a scenario on a node.
     pub(crate) fn spawn(&self, name: &str, arguments: &[&str]) -> Guest {
+        self.spawn_of(name, &self.module, "_start", arguments)
+    }
+
+    /// Starts a function of a deployed module on a node.
+    pub(crate) fn spawn_of(
+        &self,
+        name: &str,
+        module: &str,
+        entry: &str,
+        arguments: &[&str],
+    ) -> Guest {
         let request = SpawnProcess {
-            module: self.module.clone(),
+            module: module.to_owned(),
+            entry: entry.to_owned(),
             args: arguments
                 .iter()
                 .map(|argument| (*argument).to_owned())
