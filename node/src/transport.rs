@@ -11,7 +11,7 @@
 //! * Socket buffers of 2 MiB: the usual 208 KiB lose packets under bulk, 4 MiB are a standing queue.
 //! * QUIC's own idle timeout is only a backstop behind the lease, see [`tidelock_proto::lease`].
 //! * Handshakes under way are bounded by a `Gate`: addresses must prove themselves when there are many,
-//!   and one that has proven itself gets its share and no more.
+//!   and one that has proven itself gets its share and no more, which is the smaller the more of them there are.
 
 mod gate;
 mod queue;
@@ -435,12 +435,18 @@ impl Accepting {
     pub async fn complete(self) -> Result<Connection, TransportError> {
         let Accepting {
             connecting,
-            pass: _pass,
+            pass,
             kernel,
             shown,
         } = self;
         let closed = TransportError::Closed;
-        match tokio::time::timeout(HANDSHAKE_TIME_MAX, connecting).await {
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(HANDSHAKE_TIME_MAX, connecting) => answered,
+            () = pass.displaced() => {
+                return Err(closed("too many handshakes of its address were under way".into()));
+            }
+        };
+        match answered {
             Ok(Ok(quic)) => Ok(Connection {
                 quic,
                 kernel,

@@ -4,6 +4,7 @@
 //! transport over a carrier that keeps them; they are sent from addresses of the loopback network,
 //! of which there are 2²⁴, so that each looks like somebody else.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -346,5 +347,105 @@ fn idle_handshakes_of_one_address_keep_nobody_out() {
             idler.await.expect("it does not panic");
         }
     });
+    by.undisturbed();
+}
+
+/// Somebody with an address, who hears nothing but that he must prove it: none of his handshakes goes on.
+#[derive(Debug)]
+struct Deaf {
+    socket: tokio::net::UdpSocket,
+    /// The handshakes that were begun with him, by what the other side calls him in each.
+    begun: Arc<Mutex<HashSet<Vec<u8>>>>,
+}
+
+impl Carrier for Deaf {
+    fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().expect("it is bound")
+    }
+
+    fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        // A full queue loses datagrams, as networks do.
+        let _ = self.socket.try_send_to(datagram, to);
+    }
+
+    fn poll_receive(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<(usize, SocketAddr)> {
+        loop {
+            let mut read = ReadBuf::new(buffer);
+            let Poll::Ready(Ok(from)) = self.socket.poll_recv_from(context, &mut read) else {
+                return Poll::Pending;
+            };
+            let datagram = read.filled();
+            if is_retry(datagram) {
+                return Poll::Ready((datagram.len(), from));
+            }
+            // A long header: a first byte, a version, and how long a name is before the name.
+            let length = datagram.get(5).copied().map_or(0, usize::from);
+            if let Some(name) = datagram.get(6..6 + length) {
+                let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+                begun.insert(name.to_vec());
+            }
+        }
+    }
+}
+
+#[test]
+fn idle_handshakes_of_many_addresses_keep_nobody_out() {
+    let by = Bystanders::new();
+    let node = by.cluster.node("a");
+    let identity = by.identity(1130, Odd::OtherAuthority);
+    let (begun, lease) = (
+        Arc::<Mutex<HashSet<Vec<u8>>>>::default(),
+        by.cluster.lease(),
+    );
+    let (addr, before) = (node.addr(), node.memory_bytes());
+    let addresses = 24;
+    // From here on each knocks sixteen times every half second, and is never heard of again.
+    let all: Vec<_> = by.cluster.block_on(async {
+        let mut all = Vec::new();
+        for number in 0..addresses {
+            let source = IpAddr::from(somebody(number));
+            let socket = tokio::net::UdpSocket::bind((source, 0)).await;
+            let deaf = Arc::new(Deaf {
+                socket: socket.expect("an address of loopback"),
+                begun: begun.clone(),
+            });
+            let transport = Transport::over(deaf, &identity, lease, [9; 32]);
+            let transport = transport.expect("a transport");
+            for _ in 0..16 {
+                let transport = transport.clone();
+                all.push(tokio::spawn(async move { transport.dial(addr).await }));
+            }
+        }
+        all
+    });
+    let how_many = || begun.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let (began, patience) = (Instant::now(), Duration::from_secs(30));
+    while how_many() < 1024 {
+        assert!(began.elapsed() < patience, "{} began", how_many());
+        round_trip(&by.cluster, "a", "b");
+    }
+    let (full, mut slowest, newcomers) = (Instant::now(), Duration::ZERO, 1131..1139);
+    for newcomer in newcomers.clone() {
+        slowest = slowest.max(goes_on(&by, newcomer));
+    }
+    let cost = node.memory_bytes().saturating_sub(before);
+    eprintln!(
+        "idle handshakes of {addresses} addresses: 1024 begun in {:.0} ms, {} when {} peers had got in \
+         {:.0} ms later, each within {:.0} ms; {} MiB",
+        ms(full - began),
+        how_many(),
+        newcomers.count(),
+        ms(full.elapsed()),
+        ms(slowest),
+        cost / MIB,
+    );
+    assert!(cost < 256 * MIB, "{} MiB", cost / MIB);
+    for knocking in all {
+        knocking.abort();
+    }
     by.undisturbed();
 }
