@@ -389,7 +389,11 @@ impl Cluster {
 
     /// The session of one node with another, if there is one.
     pub(crate) fn session(&self, of: &str, with: &str) -> Option<SessionInfo> {
-        let peer = self.id(with);
+        self.session_with(of, &self.id(with))
+    }
+
+    /// The session of a node with whoever has this id.
+    pub(crate) fn session_with(&self, of: &str, peer: &str) -> Option<SessionInfo> {
         let all: Vec<SessionInfo> = self.get(of, "/v1/sessions");
         all.into_iter().find(|session| session.peer == peer)
     }

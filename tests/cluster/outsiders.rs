@@ -1,4 +1,5 @@
-//! Datagrams of people who are no peer: garbage, forged addresses, handshakes that stop.
+//! Datagrams of people who are no peer, or of a peer that is everywhere: garbage, forged addresses,
+//! handshakes that stop, addresses that change.
 //!
 //! They have the network and nothing else. First packets of real handshakes come from the node's own
 //! transport over a carrier that keeps them; they are sent from addresses of the loopback network,
@@ -6,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -13,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use tidelock_certs::testing::Odd;
 use tidelock_node::transport::{Carrier, Transport};
+use tidelock_proto::Pid;
+use tidelock_proto::wire::Frame;
 use tokio::io::ReadBuf;
 
 use crate::chance::Chance;
 use crate::faults::{ms, round_trip};
-use crate::strangers::Bystanders;
+use crate::strangers::{Bystanders, Stranger};
 
 const MIB: u64 = 1 << 20;
 
@@ -36,9 +40,12 @@ fn somebody(number: usize) -> Ipv4Addr {
 }
 
 /// What one address has sent to the node and got back from it.
+#[derive(Debug)]
 struct Source {
     socket: UdpSocket,
+    /// Bytes, and the datagrams they were in.
     sent: usize,
+    datagrams: usize,
     back: Vec<Vec<u8>>,
 }
 
@@ -49,6 +56,7 @@ impl Source {
         let source = Source {
             socket,
             sent: 0,
+            datagrams: 0,
             back: Vec::new(),
         };
         let timeout = source.socket.set_read_timeout(Some(A_MOMENT));
@@ -58,7 +66,10 @@ impl Source {
 
     fn send(&mut self, datagram: &[u8]) {
         // A full queue loses datagrams, as networks do.
-        self.sent += self.socket.send(datagram).unwrap_or(0);
+        if let Ok(sent) = self.socket.send(datagram) {
+            self.sent += sent;
+            self.datagrams += 1;
+        }
     }
 
     /// Takes in one answer; `false` if none comes in a moment.
@@ -447,5 +458,150 @@ fn idle_handshakes_of_many_addresses_keep_nobody_out() {
     for knocking in all {
         knocking.abort();
     }
+    by.undisturbed();
+}
+
+/// A peer that sends from one of its addresses after the other, and hears at some of them.
+#[derive(Debug)]
+struct Nomad {
+    /// Where it lives.
+    homes: Vec<tokio::net::UdpSocket>,
+    /// Where others live, who never asked for anything: what it sends seems to come from them.
+    others: Vec<Mutex<Source>>,
+    sent: AtomicUsize,
+    moves: AtomicBool,
+    lies: AtomicBool,
+}
+
+impl Nomad {
+    async fn new(homes: usize, others: usize, node: SocketAddr) -> Self {
+        let mut sockets = Vec::new();
+        for number in 0..homes {
+            let socket = tokio::net::UdpSocket::bind((somebody(number), 0)).await;
+            sockets.push(socket.expect("an address of loopback"));
+        }
+        let others = (homes..homes + others).map(|number| Mutex::new(Source::new(number, node)));
+        Nomad {
+            homes: sockets,
+            others: others.collect(),
+            sent: AtomicUsize::new(0),
+            moves: AtomicBool::new(false),
+            lies: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Carrier for Nomad {
+    fn addr(&self) -> SocketAddr {
+        self.homes[0].local_addr().expect("it is bound")
+    }
+
+    fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        let number = match self.moves.load(Ordering::Relaxed) {
+            true => self.sent.fetch_add(1, Ordering::Relaxed),
+            false => 0,
+        };
+        if self.lies.load(Ordering::Relaxed) && number % 4 == 3 {
+            let other = &self.others[number / 4 % self.others.len()];
+            let mut other = other.lock().unwrap_or_else(PoisonError::into_inner);
+            return other.send(datagram);
+        }
+        // A full queue loses datagrams, as networks do.
+        let _ = self.homes[number % self.homes.len()].try_send_to(datagram, to);
+    }
+
+    fn poll_receive(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<(usize, SocketAddr)> {
+        for home in &self.homes {
+            let mut read = ReadBuf::new(buffer);
+            if let Poll::Ready(Ok(from)) = home.poll_recv_from(context, &mut read) {
+                return Poll::Ready((read.filled().len(), from));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Asks one question after the other; `Err` is how the session ended.
+async fn ask(stranger: &mut Stranger, questions: Range<u64>, about: Pid) -> Result<(), String> {
+    for number in questions {
+        let mut bytes = Vec::new();
+        Frame::Query(number, about).encode(&mut bytes);
+        if stranger.out.write(bytes.into()).await.is_err() {
+            return Err(stranger.connection.closed().await);
+        }
+        while stranger.frame().await? != Frame::Answer(number, false) {}
+    }
+    Ok(())
+}
+
+#[test]
+fn a_peer_that_changes_its_address_all_the_time_disturbs_nobody() {
+    let by = Bystanders::new();
+    let node = by.cluster.node("a");
+    let identity = by.identity(1140, Odd::Nothing);
+    let (hello, lease) = (by.hello(&identity, 1140), by.cluster.lease());
+    let (addr, before) = (node.addr(), node.memory_bytes());
+    let (nomad, mut stranger) = by.cluster.block_on(async {
+        let nomad = Arc::new(Nomad::new(200, 10, addr).await);
+        let transport = Transport::over(nomad.clone(), &identity, lease, [5; 32]);
+        let transport = transport.expect("a transport");
+        let stranger = Stranger::meet_over(transport, addr, hello).await;
+        let stranger = stranger.expect("nothing is wrong with it");
+        stranger.answer_pings();
+        (nomad, stranger)
+    });
+    let session = || by.cluster.session_with("a", "n1140");
+    let epoch = session().expect("a session").epoch;
+    // It moves with each datagram, and is where it says: the session stays with its connection.
+    nomad.moves.store(true, Ordering::Relaxed);
+    let nobody = Pid::new(by.node("a"), 1 << 30).expect("a pid");
+    let (began, questions) = (Instant::now(), 500);
+    let asked = ask(&mut stranger, 1..questions, nobody);
+    by.cluster.block_on(asked).expect("the session goes on");
+    let (took, moves) = (began.elapsed(), nomad.sent.load(Ordering::Relaxed));
+    assert_eq!(session().expect("a session").epoch, epoch);
+    assert!(moves > 500, "it moved {moves} times");
+    eprintln!(
+        "{moves} changes of address in {:.0} ms: {questions} questions were answered; a peer got in within \
+         {:.0} ms",
+        ms(took),
+        ms(goes_on(&by, 1141)),
+    );
+    // One datagram of four seems to come from somebody else. Each is a change of address, which QUIC answers
+    // with a question of one datagram; what follows is bounded by what came. Its own session may end of it.
+    nomad.lies.store(true, Ordering::Relaxed);
+    let patience = Duration::from_secs(5);
+    let answered = by.cluster.block_on(async {
+        let asked = ask(&mut stranger, questions..2 * questions, nobody);
+        matches!(tokio::time::timeout(patience, asked).await, Ok(Ok(())))
+    });
+    let slowest = goes_on(&by, 1142);
+    let (mut lies, mut sent, mut back) = (0, 0, 0);
+    for other in &nomad.others {
+        let mut other = other.lock().unwrap_or_else(PoisonError::into_inner);
+        other.hear_rest();
+        let (to, from, changes) = (other.sent, other.bytes_back(), other.datagrams);
+        assert!(
+            from <= 3 * to + 1200 * changes,
+            "{from} bytes for {to} in {changes} datagrams"
+        );
+        (lies, sent, back) = (lies + changes, sent + to, back + from);
+    }
+    let cost = node.memory_bytes().saturating_sub(before);
+    eprintln!(
+        "as {} others: {lies} datagrams of {sent} bytes sent, {back} bytes came to them, all questions \
+         answered: {answered}; {} MiB; a peer got in within {:.0} ms",
+        nomad.others.len(),
+        cost / MIB,
+        ms(slowest),
+    );
+    assert!(lies >= 20, "only {lies} datagrams were sent as others");
+    assert!(cost < 64 * MIB, "{} MiB", cost / MIB);
+    by.cluster
+        .block_on(async { stranger.connection.close("that is all") });
     by.undisturbed();
 }

@@ -134,6 +134,16 @@ impl Stranger {
         let socket = Socket::bind("127.0.0.1:0".parse().expect("an address")).map_err(told)?;
         let lease = std::time::Duration::from_secs(3);
         let transport = Transport::new(socket, identity, lease).map_err(told)?;
+        Self::meet_over(transport, addr, hello).await
+    }
+
+    /// As [`Stranger::meet`], with a socket of its own.
+    pub(crate) async fn meet_over(
+        transport: Transport,
+        addr: std::net::SocketAddr,
+        hello: Hello,
+    ) -> Result<Self, String> {
+        let told = |error: tidelock_node::transport::TransportError| error.to_string();
         let connection = transport.dial(addr).await.map_err(told)?;
         let mut out = match connection.open_lane().await {
             Ok(out) => out,
