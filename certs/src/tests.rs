@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConfig, ServerConnection, quic,
+};
 use tidelock_proto::{Environ, NodeId};
 
 use crate::authority::{DEFAULT_LIFETIME, REQUEST_BYTES_MAX};
@@ -138,6 +141,57 @@ fn a_peer_without_certificate_is_refused() {
     client.client_auth_cert_resolver = Arc::new(NoCertificate);
     let (server_says, _) = shake(peer_config(&honest).unwrap().0, client);
     assert!(server_says.unwrap_err().contains("no certificates"));
+}
+
+/// A handshake as QUIC makes it; whether the client had keys for data that comes before its end, and how it went.
+fn shake_quic(
+    server: &Arc<ServerConfig>,
+    client: &Arc<ClientConfig>,
+) -> (bool, Option<HandshakeKind>) {
+    let name = ServerName::try_from(crate::SERVER_NAME).unwrap();
+    let client = quic::ClientConnection::new(client.clone(), quic::Version::V1, name, vec![1]);
+    let server = quic::ServerConnection::new(server.clone(), quic::Version::V1, vec![1]);
+    let mut client = quic::Connection::Client(client.unwrap());
+    let mut server = quic::Connection::Server(server.unwrap());
+    let mut early = false;
+    for _ in 0..10 {
+        pass_quic(&mut client, &mut server);
+        early |= client.zero_rtt_keys().is_some();
+        pass_quic(&mut server, &mut client);
+        early |= server.zero_rtt_keys().is_some();
+    }
+    assert!(!client.is_handshaking() && !server.is_handshaking());
+    (early, server.handshake_kind())
+}
+
+fn pass_quic(from: &mut quic::Connection, to: &mut quic::Connection) {
+    loop {
+        // What it writes before it changes keys is read before, too.
+        let mut bytes = Vec::new();
+        let changes = from.write_hs(&mut bytes).is_some();
+        if !bytes.is_empty() {
+            to.read_hs(&bytes).unwrap();
+        }
+        if !changes && bytes.is_empty() {
+            break;
+        }
+    }
+}
+
+/// Also of somebody who was here before, keeps whatever could be resumed, and is in a hurry.
+#[test]
+fn nothing_is_taken_before_the_handshake_is_over() {
+    let authority = testing::authority("sea", now());
+    let (server, _) = peer_config(&node(&authority, "one", Odd::Nothing)).unwrap();
+    let (_, mut client) = peer_config(&node(&authority, "two", Odd::Nothing)).unwrap();
+    client.enable_early_data = true;
+    client.resumption = Resumption::in_memory_sessions(8);
+    let (server, client) = (Arc::new(server), Arc::new(client));
+    for _ in 0..3 {
+        // A whole handshake: whoever comes back shows its certificate again.
+        let went = shake_quic(&server, &client);
+        assert_eq!(went, (false, Some(HandshakeKind::Full)));
+    }
 }
 
 #[test]
