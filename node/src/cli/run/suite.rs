@@ -117,14 +117,8 @@ impl Suite<'_> {
         let (verdict, printed) = if test.ignored {
             (Verdict::Ignored, Vec::new())
         } else {
-            let mut work = std::pin::pin!(self.attempt(&test));
-            tokio::select! {
-                over = &mut work => over,
-                () = tokio::time::sleep(SLOW) => {
-                    report.borrow().is_slow(&test, SLOW)?;
-                    work.await
-                }
-            }
+            let tell = || report.borrow().is_slow(&test, SLOW);
+            told_if_slow(self.attempt(&test), tell).await?
         };
         Ok(Done {
             verdict,
@@ -218,6 +212,25 @@ impl Suite<'_> {
     }
 }
 
+/// Does the work to its end, and tells once if it takes longer than [`SLOW`].
+///
+/// # Errors
+///
+/// It cannot be told; the work is given up.
+async fn told_if_slow<T>(
+    work: impl Future<Output = T>,
+    tell: impl FnOnce() -> Outcome,
+) -> Outcome<T> {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        over = &mut work => Ok(over),
+        () = tokio::time::sleep(SLOW) => {
+            tell()?;
+            Ok(work.await)
+        }
+    }
+}
+
 /// A line as the guest wrote it.
 fn whole(line: &OutputLine) -> Vec<u8> {
     let mut text = line.line.to_vec();
@@ -299,6 +312,26 @@ impl Printed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_test_is_told_of_once_and_goes_on() {
+        for (seconds, times) in [(59, 0), (61, 1), (600, 1)] {
+            let (mut begun, mut told) = (0, Vec::new());
+            let began = tokio::time::Instant::now();
+            let work = async {
+                begun += 1;
+                tokio::time::sleep(Duration::from_secs(seconds)).await; // the clock is stopped
+                "over"
+            };
+            let tell = || {
+                told.push(began.elapsed().as_secs());
+                Ok(())
+            };
+            assert_eq!(told_if_slow(work, tell).await.ok(), Some("over"));
+            assert_eq!(told, vec![60; times], "after {seconds} s");
+            assert_eq!((begun, began.elapsed().as_secs()), (1, seconds));
+        }
+    }
 
     #[test]
     fn of_much_output_both_ends_are_kept() {
