@@ -196,11 +196,14 @@ pub(super) struct Wanted {
     pub(super) params: Vec<Param>,
 }
 
+/// Where a name lies in the guest's memory, behind what its two arguments are called.
+pub(super) type Named = (&'static str, u32, u32);
+
 /// Where the description of a new process lies in the guest's memory.
 pub(super) struct Described {
     pub(super) config: u64,
     pub(super) module: u64,
-    pub(super) name: (u32, u32),
+    pub(super) name: Named,
     pub(super) params: (u32, u32),
 }
 
@@ -225,11 +228,11 @@ pub(super) fn wanted(call: &mut Call<'_>, described: &Described) -> Result<Wante
 }
 
 /// A name of a function or of a process.
-pub(super) fn name(call: &mut Call<'_>, (ptr, len): (u32, u32)) -> Result<String> {
+pub(super) fn name(call: &mut Call<'_>, (arg, ptr, len): Named) -> Result<String> {
     if len > NAME_BYTES_MAX {
-        return Err(call.trap(format_args!("name_len: more than {NAME_BYTES_MAX} bytes")));
+        return Err(call.trap(format_args!("{arg}_len: more than {NAME_BYTES_MAX} bytes")));
     }
-    call.text("name_ptr", ptr, len)
+    call.text(&format!("{arg}_ptr"), ptr, len)
 }
 
 fn params(call: &mut Call<'_>, (ptr, len): (u32, u32)) -> Result<Vec<Param>> {
@@ -321,7 +324,7 @@ fn spawn(
     let described = Described {
         config,
         module,
-        name: (name_ptr, name_len),
+        name: ("name", name_ptr, name_len),
         params: (params_ptr, params_len),
     };
     let wanted = wanted(&mut call, &described)?;
@@ -355,11 +358,11 @@ async fn get_or_spawn(
     may_spawn(&mut call)?;
     call.room("node_id_ptr", node_ptr, 8)?;
     call.room("id_ptr", id_ptr, 8)?;
-    let name = name(&mut call, (name_ptr, name_len))?;
+    let name = name(&mut call, ("name", name_ptr, name_len))?;
     let described = Described {
         config,
         module,
-        name: (func_ptr, func_len),
+        name: ("func", func_ptr, func_len),
         params: (params_ptr, params_len),
     };
     let wanted = wanted(&mut call, &described)?;

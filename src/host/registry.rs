@@ -13,7 +13,7 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
 
 /// Overwrites. Nobody checks that the process lives.
 fn put(mut call: Call<'_>, name_ptr: u32, name_len: u32, node: u64, process: u64) -> Result<()> {
-    let name = process::name(&mut call, (name_ptr, name_len))?;
+    let name = process::name(&mut call, ("name", name_ptr, name_len))?;
     register(&mut call, &name, node, process)
 }
 
@@ -34,7 +34,7 @@ fn get(
     node_ptr: u32,
     process_ptr: u32,
 ) -> Result<u32> {
-    let name = process::name(&mut call, (name_ptr, name_len))?;
+    let name = process::name(&mut call, ("name", name_ptr, name_len))?;
     let Some((node, process)) = call.state().context.environment().registry().find(&name) else {
         return Ok(1);
     };
@@ -44,7 +44,7 @@ fn get(
 }
 
 fn remove(mut call: Call<'_>, name_ptr: u32, name_len: u32) -> Result<()> {
-    let name = process::name(&mut call, (name_ptr, name_len))?;
+    let name = process::name(&mut call, ("name", name_ptr, name_len))?;
     call.state().context.environment().registry().remove(&name);
     Ok(())
 }

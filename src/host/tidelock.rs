@@ -173,7 +173,7 @@ async fn spawn(
     let described = Described {
         config,
         module,
-        name: (name_ptr, name_len),
+        name: ("name", name_ptr, name_len),
         params: (params_ptr, params_len),
     };
     let Wanted {

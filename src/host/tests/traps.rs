@@ -87,9 +87,130 @@ const NOT_TEXT: &[Case] = &[
         "0 200 2",
         "sql_ptr: not UTF-8",
     ),
+    case(
+        "lunatic::process::get_or_spawn",
+        "100 4 0 -1 -1 200 2 0 0 0 8",
+        "func_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::metrics::counter",
+        "200 2 1",
+        "name_ptr: not UTF-8",
+    ),
+    case("lunatic::metrics::gauge", "200 2 1", "name_ptr: not UTF-8"),
+    case(
+        "lunatic::metrics::histogram",
+        "200 2 1",
+        "name_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::metrics::increment_counter",
+        "200 2",
+        "name_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::metrics::increment_gauge",
+        "200 2 1",
+        "name_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::metrics::decrement_gauge",
+        "200 2 1",
+        "name_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::distributed::default_server_certificates",
+        "200 2 100 4 0",
+        "cert_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::distributed::default_server_certificates",
+        "100 4 200 2 0",
+        "key_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::distributed::sign_node",
+        "200 2 100 4 100 4 0",
+        "cert_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::distributed::sign_node",
+        "100 4 200 2 100 4 0",
+        "key_ptr: not UTF-8",
+    ),
+    case(
+        "lunatic::distributed::sign_node",
+        "100 4 100 4 200 2 0",
+        "csr_ptr: not UTF-8",
+    ),
 ];
 
 const TOO_MUCH: &[Case] = &[
+    case(
+        "lunatic::process::get_or_spawn",
+        "0 4097 0 -1 -1 100 4 0 0 0 8",
+        "name_len: more than 4096 bytes",
+    ),
+    case(
+        "lunatic::process::get_or_spawn",
+        "100 4 0 -1 -1 0 4097 0 0 0 8",
+        "func_len: more than 4096 bytes",
+    ),
+    case(
+        "lunatic::process::get_or_spawn",
+        "100 4 0 -1 -1 100 4 0 5 0 8",
+        "params_len: 5 is not 17 times 0 to",
+    ),
+    case(
+        "lunatic::process::get_or_spawn",
+        "100 4 0 -1 -1 100 4 0 17 0 8",
+        "params_ptr: 0x00 is no type of a parameter",
+    ),
+    case(
+        "lunatic::process::get_or_spawn",
+        "100 4 0 9 -1 100 4 0 0 0 8",
+        "no config 9",
+    ),
+    case(
+        "lunatic::process::get_or_spawn",
+        "100 4 0 -1 9 100 4 0 0 0 8",
+        "module: no such module",
+    ),
+    case(
+        "lunatic::distributed::spawn",
+        "0 9 0 100 4 0 0 8",
+        "no config 9",
+    ),
+    case(
+        "lunatic::distributed::spawn",
+        "0 -1 0 0 4097 0 0 8",
+        "name_len: more than 4096 bytes",
+    ),
+    case(
+        "lunatic::distributed::spawn",
+        "0 -1 0 100 4 0 5 8",
+        "params_len: 5 is not 17 times 0 to",
+    ),
+    case(
+        "lunatic::distributed::spawn",
+        "0 -1 0 100 4 0 17 8",
+        "params_ptr: 0x00 is no type of a parameter",
+    ),
+    case(
+        "lunatic::message::receive",
+        "0 4097 0",
+        "tags_len: more than 4096 tags",
+    ),
+    case(
+        "lunatic::sqlite::execute",
+        "0 0 1048577",
+        "sql_ptr: more than 1048576 bytes",
+    ),
+    case(
+        "lunatic::sqlite::query_prepare",
+        "0 0 1048577",
+        "sql_ptr: more than 1048576 bytes",
+    ),
     case(
         "lunatic::registry::put",
         "0 4097 0 1",
@@ -194,6 +315,9 @@ const NOT_ALLOWED: &[Case] = &[
         "0 0 0",
         "no row, or no column 0",
     ),
+    case("lunatic::sqlite::read_row", "0 0", "at no row"),
+    case("lunatic::sqlite::query_prepare", "0 100 4", "syntax error"),
+    case("lunatic::sqlite::bind_value", "0 100 4", "ptr: "),
 ];
 
 /// The host asks the guest for memory, or for a function to run.
