@@ -1,5 +1,6 @@
 //! Guests in their text form against every namespace: answers, error codes, traps.
 
+mod answers;
 mod certificates;
 mod faults;
 mod hostile;
@@ -8,6 +9,7 @@ mod life;
 mod message;
 mod modules;
 mod networking;
+mod pointers;
 mod process;
 mod small;
 mod sqlite;

@@ -480,4 +480,26 @@ async fn databases_and_statements_are_counted() {
     }
     let guest = guest.fails_to_open("", "more than 16 databases");
     assert_eq!(guest.run().await, ExitReason::Normal);
+    let mut guest = Guest::new().opens("");
+    let sql = guest.bytes(b"SELECT 1");
+    let guest = guest.code(&format!(
+        "(loop (drop (call $prepare (i64.const 0) {sql})) (br 0))"
+    ));
+    let reason = guest.run().await;
+    assert!(
+        trap(&reason).contains("query_prepare: more than 1024 statements"),
+        "{reason:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_step_that_fails_traps_and_says_why() {
+    let guest = Guest::new()
+        .opens("")
+        .executes("CREATE TABLE t (a UNIQUE); INSERT INTO t VALUES (1)", 0)
+        .prepares("INSERT INTO t VALUES (1)", 0)
+        .code("(drop (call $step (i64.const 0)))");
+    let reason = guest.run().await;
+    let words = "sqlite3_step: UNIQUE constraint failed";
+    assert!(trap(&reason).contains(words), "{reason:?}");
 }

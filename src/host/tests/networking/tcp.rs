@@ -157,6 +157,25 @@ async fn errors_have_a_code_and_a_text() {
     .await;
 }
 
+/// A peer that closes without reading what has come resets the connection.
+#[tokio::test]
+async fn a_reset_is_an_error_for_whoever_reads_or_peeks() {
+    for call in ["tcp_read", "tcp_peek"] {
+        // "Conn": connection reset; then the stream has no peer any more.
+        let code = format!(
+            r#"
+            (call $say (local.get $a) (i32.const 9))
+            (call $ok (call $tcp_peek (local.get $b) (i32.const 1000) (i32.const 9) (i32.const 100)))
+            (call $drop_tcp_stream (local.get $b))
+            (call $error (call ${call} (local.get $a) (i32.const 1000) (i32.const 9)
+                (i32.const 100)) (i32.const 0x6e6e6f43))
+            (call $check32 (i32.const 1) (call $tcp_peer_addr (local.get $a) (i32.const 100)))
+            (drop (call $error_size (call $id)))"#
+        );
+        pair_holds(&code).await;
+    }
+}
+
 /// Each wrong pointer traps before anything is taken from the socket: another call finds it all.
 #[tokio::test]
 async fn wrong_pointers_trap_and_lose_nothing() {

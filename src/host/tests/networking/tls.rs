@@ -473,3 +473,69 @@ async fn a_stream_moves_to_another_process() {
         (drop (call $clone_tls_stream (local.get $s)))"#;
     fails(&more, code, "clone_tls_stream: no TLS stream 0").await;
 }
+
+/// On a listener, and on a stream that works; each call has one wrong pointer.
+#[tokio::test]
+async fn wrong_pointers_trap_and_are_named() {
+    let keys = localhost();
+    let more = texts(&keys, &keys.authority);
+    for outside in ["65535", "-1"] {
+        let of_listener = [
+            (
+                format!("$tls_local_addr (local.get $s) (i32.const {outside})"),
+                "tls_local_addr: id_u64_ptr: ",
+            ),
+            (
+                format!("$tls_accept (local.get $s) (i32.const {outside}) (i32.const 108)"),
+                "tls_accept: id_u64_ptr: ",
+            ),
+            (
+                format!("$tls_accept (local.get $s) (i32.const 100) (i32.const {outside})"),
+                "tls_accept: socket_addr_id_ptr: ",
+            ),
+        ];
+        for (call, with) in of_listener {
+            let code =
+                format!("(local $s i64) (local.set $s (call $tls_listen)) (drop (call {call}))");
+            fails(&more, &code, with).await;
+        }
+        let of_stream = [
+            (
+                format!(
+                    "$tls_read (local.get $s) (i32.const {outside}) (i32.const 9) (i32.const 100)"
+                ),
+                "tls_read: buf_ptr: ",
+            ),
+            (
+                format!(
+                    "$tls_read (local.get $s) (i32.const 0) (i32.const 9) (i32.const {outside})"
+                ),
+                "tls_read: opaque_ptr: ",
+            ),
+            (
+                format!(
+                    "$tls_write_vectored (local.get $s) (i32.const {outside}) (i32.const 1)
+                    (i32.const 100)"
+                ),
+                "tls_write_vectored: ciovec_array_ptr: ",
+            ),
+            (
+                format!(
+                    "$tls_write_vectored (local.get $s) (i32.const 32) (i32.const 1)
+                    (i32.const {outside})"
+                ),
+                "tls_write_vectored: opaque_ptr: ",
+            ),
+            (
+                format!("$tls_flush (local.get $s) (i32.const {outside})"),
+                "tls_flush: error_id_ptr: ",
+            ),
+        ];
+        for (call, with) in of_stream {
+            let server = format!("{ACCEPT} (drop (call {call}))");
+            let client = format!("{CONNECT} (call $sleep (i64.const -1))");
+            let reason = talk(&server, &client).await;
+            assert!(trap(&reason).contains(with), "{reason:?} lacks {with:?}");
+        }
+    }
+}

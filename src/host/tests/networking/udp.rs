@@ -80,6 +80,9 @@ async fn errors_have_a_code_and_a_text() {
         (call $ok (call $udp_send (local.get $a) (i32.const 200) (i32.const 4) (i32.const 100)))
         (call $error (call $udp_receive (local.get $a) (i32.const 1000) (i32.const 4)
             (i32.const 100)) (i32.const 0x6e6e6f43))
+        (call $ok (call $udp_send (local.get $a) (i32.const 200) (i32.const 4) (i32.const 100)))
+        (call $error (call $udp_receive_from (local.get $a) (i32.const 1000) (i32.const 4)
+            (i32.const 100) (i32.const 108)) (i32.const 0x6e6e6f43))
         ;; an address of the other kind
         (call $check32 (i32.const 1) (call $udp_connect (local.get $a) (i32.const 6) (i32.const 16)
             (local.get $port) (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 100)))
