@@ -33,6 +33,8 @@ mod limits;
 mod load;
 #[path = "cluster/many.rs"]
 mod many;
+#[path = "cluster/neighbours.rs"]
+mod neighbours;
 #[path = "cluster/network.rs"]
 mod network;
 #[path = "cluster/outsiders.rs"]

@@ -409,6 +409,13 @@ impl Cluster {
         all.iter().any(|process| process["pid"] == pid)
     }
 
+    /// How many processes of a node run that were started with this function.
+    pub(crate) fn running(&self, name: &str, entry: &str) -> usize {
+        let all: Vec<Value> = self.get(name, "/v1/processes");
+        let of_entry = all.iter().filter(|process| process["entry"] == entry);
+        of_entry.count()
+    }
+
     /// Deploys a module; returns its hash.
     pub(crate) fn deploy(&self, name: &str, module: Vec<u8>) -> String {
         let name = name.replace(' ', "-");
