@@ -375,7 +375,12 @@ async fn get_or_spawn(
     }
     match spawn_here(&mut call, wanted, link)? {
         Ok(pid) => {
-            super::registry::register(&mut call, &name, pid.node().0, pid.raw())?;
+            let registered = super::registry::register(&mut call, &name, pid.node().0, pid.raw());
+            if registered.is_err() {
+                // Nobody would find it.
+                environment.kill(pid, None);
+            }
+            registered?;
             call.put_u64("node_id_ptr", node_ptr, pid.node().0)?;
             call.put_u64("id_ptr", id_ptr, pid.raw())?;
             Ok(0)

@@ -90,6 +90,28 @@ async fn a_full_environment_is_an_answer_with_a_text() {
 }
 
 #[tokio::test]
+async fn a_process_that_cannot_be_given_its_name_does_not_stay() {
+    let limits = Limits {
+        names_max: 0,
+        ..Limits::default()
+    };
+    let env = Environment::new(EnvironmentConfig {
+        limits,
+        ..EnvironmentConfig::default()
+    })
+    .unwrap();
+    let endless = SPAWN_DATA.replace(r#"(export "word")"#, r#"(export "word") (loop (br 0))"#);
+    let body = format!(r#"{endless} (func (export "_start") (drop (call $gets_or_spawns)))"#);
+    let module = guest(&env, SPAWNS, &body).await;
+    let reason = end(&env, start(&env, &module)).await;
+    assert!(
+        trap(&reason).contains("too many names are registered"),
+        "{reason:?}"
+    );
+    env.idle().await;
+}
+
+#[tokio::test]
 async fn a_spawn_on_the_own_node_has_its_codes() {
     let imports = [SPAWNS, ERRORS].concat();
     let body = format!(
