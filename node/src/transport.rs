@@ -640,6 +640,7 @@ impl Connection {
     /// Closes the connection and says why. What was not sent is lost.
     pub fn close(&self, why: &str) {
         let why: String = why.chars().take(200).collect();
+        queue::let_go(self.quic.congestion_state());
         self.quic.close(1u32.into(), why.as_bytes());
     }
 

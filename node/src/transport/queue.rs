@@ -6,9 +6,13 @@
 //! TCP Vegas (Brakmo and Peterson, 1994), the window follows that, and CUBIC's stays the upper bound.
 //!
 //! Where the round trip is long, or others fill the queue, giving way to delay means to starve: CUBIC alone decides.
+//!
+//! A connection that is closed sends one packet more, which says why. quinn would hold that back, too, while the window is full,
+//! and a closed connection takes in nothing that makes room: [`let_go`] opens the window.
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
@@ -21,6 +25,8 @@ const SHORT: Duration = Duration::from_millis(2);
 const QUEUE: Duration = Duration::from_micros(100);
 /// Two batches of ten segments, so that one is under way while the next is made.
 const SEGMENTS_MIN: u64 = 20;
+/// No window at all. So wide that nothing is paced either.
+const OPEN: u64 = 1 << 40;
 
 /// Makes the congestion control of each connection.
 #[derive(Debug, Default)]
@@ -32,7 +38,15 @@ impl ControllerFactory for ShortQueue {
             cubic: self.0.clone().build(now, mtu),
             cap: Cap::new(mtu),
             round: Round::default(),
+            closing: Arc::default(),
         })
+    }
+}
+
+/// Lets the last packet of a connection out, whose control this is a copy of. It has to be closed right after.
+pub(super) fn let_go(control: Box<dyn Controller>) {
+    if let Ok(control) = control.into_any().downcast::<Control>() {
+        control.closing.store(true, Ordering::Relaxed);
     }
 }
 
@@ -40,6 +54,8 @@ struct Control {
     cubic: Box<dyn Controller>,
     cap: Cap,
     round: Round,
+    /// What all copies share: whether nothing but the last packet is still to be sent.
+    closing: Arc<AtomicBool>,
 }
 
 /// The packets that were sent within one round trip.
@@ -152,6 +168,9 @@ impl Controller for Control {
     }
 
     fn window(&self) -> u64 {
+        if self.closing.load(Ordering::Relaxed) {
+            return OPEN;
+        }
         self.cap.of(self.cubic.window())
     }
 
@@ -166,6 +185,7 @@ impl Controller for Control {
             cubic: self.cubic.clone_box(),
             cap: self.cap,
             round: self.round,
+            closing: self.closing.clone(),
         })
     }
 
@@ -211,6 +231,14 @@ mod tests {
         let window = 4 << 20;
         cap.judge(SHORT, 100 * SHORT, window);
         assert_eq!(cap.of(window), window);
+    }
+
+    #[test]
+    fn a_copy_lets_the_last_packet_out() {
+        let control = Arc::new(ShortQueue::default()).build(Instant::now(), MTU);
+        assert!(control.window() < OPEN);
+        let_go(control.clone_box());
+        assert_eq!(control.window(), OPEN);
     }
 
     #[test]
