@@ -157,9 +157,14 @@ fn certificates(folder: &Path) -> Result<PathBuf> {
     let steps = [
         format!("req -x509 {curve} -days 2 -subj /CN=bench-authority -keyout ca.key -out ca.pem"),
         format!("req {curve} -subj /CN=bench-node -keyout node.key -out node.csr"),
-        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out node.pem"
+        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out node.pem"
             .into(),
     ];
+    // OTP compares the name of the node's host with these.
+    std::fs::write(
+        folder.join("names"),
+        "subjectAltName=IP:127.0.0.1,DNS:127.0.0.1\n",
+    )?;
     for step in &steps {
         output(
             Command::new("openssl")
