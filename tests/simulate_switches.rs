@@ -37,7 +37,7 @@ const RULES: &[(&str, u64)] = &[
     ("a child is noted", 0),
     ("Cancel reaches a child that is made", 78),
     ("an epoch is opened once", 1),
-    ("a lease counts round trips", 42),
+    ("a lease counts round trips", 1145),
     ("a lost session is told", 0),
     ("a child runs at Start", 0),
     ("the dead answer", 0),
