@@ -43,7 +43,7 @@ const RULES: &[(&str, u64)] = &[
     ("the dead answer", 0),
     ("giving link() up is an unlink", 1),
     ("a process that ends gives no link() up", 21),
-    ("the open session ends before the next opens", 3),
+    ("the open session ends before the next opens", 76),
     ("unlink withdraws what is queued", 1),
     ("an unlink leaves the other's call alone", 0),
     ("NoProcess has an id", 122),
