@@ -460,32 +460,33 @@ async fn runs(engine: &Engine) {
     assert_eq!(env.wait(pid.unwrap()).await, ExitReason::Normal);
 }
 
-#[tokio::test]
-async fn a_module_that_compiles_for_too_long_is_given_up() {
-    let engine = compiling_with(Compiler {
-        processor_time_max: Duration::from_secs(1),
-        ..compiler()
-    });
+/// Compiles a module that takes more than this compiler allows, and then one that does not.
+async fn is_given_up_at(bound: &str, compiler: Compiler) {
+    let engine = compiling_with(compiler);
     let error = Module::compile(&engine, dear(2000, 200)).await.unwrap_err();
     assert!(
-        matches!(&error, ModuleError::TooCostly(what) if what == "1 s of processor time"),
+        matches!(&error, ModuleError::TooCostly(what) if what == bound),
         "{error}"
     );
     runs(&engine).await;
 }
 
 #[tokio::test]
+async fn a_module_that_compiles_for_too_long_is_given_up() {
+    let quick = Compiler {
+        processor_time_max: Duration::from_secs(1),
+        ..compiler()
+    };
+    is_given_up_at("1 s of processor time", quick).await;
+}
+
+#[tokio::test]
 async fn a_module_that_takes_too_much_memory_to_compile_is_given_up() {
-    let engine = compiling_with(Compiler {
+    let small = Compiler {
         memory_bytes_max: 64 << 20,
         ..compiler()
-    });
-    let error = Module::compile(&engine, dear(2000, 200)).await.unwrap_err();
-    assert!(
-        matches!(&error, ModuleError::TooCostly(what) if what == "64 MiB of memory"),
-        "{error}"
-    );
-    runs(&engine).await;
+    };
+    is_given_up_at("64 MiB of memory", small).await;
 }
 
 #[tokio::test]
@@ -505,6 +506,22 @@ async fn a_compiler_that_cannot_be_started_is_no_fault_of_the_module() {
             "{program}: {error}"
         );
     }
+    // One that cannot read the module says so, and nothing of the module.
+    let words = ["-c", r#"exec "$0" compile-module "$@" < /"#];
+    let engine = compiling_with(Compiler {
+        program: "/bin/sh".into(),
+        args: words
+            .into_iter()
+            .chain([env!("CARGO_BIN_EXE_tidelock")])
+            .map(str::to_owned)
+            .collect(),
+        ..compiler()
+    });
+    let error = Module::compile(&engine, bytes).await.unwrap_err();
+    assert!(
+        matches!(&error, ModuleError::NotCompiled(how) if how.contains("Is a directory")),
+        "{error}"
+    );
     let engine = compiling_with(compiler());
     let error = Module::compile(&engine, &b"\0asm\x01\0\0\0\x01\x01"[..]).await;
     assert!(matches!(error, Err(ModuleError::Invalid(_))), "{error:?}");

@@ -33,6 +33,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const CALLED_WRONG: u8 = 2;
 const INVALID: u8 = 3;
 const TOO_MUCH_MEMORY: u8 = 4;
+const FAILED: u8 = 5;
 
 /// A program that compiles modules by [`compile_apart`], and what it may take for one.
 #[derive(Debug, Clone)]
@@ -95,12 +96,11 @@ impl Compiler {
     fn judge(&self, status: ExitStatus, answer: Vec<u8>) -> Result<Vec<u8>, ModuleError> {
         const CPU: Option<i32> = Some(Signal::XCPU.as_raw());
         let code = status.code().map(u8::try_from);
+        let why = |answer: Vec<u8>| bounded(String::from_utf8_lossy(&answer).into_owned());
         match code {
             Some(Ok(0)) => Ok(answer),
-            Some(Ok(INVALID)) => {
-                let why = String::from_utf8_lossy(&answer).into_owned();
-                Err(ModuleError::Invalid(bounded(why)))
-            }
+            Some(Ok(INVALID)) => Err(ModuleError::Invalid(why(answer))),
+            Some(Ok(FAILED)) => Err(ModuleError::NotCompiled(why(answer))),
             Some(Ok(TOO_MUCH_MEMORY)) => Err(ModuleError::TooCostly(format!(
                 "{} MiB of memory",
                 self.memory_bytes_max >> 20
@@ -196,27 +196,26 @@ pub fn compile_apart(words: &[String]) -> ExitCode {
     let Some(job) = Job::from_words(words) else {
         return ExitCode::from(CALLED_WRONG);
     };
-    let compiled = job.take_on().map_err(|error| error.to_string());
-    let compiled = compiled.and_then(|()| {
-        let mut bytes = Vec::new();
-        let mut stdin = io::stdin().lock().take(MODULE_BYTES_MAX as u64);
-        stdin
-            .read_to_end(&mut bytes)
-            .map_err(|error| error.to_string())?;
-        let engine = wasmtime::Engine::new(&super::config(job.how)).map_err(|e| e.to_string())?;
-        engine
-            .precompile_module(&bytes)
-            .map_err(|error| format!("{error:#}"))
-    });
-    let (code, answer) = match compiled {
-        Ok(native) => (0, native),
-        Err(why) => (INVALID, bounded(why).into_bytes()),
+    let (code, answer) = match compile(&job) {
+        Ok(Ok(native)) => (0, native),
+        Ok(Err(invalid)) => (INVALID, bounded(format!("{invalid:#}")).into_bytes()),
+        Err(failed) => (FAILED, bounded(format!("{failed:#}")).into_bytes()),
     };
     match io::stdout().lock().write_all(&answer) {
         Ok(()) => ExitCode::from(code),
         // Nobody reads it any more.
         Err(_) => ExitCode::from(CALLED_WRONG),
     }
+}
+
+/// What wasmtime says of the module on stdin. An error: this process could not ask it, whatever the module is.
+fn compile(job: &Job) -> wasmtime::Result<wasmtime::Result<Vec<u8>>> {
+    job.take_on()?;
+    let mut bytes = Vec::new();
+    let mut stdin = io::stdin().lock().take(MODULE_BYTES_MAX as u64);
+    stdin.read_to_end(&mut bytes)?;
+    let engine = wasmtime::Engine::new(&super::config(job.how))?;
+    Ok(engine.precompile_module(&bytes))
 }
 
 #[cfg(test)]

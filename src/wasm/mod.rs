@@ -84,7 +84,6 @@ struct Inner {
     fuelled: OnceLock<Result<Flavour, String>>,
     cache: Option<cache::Cache>,
     compiler: Option<Compiler>,
-    trusted: bool,
     modules: module::Modules,
     compiles: Arc<tokio::sync::Semaphore>,
     /// Turns for guests that do nothing but compute.
@@ -120,7 +119,6 @@ impl Engine {
             fuelled: OnceLock::new(),
             cache: config.cache_dir.and_then(cache::Cache::open),
             compiler: config.compiler,
-            trusted: config.trusted,
             modules: module::Modules::default(),
             compiles: Arc::new(tokio::sync::Semaphore::new(COMPILES_MAX)),
             turns: Arc::new(tokio::sync::Semaphore::new(2 * workers())),
@@ -135,7 +133,7 @@ impl Engine {
 
     /// Whether modules run without the checks that let them be preempted and killed.
     pub fn trusted(&self) -> bool {
-        self.0.trusted
+        self.0.plain.how.trusted
     }
 
     fn plain(&self) -> &Flavour {
@@ -183,7 +181,7 @@ impl Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
-            .field("trusted", &self.0.trusted)
+            .field("trusted", &self.0.plain.how.trusted)
             .finish_non_exhaustive()
     }
 }
