@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ids::import;
 use super::*;
-use crate::{Limits, ProcessConfig};
+use crate::ProcessConfig;
 
 /// The imports of Lunatic's interface with these paths, each named by its last part.
 fn imports(paths: &[&str]) -> String {
@@ -57,15 +57,10 @@ const SPAWN_DATA: &str = r#"(data (i32.const 100) "word")
 
 #[tokio::test]
 async fn a_full_environment_is_an_answer_with_a_text() {
-    let limits = Limits {
+    let env = environment_with(Limits {
         processes_max: 1,
         ..Limits::default()
-    };
-    let env = Environment::new(EnvironmentConfig {
-        limits,
-        ..EnvironmentConfig::default()
-    })
-    .unwrap();
+    });
     let imports = [SPAWNS, ERRORS].concat();
     // The text of the error at 8 begins so: "node".
     let body = format!(
@@ -91,15 +86,10 @@ async fn a_full_environment_is_an_answer_with_a_text() {
 
 #[tokio::test]
 async fn a_process_that_cannot_be_given_its_name_does_not_stay() {
-    let limits = Limits {
+    let env = environment_with(Limits {
         names_max: 0,
         ..Limits::default()
-    };
-    let env = Environment::new(EnvironmentConfig {
-        limits,
-        ..EnvironmentConfig::default()
-    })
-    .unwrap();
+    });
     let endless = SPAWN_DATA.replace(r#"(export "word")"#, r#"(export "word") (loop (br 0))"#);
     let body = format!(r#"{endless} (func (export "_start") (drop (call $gets_or_spawns)))"#);
     let module = guest(&env, SPAWNS, &body).await;
@@ -407,15 +397,10 @@ async fn a_request_to_a_process_of_some_node_is_a_request() {
 
 #[tokio::test]
 async fn timers_of_a_process_have_an_end() {
-    let limits = Limits {
+    let env = environment_with(Limits {
         timers_max: 3,
         ..Limits::default()
-    };
-    let env = Environment::new(EnvironmentConfig {
-        limits,
-        ..EnvironmentConfig::default()
-    })
-    .unwrap();
+    });
     let imports = [
         MESSAGES,
         PROCESS_ID,

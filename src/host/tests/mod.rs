@@ -21,10 +21,18 @@ use std::time::Duration;
 
 use tidelock_proto::{ExitReason, Pid};
 
-use crate::{Environment, EnvironmentConfig, Module, SpawnOptions};
+use crate::{Environment, EnvironmentConfig, Limits, Module, SpawnOptions};
 
 fn environment() -> Environment {
-    Environment::new(EnvironmentConfig::default()).unwrap()
+    environment_with(Limits::default())
+}
+
+fn environment_with(limits: Limits) -> Environment {
+    let config = EnvironmentConfig {
+        limits,
+        ..EnvironmentConfig::default()
+    };
+    Environment::new(config).unwrap()
 }
 
 /// Compiles `body` inside a module with one page of memory. `$check` traps unless two numbers agree.

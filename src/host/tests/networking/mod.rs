@@ -267,15 +267,10 @@ async fn wrong_addresses_trap() {
 /// A socket is closed with its last holder, and makes room for another one.
 #[tokio::test]
 async fn sockets_are_bounded() {
-    let limits = crate::Limits {
+    let env = environment_with(Limits {
         sockets_max: 2,
-        ..Default::default()
-    };
-    let env = Environment::new(EnvironmentConfig {
-        limits,
-        ..Default::default()
-    })
-    .unwrap();
+        ..Limits::default()
+    });
     let body = r#"(func (export "_start") (local $listener i64) (local $stream i64)
         (local $clone i64) (local $port i32)
         (local.set $listener (call $listen))
