@@ -11,6 +11,7 @@
 //! What guests print and daemons log is kept with its time of arrival, and shown when a test fails.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
@@ -482,7 +483,7 @@ impl Cluster {
 
     /// Runs the command line as the operator.
     pub(crate) fn tidelock(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_tidelock"))
+        Command::new(binary())
             .args(arguments)
             .env("TIDELOCK_CONTEXT", self.control.operator())
             .env("NO_COLOR", "1")
@@ -522,8 +523,14 @@ pub(crate) struct Daemon {
     pub(crate) events: Feed,
 }
 
+/// The binary that was built with these tests, or the one that `TIDELOCK_NODE_BINARY` names.
+fn binary() -> OsString {
+    let named = std::env::var_os("TIDELOCK_NODE_BINARY");
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_tidelock").into())
+}
+
 fn daemon(role: &str, starter: &[String]) -> Command {
-    let binary = env!("CARGO_BIN_EXE_tidelock");
+    let binary = binary();
     let mut command = match starter {
         [] => Command::new(binary),
         [starter, arguments @ ..] => {

@@ -6,7 +6,7 @@
 //! of which there are 2²⁴, so that each looks like somebody else.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +33,7 @@ fn is_retry(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & 0xb0 == 0xb0)
 }
 
-/// An address that nobody else uses.
+/// An address of loopback that only tests of outsiders use.
 fn somebody(number: usize) -> Ipv4Addr {
     let [_, a, b, c] = u32::try_from(number).expect("not so many").to_be_bytes();
     Ipv4Addr::new(127, 100 + a, b, c)
@@ -264,23 +264,61 @@ fn forged_first_packets_cost_little_and_keep_nobody_out() {
     by.undisturbed();
 }
 
-/// Somebody with an address, who falls silent once a handshake was begun with him.
+/// Somebody with an address of his own, and what the node says to it.
+#[derive(Debug)]
+struct Knocker {
+    socket: tokio::net::UdpSocket,
+    node: SocketAddr,
+}
+
+impl Knocker {
+    async fn new(number: usize, node: SocketAddr) -> Self {
+        let socket = tokio::net::UdpSocket::bind((somebody(number), 0)).await;
+        let socket = socket.expect("an address of loopback");
+        Knocker { socket, node }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().expect("it is bound")
+    }
+
+    fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        // A full queue loses datagrams, as networks do.
+        let _ = self.socket.try_send_to(datagram, to);
+    }
+
+    /// The length of what the node has sent. What others send is lost: another node may still speak to
+    /// whoever had the port before.
+    fn poll_receive(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<usize> {
+        loop {
+            let mut read = ReadBuf::new(buffer);
+            match self.socket.poll_recv_from(context, &mut read) {
+                Poll::Ready(Ok(from)) if from == self.node => {
+                    return Poll::Ready(read.filled().len());
+                }
+                Poll::Ready(Ok(_)) => {}
+                _ => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// Somebody who falls silent once a handshake was begun with him.
 #[derive(Debug)]
 struct Idler {
-    socket: tokio::net::UdpSocket,
+    who: Knocker,
     silent: AtomicBool,
     begun: Arc<AtomicUsize>,
 }
 
 impl Carrier for Idler {
     fn addr(&self) -> SocketAddr {
-        self.socket.local_addr().expect("it is bound")
+        self.who.addr()
     }
 
     fn send(&self, to: SocketAddr, datagram: &[u8]) {
         if !self.silent.load(Ordering::Relaxed) {
-            // A full queue loses datagrams, as networks do.
-            let _ = self.socket.try_send_to(datagram, to);
+            self.who.send(to, datagram);
         }
     }
 
@@ -289,16 +327,11 @@ impl Carrier for Idler {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<(usize, SocketAddr)> {
-        let mut read = ReadBuf::new(buffer);
-        match self.socket.poll_recv_from(context, &mut read) {
-            Poll::Ready(Ok(from)) => {
-                if !is_retry(read.filled()) && !self.silent.swap(true, Ordering::Relaxed) {
-                    self.begun.fetch_add(1, Ordering::Relaxed);
-                }
-                Poll::Ready((read.filled().len(), from))
-            }
-            _ => Poll::Pending,
+        let length = std::task::ready!(self.who.poll_receive(context, buffer));
+        if !is_retry(&buffer[..length]) && !self.silent.swap(true, Ordering::Relaxed) {
+            self.begun.fetch_add(1, Ordering::Relaxed);
         }
+        Poll::Ready((length, self.who.node))
     }
 }
 
@@ -309,16 +342,14 @@ fn idle_handshakes_of_one_address_keep_nobody_out() {
     let identity = by.identity(1120, Odd::OtherAuthority);
     let (begun, lease) = (Arc::new(AtomicUsize::new(0)), by.cluster.lease());
     let before = node.memory_bytes();
-    let source = IpAddr::from(somebody(1));
     let addr = node.addr();
     let idlers = 400;
     // From here on they knock, and knock again, for ten seconds.
     let all: Vec<_> = by.cluster.block_on(async {
         let mut all = Vec::new();
         for _ in 0..idlers {
-            let socket = tokio::net::UdpSocket::bind((source, 0)).await;
             let idler = Arc::new(Idler {
-                socket: socket.expect("an address of loopback"),
+                who: Knocker::new(1, addr).await,
                 silent: AtomicBool::new(false),
                 begun: begun.clone(),
             });
@@ -361,22 +392,21 @@ fn idle_handshakes_of_one_address_keep_nobody_out() {
     by.undisturbed();
 }
 
-/// Somebody with an address, who hears nothing but that he must prove it: none of his handshakes goes on.
+/// Somebody who hears nothing but that he must prove his address: none of his handshakes goes on.
 #[derive(Debug)]
 struct Deaf {
-    socket: tokio::net::UdpSocket,
+    who: Knocker,
     /// The handshakes that were begun with him, by what the other side calls him in each.
     begun: Arc<Mutex<HashSet<Vec<u8>>>>,
 }
 
 impl Carrier for Deaf {
     fn addr(&self) -> SocketAddr {
-        self.socket.local_addr().expect("it is bound")
+        self.who.addr()
     }
 
     fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        // A full queue loses datagrams, as networks do.
-        let _ = self.socket.try_send_to(datagram, to);
+        self.who.send(to, datagram);
     }
 
     fn poll_receive(
@@ -385,13 +415,10 @@ impl Carrier for Deaf {
         buffer: &mut [u8],
     ) -> Poll<(usize, SocketAddr)> {
         loop {
-            let mut read = ReadBuf::new(buffer);
-            let Poll::Ready(Ok(from)) = self.socket.poll_recv_from(context, &mut read) else {
-                return Poll::Pending;
-            };
-            let datagram = read.filled();
+            let length = std::task::ready!(self.who.poll_receive(context, buffer));
+            let datagram = &buffer[..length];
             if is_retry(datagram) {
-                return Poll::Ready((datagram.len(), from));
+                return Poll::Ready((length, self.who.node));
             }
             // A long header: a first byte, a version, and how long a name is before the name.
             let length = datagram.get(5).copied().map_or(0, usize::from);
@@ -418,10 +445,8 @@ fn idle_handshakes_of_many_addresses_keep_nobody_out() {
     let all: Vec<_> = by.cluster.block_on(async {
         let mut all = Vec::new();
         for number in 0..addresses {
-            let source = IpAddr::from(somebody(number));
-            let socket = tokio::net::UdpSocket::bind((source, 0)).await;
             let deaf = Arc::new(Deaf {
-                socket: socket.expect("an address of loopback"),
+                who: Knocker::new(number, addr).await,
                 begun: begun.clone(),
             });
             let transport = Transport::over(deaf, &identity, lease, [9; 32]);

@@ -12,7 +12,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{command, is_ci, output, program, root, run};
+use crate::run::{command, is_ci, output, program, root, run, yielding};
 
 /// Where the counts are recorded.
 const RECORD: &str = "benches/instructions.txt";
@@ -42,7 +42,7 @@ pub(crate) fn count(bless: bool) -> Result<()> {
         eprintln!("  SKIPPED, no instruction was counted: {missing}");
         return Ok(());
     }
-    run(&mut command(
+    run(&mut yielding(
         "cargo build --release --locked --workspace --examples",
     ))?;
     let paths = output(&mut hot_paths())?;

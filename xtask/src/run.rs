@@ -25,6 +25,11 @@ pub(crate) fn command(words: &str) -> Command {
     command
 }
 
+/// As [`command`], of a program that gives way to all others.
+pub(crate) fn yielding(words: &str) -> Command {
+    command(&format!("nice -n 19 {words}"))
+}
+
 /// As [`command`], of a program whose path may have spaces.
 pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(path);

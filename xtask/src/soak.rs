@@ -3,12 +3,19 @@
 //! The work is done by a test of `tests/cluster/soak.rs`, which has the harness; this is how it is started
 //! for longer than a test should take.
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::{command, run};
+use crate::run::{command, output, program, root, run};
 
 /// How long it goes on where every push is tested.
-pub(crate) const IN_CI: &str = "5m";
+const IN_CI: &str = "5m";
+
+/// The test that does it.
+const TEST: &str = "soak::a_long_time_of_faults_leaves_nothing_behind";
 
 /// What may be asked for.
 struct Options<'a> {
@@ -23,14 +30,80 @@ struct Options<'a> {
 /// Runs it as the arguments say.
 pub(crate) fn from_arguments(arguments: &[&str]) -> Result<()> {
     let options = parse(arguments)?;
-    let mut soak = command(
-        "cargo test --release --locked --workspace --test cluster \
-         soak::a_long_time -- --nocapture",
-    );
+    let mut soak = command("cargo test --release --locked --workspace --test cluster");
+    soak.args([TEST, "--", "--exact", "--nocapture"]);
     soak.env("TIDELOCK_SOAK", options.time);
     soak.env("TIDELOCK_SOAK_EVERY", options.every);
     soak.env("TIDELOCK_SEED", options.seed.to_string());
     run(&mut soak)
+}
+
+/// One that goes on beside what else is done. Dropped before its end, it is killed.
+pub(crate) struct Beside {
+    child: Child,
+    /// What it says.
+    log: PathBuf,
+}
+
+impl Beside {
+    /// Starts it, as long as every push has one. What it needs must be compiled.
+    ///
+    /// Its nodes are of a copy of the binary: other jobs compile others in that place.
+    pub(crate) fn start(guests: &Path) -> Result<Self> {
+        let folder = root().join("target/soak");
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let built = std::env::current_exe()?.with_file_name("tidelock");
+        let node = folder.join("tidelock");
+        fs::copy(&built, &node).with_context(|| format!("copying {}", built.display()))?;
+        let log = folder.join("log");
+        let said = File::create(&log).with_context(|| format!("making {}", log.display()))?;
+        let mut soak = program(test_binary()?);
+        soak.args([TEST, "--exact", "--nocapture"]);
+        soak.env("TIDELOCK_SOAK", IN_CI);
+        soak.env("TIDELOCK_GUESTS", guests);
+        soak.env("TIDELOCK_NODE_BINARY", node);
+        soak.stdout(said.try_clone()?).stderr(said);
+        let child = soak.spawn().context("starting the soak")?;
+        eprintln!("── soak: begun; it goes on beside what is next\n");
+        Ok(Beside { child, log })
+    }
+
+    /// Waits for its end, and says what it said.
+    ///
+    /// # Errors
+    ///
+    /// If it has failed.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let status = self.child.wait().context("waiting for the soak")?;
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
+        eprint!("{said}");
+        if !status.success() {
+            bail!("{TEST}: {status}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where cargo has put the tests of clusters.
+fn test_binary() -> Result<PathBuf> {
+    let told = output(
+        command("cargo test --release --locked --workspace --test cluster --no-run")
+            .arg("--message-format=json")
+            .stderr(Stdio::null()),
+    )?;
+    told.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "cluster")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo has compiled no tests of clusters")
 }
 
 fn parse<'a>(mut arguments: &[&'a str]) -> Result<Options<'a>> {

@@ -1,11 +1,12 @@
 //! Everything a push must pass.
 //!
 //! The jobs run one after the other, the quick ones first, in one profile so that they share
-//! what they compile. The tests are last: a run ends with the words of the test runner.
+//! what they compile; only the soak, which waits more than it works, goes on beside what is compiled.
+//! The tests are last: a run ends with the words of the test runner.
 
 use anyhow::Result;
 
-use crate::run::{command, has_cargo, is_ci, job, output, program, run};
+use crate::run::{command, has_cargo, is_ci, job, output, program, run, yielding};
 use crate::{fuzz, guests, instructions, languages, soak};
 
 /// Where tests look for compiled guests.
@@ -26,11 +27,20 @@ pub(crate) fn all(quick: bool) -> Result<()> {
         job("guests in other languages", languages::build)?;
     }
     job("lint", || lint(quick))?;
+    job("licences and advisories", deny)?;
+    let mut soak = None;
+    if !quick {
+        job("build", build)?;
+        job("demo", demo)?;
+        if is_ci() {
+            soak = Some(soak::Beside::start(&guests::folder())?);
+        }
+    }
+    // These are compiled more than they run, and give way to the soak.
     job("docs", || docs(quick))?;
     job("protocol needs nothing of a machine", bare_protocol)?;
-    job("licences and advisories", deny)?;
     job("every rule of the protocol is missed when removed", || {
-        run(&mut command(
+        run(&mut yielding(
             "cargo test --release --locked --workspace --features tidelock-proto/switches \
              --test model_switches",
         ))
@@ -41,8 +51,6 @@ pub(crate) fn all(quick: bool) -> Result<()> {
             removed_rules,
         )?;
         job("processes on several threads, in every order", every_order)?;
-        job("build", build)?;
-        job("demo", demo)?;
         job("instructions of the hot paths", || {
             instructions::count(false)
         })?;
@@ -51,12 +59,12 @@ pub(crate) fn all(quick: bool) -> Result<()> {
         })?;
     }
     job("examples in the docs", || {
-        run(&mut command(
+        run(&mut yielding(
             "cargo test --release --locked --workspace --doc --quiet",
         ))
     })?;
-    if !quick && is_ci() {
-        job("soak", || soak::from_arguments(&["--for", soak::IN_CI]))?;
+    if let Some(soak) = soak {
+        job("soak", || soak.finish())?;
     }
     job("tests", || tests(quick))
 }
@@ -90,7 +98,7 @@ fn lint(quick: bool) -> Result<()> {
 fn docs(quick: bool) -> Result<()> {
     let warnings = ("RUSTDOCFLAGS", "-D warnings");
     run(
-        command("cargo doc --release --locked --workspace --no-deps --quiet")
+        yielding("cargo doc --release --locked --workspace --no-deps --quiet")
             .env(warnings.0, warnings.1),
     )?;
     if !quick && guests::has_ordinary_toolchain()? {
@@ -109,14 +117,14 @@ fn bare_protocol() -> Result<()> {
         return Ok(());
     }
     run(
-        command("cargo build --release --locked --package tidelock-proto --target")
+        yielding("cargo build --release --locked --package tidelock-proto --target")
             .arg(BARE_TARGET),
     )
 }
 
 /// One seed for each rule: compiling counts, not running.
 fn removed_rules() -> Result<()> {
-    run(&mut command(
+    run(&mut yielding(
         "cargo test --release --locked --workspace --features tidelock-node/switches \
          --config profile.release.package.tidelock.opt-level=0 \
          --config profile.release.package.tidelock-node.opt-level=0 \
@@ -125,7 +133,7 @@ fn removed_rules() -> Result<()> {
 }
 
 fn every_order() -> Result<()> {
-    run(command(
+    run(yielding(
         "cargo test --release --locked --workspace --features tidelock/loom --test loom \
          -- --nocapture",
     )
