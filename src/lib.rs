@@ -78,7 +78,7 @@ pub use tidelock_proto::link::{LinkForm, LinkOutcome, Signal as LinkSignal};
 pub use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 pub use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
 pub use wasm::{
-    Compiler, Engine, EngineConfig, EngineError, EntryError, Import, Module, ModuleError,
+    Compiler, Engine, EngineConfig, EngineError, EntryError, Import, Module, ModuleError, Profile,
     compile_apart,
 };
 

@@ -50,6 +50,7 @@ pub(super) fn key(engine: &wasmtime::Engine) -> String {
     }
     let mut hasher = Blake(blake3::Hasher::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.write(super::rewrite::VERSION);
     hasher.0.finalize().to_hex()[..16].to_owned()
 }
 

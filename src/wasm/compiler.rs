@@ -20,7 +20,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, Signal};
 use tidelock_proto::bounded;
 
-use super::{MODULE_BYTES_MAX, ModuleError};
+use super::{MODULE_BYTES_MAX, ModuleError, rewrite};
 
 /// Native code is larger than its module, and never by this much.
 const NATIVE_BYTES_MAX: u64 = 1 << 30;
@@ -119,7 +119,11 @@ impl Compiler {
 /// One of the ways in which a node compiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct How {
+    /// Nobody asks the guest to give way.
     pub(super) trusted: bool,
+    /// Pages that fault stand guard at the end of the memory, instead of a check of each access.
+    pub(super) guarded: bool,
+    /// Instructions are counted.
     pub(super) fuel: bool,
 }
 
@@ -137,7 +141,12 @@ impl Job {
             self.seconds_max.to_string(),
             self.memory_bytes_max.to_string(),
         ];
-        let ways = [(self.how.trusted, "trusted"), (self.how.fuel, "fuel")];
+        let How {
+            trusted,
+            guarded,
+            fuel,
+        } = self.how;
+        let ways = [(trusted, "trusted"), (guarded, "guarded"), (fuel, "fuel")];
         words.extend(ways.iter().filter(|way| way.0).map(|way| way.1.to_owned()));
         words
     }
@@ -146,10 +155,12 @@ impl Job {
         let [seconds, bytes, ways @ ..] = words else {
             return None;
         };
+        let has = |name| ways.iter().any(|way| way == name);
         let job = Self {
             how: How {
-                trusted: ways.iter().any(|way| way == "trusted"),
-                fuel: ways.iter().any(|way| way == "fuel"),
+                trusted: has("trusted"),
+                guarded: has("guarded"),
+                fuel: has("fuel"),
             },
             seconds_max: seconds.parse().ok()?,
             memory_bytes_max: bytes.parse().ok()?,
@@ -215,7 +226,8 @@ fn compile(job: &Job) -> wasmtime::Result<wasmtime::Result<Vec<u8>>> {
     let mut stdin = io::stdin().lock().take(MODULE_BYTES_MAX as u64);
     stdin.read_to_end(&mut bytes)?;
     let engine = wasmtime::Engine::new(&super::config(job.how))?;
-    Ok(engine.precompile_module(&bytes))
+    let compile = |module: &[u8]| engine.precompile_module(module);
+    Ok(rewrite::compiled(&bytes, job.how, compile))
 }
 
 #[cfg(test)]
@@ -224,9 +236,13 @@ mod tests {
 
     #[test]
     fn a_job_is_read_as_it_was_written_and_nothing_else_is() {
-        for (trusted, fuel) in [(false, false), (false, true), (true, false), (true, true)] {
+        for ways in 0..8 {
             let job = Job {
-                how: How { trusted, fuel },
+                how: How {
+                    trusted: ways & 1 != 0,
+                    guarded: ways & 2 != 0,
+                    fuel: ways & 4 != 0,
+                },
                 seconds_max: 60,
                 memory_bytes_max: 2 << 30,
             };
@@ -239,6 +255,7 @@ mod tests {
             "-1 5",
             "60 5 fast",
             "60 5 fuel trusted",
+            "60 5 fuel guarded",
             "060 5",
         ] {
             let words: Vec<_> = words.split_whitespace().map(str::to_owned).collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidelock_proto::spawn::{Param, ProcessConfig};
 use tidelock_proto::{ExitReason, bounded};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -24,8 +24,20 @@ const FRAMES_MAX: usize = 8;
 /// Memory taken for a process before it runs.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    slot: Option<MemorySlot>,
+    place: Place,
     memory_bytes_max: usize,
+}
+
+/// Where the memory of a process lies.
+#[derive(Debug)]
+enum Place {
+    /// It has none, or the engine finds a place for it.
+    Anywhere,
+    Slot(MemorySlot),
+    /// Between pages that fault, one of so many.
+    Guarded {
+        _one: OwnedSemaphorePermit,
+    },
 }
 
 /// Why memory could not be reserved.
@@ -51,7 +63,7 @@ impl Module {
         let memory_bytes_max = usize::try_from(max).unwrap_or(usize::MAX);
         let Some((min, declared)) = self.memory_size() else {
             return Ok(Reservation {
-                slot: None,
+                place: Place::Anywhere,
                 memory_bytes_max,
             });
         };
@@ -59,14 +71,29 @@ impl Module {
             return Err(ReserveError::Limit { needs: min, max });
         }
         let bytes = |n| usize::try_from(n).unwrap_or(usize::MAX);
-        let slot = match self.engine().trusted() {
-            true => None,
-            false => Some(MemorySlot::take(bytes(min), bytes(declared.min(max)))?),
+        // Fuel is counted in slots only.
+        let may_be_guarded = self.computes() && config.fuel_max.is_none();
+        let guarded = may_be_guarded.then(|| self.engine().guarded()).flatten();
+        let place = match guarded {
+            Some(one) => Place::Guarded { _one: one },
+            None if self.engine().trusted() => Place::Anywhere,
+            None => Place::Slot(MemorySlot::take(bytes(min), bytes(declared.min(max)))?),
         };
         Ok(Reservation {
-            slot,
+            place,
             memory_bytes_max,
         })
+    }
+}
+
+impl Reservation {
+    /// Whether the process runs the code for guarded memory. One without any memory runs what there is.
+    fn is_guarded(&self, module: &Module) -> bool {
+        match self.place {
+            Place::Anywhere => module.computes(),
+            Place::Slot(_) => false,
+            Place::Guarded { .. } => true,
+        }
     }
 }
 
@@ -97,11 +124,12 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
     let _ticks = module.engine().running();
     let fuel = context.config().fuel_max;
     let native = match fuel {
-        None => module.plain(),
-        Some(_) => match module.fuelled().await {
-            Ok(native) => native,
-            Err(error) => return ExitReason::NotStarted(bounded(error.to_string())),
-        },
+        None => module.native(reservation.is_guarded(&module)).await,
+        Some(_) => module.fuelled().await,
+    };
+    let native = match native {
+        Ok(native) => native,
+        Err(error) => return ExitReason::NotStarted(bounded(error.to_string())),
     };
     let limits = Limits::new(reservation);
     let state = State::new(module.clone(), context, limits);
@@ -144,7 +172,7 @@ pub struct Import {
 pub(crate) fn imports(engine: &Engine, context: Context) -> Result<Vec<Import>, ModuleError> {
     let nothing = Module::compile_blocking(engine, &b"\0asm\x01\0\0\0"[..])?;
     let limits = Limits::new(Reservation {
-        slot: None,
+        place: Place::Anywhere,
         memory_bytes_max: 0,
     });
     let Flavour { engine, linker, .. } = engine.plain();
@@ -316,7 +344,8 @@ fn short_name(name: &str) -> &str {
 /// What the store may allocate: one instance, one memory, one table, each bounded.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    slot: Option<MemorySlot>,
+    /// A slot until the memory is made in it; what is guarded as long as the memory is there.
+    place: Place,
     memory_bytes_max: usize,
     memory_refused: bool,
     refused_at_start: Option<String>,
@@ -325,12 +354,15 @@ pub(crate) struct Limits {
 impl Limits {
     fn new(reservation: Reservation) -> Self {
         let Reservation {
-            slot,
+            place,
             memory_bytes_max,
         } = reservation;
-        let room = slot.as_ref().map_or(usize::MAX, MemorySlot::bytes);
+        let room = match &place {
+            Place::Slot(slot) => slot.bytes(),
+            Place::Anywhere | Place::Guarded { .. } => usize::MAX,
+        };
         Self {
-            slot,
+            place,
             memory_bytes_max: memory_bytes_max.min(room),
             memory_refused: false,
             refused_at_start: None,
@@ -354,10 +386,11 @@ impl ResourceLimiter for State {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let slot = if current == 0 {
-            self.limits.slot.take()
-        } else {
-            None
+        let slot = match self.limits.place {
+            Place::Slot(_) if current == 0 => {
+                std::mem::replace(&mut self.limits.place, Place::Anywhere)
+            }
+            _ => Place::Anywhere,
         };
         if desired > self.limits.memory_bytes_max {
             self.limits.memory_refused = true;
@@ -368,7 +401,7 @@ impl ResourceLimiter for State {
             return Ok(false);
         }
         // The memory is made right after this call, on this thread.
-        if let Some(slot) = slot {
+        if let Place::Slot(slot) = slot {
             slot.offer();
         }
         self.note_memory(desired);

@@ -5,13 +5,14 @@
 //! * A guest touches its own memory and what the host gave it, nothing else.
 //! * A guest yields within a tick however tight its loop is, so one worker serves all processes.
 //! * Bytes are compiled once per node and kept as files; what comes from the network is never native code.
-//! * Starting a process takes no system call when slots are warm.
+//! * Starting a process of a dense module takes no system call when slots are warm.
 //!
 //! ```text
 //! bytes ──Module::compile──▶ Module ──check_entry, reserve──▶ Reservation ──run──▶ ExitReason
 //!             │ size, imports           no guest code yet          instantiate, call the entry
 //!             ├─ cache.rs: native code by content hash             slab.rs: memory and stack
 //!             └─ compiler.rs: a process with bounds
+//!                └─ rewrite/: shorter loops, longer instructions in pieces
 //! ```
 //!
 //! Not here: what guests may call (`host`), who lives where and when a process ends (`process`).
@@ -20,6 +21,8 @@ mod cache;
 mod compiler;
 mod instance;
 mod module;
+mod profile;
+mod rewrite;
 mod slab;
 
 use std::path::PathBuf;
@@ -46,6 +49,9 @@ pub(crate) const CODE_BYTES_MAX: usize = 16 << 20;
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Bytes of stack compiled code may use before it traps.
 const WASM_STACK_BYTES: usize = 512 << 10;
+/// Processes in guarded memory at the same time. Each takes 4 GiB of 128 TiB of address space and a few mappings
+/// of the 65 530 that a process may have.
+const GUARDED_MAX: usize = 2_048;
 /// Modules compiled at the same time.
 const COMPILES_MAX: usize = 2;
 /// Ticks without any process before the clock sleeps.
@@ -62,11 +68,27 @@ pub struct EngineConfig {
     /// Compiles in processes of its own, which the system holds to their bounds. None: compile in this process,
     /// where a module may take any time and memory.
     pub compiler: Option<Compiler>,
-    /// Compile without checks in loops and at memory accesses: pages that fault replace the latter. Guests
-    /// compute as fast as in wasmtime alone. In return one that computes cannot be killed or
-    /// preempted, and each needs mappings of its own: some ten thousand processes instead of a
-    /// million, 30 µs to make one. Only for modules the operator trusts.
+    /// What modules are compiled for.
+    pub profile: Profile,
+    /// Compile without checks in loops and at memory accesses, whatever the profile: guests compute as fast as in
+    /// wasmtime alone. In return one that computes cannot be killed or preempted. Only for modules the operator
+    /// trusts.
     pub trusted: bool,
+}
+
+/// What a module is compiled for. A guest cannot tell which it is, but by time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// As the module says, in a custom section `tidelock.profile` that holds `dense` or `compute`. One that says
+    /// nothing is compiled to compute if it cannot start processes, so that there are not many of it.
+    #[default]
+    Auto,
+    /// For a million processes: memories lie side by side, and each access is compared with the size.
+    Dense,
+    /// For speed: around each memory lie pages that fault, and no access is compared with anything. Each process
+    /// takes mappings of its own, 30 µs to be made, and 4 GiB of address space. While 2 048 of them are alive on an
+    /// engine, further processes of these modules are dense.
+    Compute,
 }
 
 /// Why no engine could be made.
@@ -79,9 +101,14 @@ pub struct EngineError(String);
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
+    profile: Profile,
     plain: Flavour,
-    /// The same with fuel counting, made when the first process with a fuel limit starts.
+    /// The same in guarded memory, made when the first module is to compute.
+    computing: OnceLock<Result<Flavour, String>>,
+    /// The plain one with fuel counting, made when the first process with a fuel limit starts.
     fuelled: OnceLock<Result<Flavour, String>>,
+    /// Guarded memories that may be had.
+    guarded: Arc<tokio::sync::Semaphore>,
     cache: Option<cache::Cache>,
     compiler: Option<Compiler>,
     modules: module::Modules,
@@ -110,13 +137,17 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let how = How {
             trusted: config.trusted,
+            guarded: config.trusted,
             fuel: false,
         };
         let plain = Flavour::new(how).map_err(EngineError)?;
         let ticker = Ticker::start(plain.engine.clone());
         Ok(Self(Arc::new(Inner {
+            profile: config.profile,
             plain,
+            computing: OnceLock::new(),
             fuelled: OnceLock::new(),
+            guarded: Arc::new(tokio::sync::Semaphore::new(GUARDED_MAX)),
             cache: config.cache_dir.and_then(cache::Cache::open),
             compiler: config.compiler,
             modules: module::Modules::default(),
@@ -141,18 +172,51 @@ impl Engine {
     }
 
     fn fuelled(&self) -> Result<&Flavour, String> {
-        self.0
-            .fuelled
+        let how = How {
+            fuel: true,
+            ..self.0.plain.how
+        };
+        self.other(&self.0.fuelled, how)
+    }
+
+    fn computing(&self) -> Result<&Flavour, String> {
+        let how = How {
+            guarded: true,
+            ..self.0.plain.how
+        };
+        self.other(&self.0.computing, how)
+    }
+
+    /// Makes a flavour when it is first asked for.
+    fn other<'a>(
+        &self,
+        flavour: &'a OnceLock<Result<Flavour, String>>,
+        how: How,
+    ) -> Result<&'a Flavour, String> {
+        flavour
             .get_or_init(|| {
-                let flavour = Flavour::new(How {
-                    fuel: true,
-                    ..self.0.plain.how
-                })?;
+                let flavour = Flavour::new(how)?;
                 self.0.ticker.also(flavour.engine.clone());
                 Ok(flavour)
             })
             .as_ref()
             .map_err(Clone::clone)
+    }
+
+    /// Whether this module is compiled to compute.
+    fn computes(&self, module: &[u8]) -> bool {
+        match self.0.profile {
+            // It has no other form.
+            _ if self.trusted() => false,
+            Profile::Auto => profile::computes(module),
+            Profile::Dense => false,
+            Profile::Compute => true,
+        }
+    }
+
+    /// One of the guarded memories; None if all are in use.
+    fn guarded(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        self.0.guarded.clone().try_acquire_owned().ok()
     }
 
     fn cache(&self) -> Option<&cache::Cache> {
@@ -208,7 +272,12 @@ impl Flavour {
 }
 
 /// How guests are compiled.
-fn config(How { trusted, fuel }: How) -> Config {
+fn config(how: How) -> Config {
+    let How {
+        trusted,
+        guarded,
+        fuel,
+    } = how;
     let mut config = Config::new();
     config
         .cranelift_opt_level(OptLevel::Speed)
@@ -219,7 +288,7 @@ fn config(How { trusted, fuel }: How) -> Config {
         .async_stack_zeroing(false)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     config.with_host_stack(Arc::new(slab::Stacks));
-    if !trusted {
+    if !guarded {
         dense(&mut config);
     }
     // What guests are compiled with today, and nothing more. (Reference types are on by default.)

@@ -9,7 +9,7 @@ use tidelock_proto::{ModuleHash, bounded};
 use tokio::sync::OnceCell;
 use wasmtime::{ExternType, InstancePre, ModuleExport, UnknownImportError, ValType};
 
-use super::{CODE_BYTES_MAX, Engine, Flavour, MODULE_BYTES_MAX, cache};
+use super::{CODE_BYTES_MAX, Engine, Flavour, MODULE_BYTES_MAX, cache, rewrite};
 use crate::host::State;
 
 /// Why bytes are not a module that can run here.
@@ -78,8 +78,13 @@ pub(super) struct Inner {
     engine: Engine,
     hash: ModuleHash,
     bytes: Bytes,
-    plain: Native,
+    /// What most processes run.
+    main: Native,
+    /// Whether that is for guarded memory only, and there may be none.
+    computes: bool,
     memory_size: Option<(u64, u64)>,
+    /// For slots of memory, if `main` is not.
+    dense: OnceCell<Result<Native, ModuleError>>,
     fuelled: OnceCell<Result<Native, ModuleError>>,
 }
 
@@ -149,13 +154,20 @@ impl Module {
     }
 
     fn build(engine: &Engine, hash: ModuleHash, bytes: Bytes) -> Result<Self, ModuleError> {
-        let plain = native(engine, engine.plain(), hash, &bytes)?;
+        let computes = engine.computes(&bytes);
+        let flavour = match computes {
+            true => engine.computing().map_err(ModuleError::NotCompiled)?,
+            false => engine.plain(),
+        };
+        let main = native(engine, flavour, hash, &bytes)?;
         Ok(Self(Arc::new(Inner {
             engine: engine.clone(),
             hash,
             bytes,
-            memory_size: memory_size(plain.pre.module()),
-            plain,
+            memory_size: memory_size(main.pre.module()),
+            main,
+            computes,
+            dense: OnceCell::new(),
             fuelled: OnceCell::new(),
         })))
     }
@@ -209,15 +221,33 @@ impl Module {
     }
 
     pub(super) fn wasm(&self) -> &wasmtime::Module {
-        self.0.plain.pre.module()
+        self.0.main.pre.module()
     }
 
-    pub(super) fn plain(&self) -> &Native {
-        &self.0.plain
+    /// Whether its processes are to get guarded memory.
+    pub(super) fn computes(&self) -> bool {
+        self.0.computes
+    }
+
+    /// The code for a process in guarded memory, or in a slot; the latter is compiled when it is first needed.
+    pub(super) async fn native(&self, guarded: bool) -> Result<&Native, ModuleError> {
+        if self.0.computes == guarded {
+            return Ok(&self.0.main);
+        }
+        self.other(&self.0.dense, |engine| Ok(engine.plain())).await
     }
 
     /// The same module with fuel counting, compiled when first asked for.
     pub(super) async fn fuelled(&self) -> Result<&Native, ModuleError> {
+        self.other(&self.0.fuelled, Engine::fuelled).await
+    }
+
+    /// Compiles it in another way, once.
+    async fn other<'a>(
+        &'a self,
+        made: &'a OnceCell<Result<Native, ModuleError>>,
+        flavour: fn(&Engine) -> Result<&Flavour, String>,
+    ) -> Result<&'a Native, ModuleError> {
         let make = || async {
             let permit = self
                 .0
@@ -230,17 +260,12 @@ impl Module {
             let made = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 let engine = &module.0.engine;
-                let flavour = engine.fuelled().map_err(ModuleError::Invalid)?;
+                let flavour = flavour(engine).map_err(ModuleError::NotCompiled)?;
                 native(engine, flavour, module.0.hash, &module.0.bytes)
             });
             made.await.unwrap_or_else(|_| Err(panicked()))
         };
-        self.0
-            .fuelled
-            .get_or_init(make)
-            .await
-            .as_ref()
-            .map_err(Clone::clone)
+        made.get_or_init(make).await.as_ref().map_err(Clone::clone)
     }
 }
 
@@ -295,7 +320,11 @@ fn native(
                     let native = compiler.compile(flavour.how, bytes)?;
                     cache::load_compiled(&flavour.engine, &native).map_err(invalid)?
                 }
-                None => wasmtime::Module::from_binary(&flavour.engine, bytes).map_err(invalid)?,
+                None => {
+                    let compile =
+                        |module: &[u8]| wasmtime::Module::from_binary(&flavour.engine, module);
+                    rewrite::compiled(bytes, flavour.how, compile).map_err(invalid)?
+                }
             };
             if let Some(cache) = engine.cache() {
                 cache.store(&flavour.key, &hash, &module);
