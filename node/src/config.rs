@@ -72,6 +72,10 @@ table! {
         /// How long a peer may be silent before the session with it is over, in milliseconds. Both
         /// sides of a lost session know within this time and 300 ms.
         lease_ms: u64 = 3000,
+        /// What modules are compiled for: `dense` for a million processes, `compute` for speed, `trusted` for more
+        /// speed with processes that cannot be killed while they compute. `auto`: as the module says, else
+        /// speed if it cannot start processes.
+        profile: String = "auto".to_owned(),
         /// Directories, with all below them, that processes spawned by other nodes may be given;
         /// several are separated by `:`. Empty: such processes see no files of this machine.
         remote_preopens: String = String::new(),

@@ -328,6 +328,26 @@ fn a_mistake_in_the_settings_names_its_place() {
 }
 
 #[test]
+fn a_program_does_the_same_whatever_it_is_compiled_for() {
+    let user = User::new();
+    let hello = example("hello.wat");
+    let said = user.ok(&["run", &hello, "there"]);
+    assert!(!said.is_empty());
+    for profile in ["auto", "dense", "compute", "trusted"] {
+        let again = user.ok(&["run", "--profile", profile, &hello, "there"]);
+        assert_eq!(again, said, "{profile}");
+    }
+    let wrong = user.run(&["run", "--profile", "fast", &hello]);
+    assert_eq!(wrong.status.code(), Some(2));
+    let told = text(&wrong.stderr);
+    assert!(told.contains("fast") && told.contains("trusted"), "{told}");
+    let mut node = user.command(&["node"]);
+    let node = node.env("TIDELOCK_NODE_PROFILE", "fast").output().unwrap();
+    let told = text(&node.stderr);
+    assert!(told.contains("node.profile: fast: it is none of"), "{told}");
+}
+
+#[test]
 fn lists_have_four_forms() {
     let user = User::new();
     let all: Vec<serde_json::Value> = user.json(&["explain"]);

@@ -362,3 +362,30 @@ pub(crate) fn log(text: &str) {
     // SAFETY: see the module.
     unsafe { tidelock::log(text.as_ptr(), text.len()) };
 }
+
+/// Says what this program is compiled for: `dense` for a million processes, `compute` for speed.
+///
+/// Once in a program, anywhere at the top of a file. A program that says nothing is `dense`, unless it cannot
+/// start processes. In a `compute` one no access of memory is compared with the memory's size; each process takes
+/// mappings of its own and 4 GiB of address space, and 30 µs to be made. The operator's choice comes first.
+///
+/// ```
+/// tidelock_guest::profile!(compute);
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! profile {
+    (dense) => {
+        $crate::profile!(@ 5, b"dense");
+    };
+    (compute) => {
+        $crate::profile!(@ 7, b"compute");
+    };
+    (@ $length:literal, $name:literal) => {
+        const _: () = {
+            #[cfg_attr(target_arch = "wasm32", unsafe(link_section = "tidelock.profile"))]
+            #[used]
+            static PROFILE: [u8; $length] = *$name;
+        };
+    };
+}

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tidelock::Stdio;
 use tidelock_certs::JoinToken;
 use tidelock_control::client::ClientError;
@@ -20,7 +20,7 @@ use super::{
     daemon::{self, Service},
     failure::{Exit, Failure, Outcome, plain},
     open_files,
-    run::engine,
+    run::{CompiledFor, engine},
 };
 
 /// Run guests as part of a cluster
@@ -57,6 +57,9 @@ pub(crate) struct Node {
     /// How long a peer may be silent, in milliseconds
     #[arg(long, value_name = "MS")]
     lease_ms: Option<u64>,
+    /// What modules are compiled for
+    #[arg(long, value_name = "PROFILE", value_enum)]
+    profile: Option<CompiledFor>,
     /// Whether guests write to the daemon's own stdout and stderr
     #[arg(long, hide = true)]
     guest_output: bool,
@@ -123,6 +126,8 @@ impl Node {
             "state_dir",
             self.state_dir.as_ref().map(|dir| dir.display().to_string()),
         );
+        let profile = self.profile.and_then(|profile| profile.to_possible_value());
+        flag("profile", profile.map(|value| value.get_name().to_owned()));
         flag("lease_ms", self.lease_ms.map(|ms| ms.to_string()));
         flags
     }
@@ -158,7 +163,11 @@ impl Node {
             kept(settings.log.events_max),
             kept(settings.log.output_lines_max),
         );
-        config.environment.engine = engine()?;
+        let profile = CompiledFor::from_str(&table.profile, false).map_err(|_| {
+            let message = "it is none of auto, dense, compute, trusted";
+            wrong("profile", &format!("{}: {message}", table.profile))
+        })?;
+        config.environment.engine = engine(profile)?;
         if self.guest_output {
             config.environment.stdio = Stdio::Inherit;
         }

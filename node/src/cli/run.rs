@@ -13,10 +13,10 @@ use std::{
     sync::Arc,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tidelock::{
     Compiler, Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Module,
-    ModuleError, ProcessConfig, SpawnOptions, Stdio,
+    ModuleError, ProcessConfig, Profile, SpawnOptions, Stdio,
 };
 use tidelock_node::guest_certificates::ForGuests;
 use tokio::signal::ctrl_c;
@@ -52,6 +52,23 @@ pub(crate) struct Run {
         allow_hyphen_values = true
     )]
     program: Vec<String>,
+    /// What the guest is compiled for
+    #[arg(long, value_name = "PROFILE", default_value_t, value_enum)]
+    profile: CompiledFor,
+}
+
+/// What guests are compiled for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompiledFor {
+    /// As the module says; else speed if it cannot start processes, else many processes
+    #[default]
+    Auto,
+    /// A million processes
+    Dense,
+    /// Speed, with 4 GiB of address space for each process
+    Compute,
+    /// More speed: a process that computes cannot be killed, or give way
+    Trusted,
 }
 
 impl Run {
@@ -60,7 +77,8 @@ impl Run {
         let file = PathBuf::from(program.next().expect("clap asks for at least one"));
         let args: Vec<String> = program.collect();
         let bytes = read_module(&file)?;
-        let engine = Engine::new(engine()?).map_err(|error| Failure::new("E0001", error))?;
+        let engine =
+            Engine::new(engine(self.profile)?).map_err(|error| Failure::new("E0001", error))?;
         let module = Module::compile(&engine, bytes)
             .await
             .map_err(|error| not_runnable(&file, &error))?;
@@ -190,11 +208,16 @@ pub(super) fn program_name(file: &Path) -> String {
 }
 
 /// How this program compiles modules.
-pub(super) fn engine() -> Outcome<EngineConfig> {
+pub(super) fn engine(profile: CompiledFor) -> Outcome<EngineConfig> {
     Ok(EngineConfig {
         cache_dir: cache_dir(),
         compiler: Some(Compiler::this_program(&[compile::NAME])?),
-        ..EngineConfig::default()
+        profile: match profile {
+            CompiledFor::Auto | CompiledFor::Trusted => Profile::Auto,
+            CompiledFor::Dense => Profile::Dense,
+            CompiledFor::Compute => Profile::Compute,
+        },
+        trusted: profile == CompiledFor::Trusted,
     })
 }
 

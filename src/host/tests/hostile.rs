@@ -102,28 +102,6 @@ async fn modules_beyond_reason_are_refused() {
 }
 
 #[tokio::test]
-async fn a_thousand_guests_that_trap_leave_no_byte_behind() {
-    // Each looks whether its memory is all zero, fills it, and traps.
-    let body = r#"(func (export "_start") (local $at i32)
-        (loop
-            (if (i64.ne (i64.load (local.get $at)) (i64.const 0)) (then (call $exit (i32.const 66))))
-            (local.set $at (i32.add (local.get $at) (i32.const 8)))
-            (br_if 0 (i32.lt_u (local.get $at) (i32.const 65536))))
-        (drop (memory.grow (i32.const 1)))
-        (memory.fill (i32.const 0) (i32.const 0xee) (i32.const 131072))
-        unreachable)"#;
-    let env = environment();
-    let module = guest(&env, PROC_EXIT, body).await;
-    for _ in 0..10 {
-        let pids: Vec<_> = (0..100).map(|_| start(&env, &module)).collect();
-        for pid in pids {
-            let reason = end(&env, pid).await;
-            assert!(matches!(reason, ExitReason::Trap(_)), "{reason:?}");
-        }
-    }
-}
-
-#[tokio::test]
 async fn trusted_guests_are_contained_all_the_same() {
     let engine = EngineConfig {
         trusted: true,

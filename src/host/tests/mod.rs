@@ -11,6 +11,7 @@ mod modules;
 mod networking;
 mod pointers;
 mod process;
+mod profiles;
 mod small;
 mod sqlite;
 mod tidelock;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use tidelock_proto::{ExitReason, Pid};
 
-use crate::{Environment, EnvironmentConfig, Limits, Module, SpawnOptions};
+use crate::{EngineConfig, Environment, EnvironmentConfig, Limits, Module, Profile, SpawnOptions};
 
 fn environment() -> Environment {
     environment_with(Limits::default())
@@ -30,6 +31,18 @@ fn environment() -> Environment {
 fn environment_with(limits: Limits) -> Environment {
     let config = EnvironmentConfig {
         limits,
+        ..EnvironmentConfig::default()
+    };
+    Environment::new(config).unwrap()
+}
+
+fn environment_for(profile: Profile) -> Environment {
+    let engine = EngineConfig {
+        profile,
+        ..EngineConfig::default()
+    };
+    let config = EnvironmentConfig {
+        engine,
         ..EnvironmentConfig::default()
     };
     Environment::new(config).unwrap()
@@ -65,11 +78,14 @@ async fn end(env: &Environment, pid: Pid) -> ExitReason {
 
 /// Runs `_start` made of `code` to its end.
 async fn run(imports: &str, data: &str, code: &str) -> ExitReason {
-    let env = environment();
+    run_in(&environment(), imports, data, code).await
+}
+
+async fn run_in(env: &Environment, imports: &str, data: &str, code: &str) -> ExitReason {
     let body = format!(r#"{data} (func (export "_start") {code})"#);
-    let module = guest(&env, imports, &body).await;
-    let pid = start(&env, &module);
-    end(&env, pid).await
+    let module = guest(env, imports, &body).await;
+    let pid = start(env, &module);
+    end(env, pid).await
 }
 
 fn trap(reason: &ExitReason) -> &str {

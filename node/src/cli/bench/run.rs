@@ -18,7 +18,7 @@ use crate::cli::{
     cluster::{LocalCluster, Shape},
     connect::Cluster,
     failure::{Exit, Failure, Outcome},
-    run::engine,
+    run::{CompiledFor, engine},
 };
 
 /// The guest.
@@ -185,7 +185,7 @@ async fn by_itself(plan: &Plan, heard: Heard, out: &Output) -> Outcome<Measured>
 /// In an environment of this program.
 async fn alone(plan: &Plan, mut heard: Heard) -> Outcome<Measured> {
     let wrong = |error: &dyn std::fmt::Display| Failure::new("E0001", error);
-    let engine = Engine::new(engine()?).map_err(|error| wrong(&error))?;
+    let engine = Engine::new(engine(CompiledFor::Auto)?).map_err(|error| wrong(&error))?;
     let module = Module::compile(&engine, GUEST.to_vec())
         .await
         .map_err(|error| wrong(&error))?;
