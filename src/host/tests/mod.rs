@@ -12,6 +12,7 @@ mod networking;
 mod pointers;
 mod process;
 mod profiles;
+mod silent;
 mod small;
 mod sqlite;
 mod tidelock;

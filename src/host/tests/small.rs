@@ -130,4 +130,33 @@ async fn version_and_metrics() {
     assert_eq!(metrics.values["test.metric.a"], 8.0);
     assert_eq!(metrics.values["test.metric.ab"], 2.5);
     assert_eq!(metrics.histograms["test.metric.abc"], (2, 3.5));
+    metrics_are_counted_and_one_more_is_ignored().await;
+}
+
+/// The metrics are those of the whole process, so this comes after whoever else wants a histogram.
+async fn metrics_are_counted_and_one_more_is_ignored() {
+    let imports = r#"
+        (import "lunatic::metrics" "histogram" (func $histogram (param i32 i32 f64)))"#;
+    // 5 000 names.
+    let data = r#"(data (i32.const 0) "many.")"#;
+    let code = r#"(local $n i32)
+        (loop $next
+            (i32.store8 (i32.const 5) (i32.add (i32.const 97) (i32.rem_u (local.get $n) (i32.const 26))))
+            (i32.store8 (i32.const 6) (i32.add (i32.const 97)
+                (i32.rem_u (i32.div_u (local.get $n) (i32.const 26)) (i32.const 26))))
+            (i32.store8 (i32.const 7) (i32.add (i32.const 97) (i32.div_u (local.get $n) (i32.const 676))))
+            (call $histogram (i32.const 0) (i32.const 8) (f64.const 1))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $next (i32.lt_u (local.get $n) (i32.const 5000))))
+        ;; one that was there still counts
+        (i32.store8 (i32.const 5) (i32.const 97))
+        (i32.store8 (i32.const 6) (i32.const 97))
+        (i32.store8 (i32.const 7) (i32.const 97))
+        (call $histogram (i32.const 0) (i32.const 8) (f64.const 6))"#;
+    assert_eq!(run(imports, data, code).await, ExitReason::Normal);
+    let metrics = crate::guest_metrics();
+    assert_eq!(metrics.histograms.len(), 4096);
+    // The histogram above was there before.
+    assert!(metrics.ignored > 5000 - 4096, "{}", metrics.ignored);
+    assert_eq!(metrics.histograms["many.aaa"], (2, 7.0));
 }

@@ -81,10 +81,14 @@ impl Guest {
         ))
     }
 
-    fn executes(mut self, sql: &str, code: u32) -> Self {
+    fn executes(self, sql: &str, code: u32) -> Self {
+        self.executes_in(0, sql, code)
+    }
+
+    fn executes_in(mut self, database: u64, sql: &str, code: u32) -> Self {
         let sql = self.bytes(sql.as_bytes());
         self.code(&format!(
-            "(call $check32 (call $execute (i64.const 0) {sql}) (i32.const {code}))"
+            "(call $check32 (call $execute (i64.const {database}) {sql}) (i32.const {code}))"
         ))
     }
 
@@ -348,6 +352,50 @@ async fn errors_have_a_code_and_a_text() {
         .await;
         assert!(trap(&reason).contains(text), "{reason:?}");
     }
+}
+
+/// Locked by somebody else, out of memory, and full: each has SQLite's code, and the database goes on.
+#[tokio::test]
+async fn what_cannot_be_written_has_a_code_and_is_not_written() {
+    let dir = std::env::temp_dir().join(format!("tidelock-{}-codes", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    let dir = dir.to_str().unwrap().to_owned();
+    let file = format!("{dir}/a.db");
+    let fill = |megabytes: u32| {
+        format!(
+            "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT {megabytes})
+            INSERT INTO t SELECT zeroblob(1000000) FROM c"
+        )
+    };
+    let mut guest = Guest::new().opens(&file).executes(
+        "CREATE TABLE t (a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)",
+        0,
+    );
+    let path = guest.bytes(file.as_bytes());
+    let mut guest = guest
+        .code(&format!(
+            "(call $check (call $open {path} (i32.const 0)) (i64.const 0))"
+        ))
+        .executes_in(1, "PRAGMA busy_timeout = 20", 0)
+        .executes_in(1, "INSERT INTO t VALUES (2)", 5)
+        .executes("COMMIT", 0)
+        .executes_in(1, "INSERT INTO t VALUES (3)", 0)
+        .executes("PRAGMA max_page_count = 100", 0)
+        .executes(&fill(2), 13)
+        .executes("INSERT INTO t VALUES (4)", 0);
+    let memory = guest.bytes(b":memory:");
+    let guest = guest
+        .code(&format!(
+            "(call $check (call $open {memory} (i32.const 0)) (i64.const 0))"
+        ))
+        .executes_in(2, "CREATE TABLE t (a)", 0)
+        .executes_in(2, &fill(400), 7)
+        .executes_in(2, &fill(2), 0)
+        .prepares("SELECT sum(a) FROM t", 0)
+        .row(0, &[Val::Int(8)]);
+    assert_eq!(guest.run_in(vec![dir.clone()]).await, ExitReason::Normal);
+    fs::remove_dir_all(&dir).unwrap();
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const TIDELOCK: &str = r#"
+pub(super) const TIDELOCK: &str = r#"
     (import "tidelock" "link" (func $link (param i64 i64 i64 i32) (result i32)))
     (import "tidelock" "unlink" (func $unlink (param i64 i64) (result i32)))
     (import "tidelock" "spawn" (func $spawn_on
@@ -20,7 +20,7 @@ const TIDELOCK: &str = r#"
     (import "lunatic::process" "exists" (func $exists (param i64) (result i32)))"#;
 
 /// Helpers for guests: `$child` spawns "child" here, linked or not, and returns its pid.
-const CHILD: &str = r#"
+pub(super) const CHILD: &str = r#"
     (data (i32.const 100) "child") (data (i32.const 110) "waits") (data (i32.const 120) "fails")
     (func (export "waits") (drop (call $receive (i32.const 0) (i32.const 0) (i64.const -1))))
     (func (export "fails") (call $exit (i32.const 3)))

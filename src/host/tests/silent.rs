@@ -1,0 +1,135 @@
+//! Another node that answers nothing, or has no room for anything: calls with a timeout come back by it.
+
+use std::sync::{Arc, Mutex};
+
+use tidelock_proto::link::Signal;
+use tidelock_proto::spawn::Prepare;
+use tidelock_proto::{Environ, NodeId};
+use tokio::sync::oneshot;
+
+use super::tidelock::{CHILD, TIDELOCK};
+use super::*;
+use crate::{Message, Pending, Remote, SendError, SpawnAnswer};
+
+/// The way to nodes that take everything and never answer.
+#[derive(Default)]
+struct Silent {
+    /// Whether the way has room.
+    congested: bool,
+    /// Who would be answered.
+    asked: Mutex<Vec<oneshot::Sender<SpawnAnswer>>>,
+    given_up: Mutex<Vec<u64>>,
+}
+
+impl Remote for Silent {
+    fn nodes(&self) -> Vec<NodeId> {
+        vec![NodeId::default(), NodeId(2)]
+    }
+
+    fn nodes_with(&self, _: &[(String, String)]) -> Vec<NodeId> {
+        Vec::new()
+    }
+
+    fn ready(&self, _: NodeId) -> Pending<'_, Result<(), ExitReason>> {
+        match self.congested {
+            true => Box::pin(std::future::pending()),
+            false => Box::pin(async { Ok(()) }),
+        }
+    }
+
+    fn is_ready(&self, _: NodeId) -> bool {
+        !self.congested
+    }
+
+    fn signal(&self, _: Environ, _: Pid, _: Pid, _: &Signal) -> Result<(), ExitReason> {
+        Ok(())
+    }
+
+    fn message(&self, _: Environ, _: Pid, _: Pid, _: &Message) -> Result<(), SendError> {
+        Ok(())
+    }
+
+    fn note(&self, _: NodeId, _: Pid) -> Result<(), ExitReason> {
+        Ok(())
+    }
+
+    fn ask(
+        &self,
+        _: NodeId,
+        _: Prepare,
+    ) -> Result<(u64, oneshot::Receiver<SpawnAnswer>), ExitReason> {
+        let (answer, answered) = oneshot::channel();
+        let mut asked = self.asked.lock().unwrap();
+        asked.push(answer);
+        Ok((asked.len() as u64, answered))
+    }
+
+    fn cancel(&self, _: NodeId, reference: u64) {
+        self.given_up.lock().unwrap().push(reference);
+    }
+
+    fn exists(&self, _: Pid) -> Pending<'_, bool> {
+        Box::pin(async { false })
+    }
+
+    fn parked_ended(&self, _: NodeId, _: u64, _: u64) {}
+
+    fn ended(&self, _: Pid) {}
+}
+
+/// Runs `_start` beside that; `$far` is a process there.
+async fn beside(remote: &Arc<Silent>, code: &str) {
+    let env = environment();
+    let way: Arc<dyn Remote> = remote.clone();
+    env.set_remote(Arc::downgrade(&way));
+    let far = Pid::new(NodeId(2), 7).expect("a pid").raw();
+    let imports = [
+        TIDELOCK, RECEIVE, GET_TAG, DIE, PROC_EXIT, PROCESS_ID, MESSAGES, SPAWN,
+    ]
+    .concat();
+    let code = format!(
+        r#"{CHILD} (func $far (result i64) (i64.const {far}))
+        (func (export "_start") (call $die (i32.const 0)) {code})"#
+    );
+    let module = guest(&env, &imports, &code).await;
+    assert_eq!(end(&env, start(&env, &module)).await, ExitReason::Normal);
+}
+
+const LINK: &str = "(call $check32 (i32.const 9027)
+    (call $link (call $far) (i64.const 1) (i64.const 10) (i32.const 8)))";
+const SPAWN_FAR: &str = "(call $check32 (i32.const 9027)
+    (call $spawn_on (i64.const 2) (i64.const -1) (i64.const -1) (i64.const -1)
+        (i32.const 110) (i32.const 5) (i32.const 0) (i32.const 0) (i64.const 10) (i32.const 0)))";
+
+#[tokio::test]
+async fn a_link_that_is_not_answered_is_given_up_in_time_and_none_remains() {
+    let remote = Arc::<Silent>::default();
+    // Nor is the unlink that took it back: it stands all the same.
+    let unlink = "(call $check32 (i32.const 9027) (call $unlink (call $far) (i64.const 10)))";
+    let nothing = "(call $check32 (i32.const 9027)
+        (call $receive (i32.const 0) (i32.const 0) (i64.const 10)))";
+    beside(&remote, &[LINK, unlink, nothing, LINK].concat()).await;
+}
+
+#[tokio::test]
+async fn a_spawn_that_is_not_answered_is_given_up_in_time_and_the_other_side_is_told() {
+    let remote = Arc::<Silent>::default();
+    beside(&remote, &SPAWN_FAR.repeat(2)).await;
+    assert_eq!(*remote.given_up.lock().unwrap(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_way_without_room_is_waited_for_no_longer_than_was_said() {
+    let congested = true;
+    let remote = Arc::new(Silent {
+        congested,
+        ..Silent::default()
+    });
+    let request = "(call $create_data (i64.const 1) (i64.const 0))
+        (call $check32 (i32.const 9027)
+            (call $request (call $far) (i64.const 1) (i64.const 10)))";
+    beside(&remote, &[LINK, SPAWN_FAR, request].concat()).await;
+    // Nothing was begun that would have to be given up.
+    assert!(remote.asked.lock().unwrap().is_empty());
+    assert!(remote.given_up.lock().unwrap().is_empty());
+}
