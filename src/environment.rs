@@ -252,6 +252,8 @@ impl Environment {
             normal: AtomicU64::new(0),
             abnormal: AtomicU64::new(0),
         }));
+        let engine = env.0.engine.clone();
+        env.0.scheduler.preempt_by(move || engine.preempt());
         let inner = Arc::downgrade(&env.0);
         env.0.scheduler.watch_runtime(move || {
             let all = inner.upgrade().map(|inner| inner.table.all());

@@ -13,9 +13,12 @@
 //! ```
 //!
 //! * What a running process wakes runs next on the same thread, as soon as that one waits or gives way; no
-//!   other thread is woken for it. After [`STREAK`] of these in a row the queue comes first.
+//!   other thread is woken for it. After [`STREAK`] of these in a row the queue comes first; while some compute,
+//!   after [`STREAK_TIME`].
 //! * One that gives way goes to the end of the queue. Each [`INJECTED_EVERY`] turns, what was injected has
-//!   precedence.
+//!   precedence; while some compute, whose turns are long, it has it for [`STREAK`] turns in a row.
+//! * What is injected while some compute and no thread is free makes them give way at once
+//!   ([`Scheduler::preempt_by`]), so a message waits neither for the end of a turn nor for its clock.
 //! * Whoever queues wakes at most one idle thread, and none while another one is looking: the one that finds
 //!   something wakes the next one if there is more (the rule of the Go scheduler and of tokio's).
 //! * A thread that is not ours may be lent for a moment ([`Scheduler::lend_thread`]): what it wakes while all of
@@ -34,7 +37,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -44,10 +47,16 @@ use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::AbortHandle;
 
-/// Tasks in a row that run because the one before woke them, while others wait in the same queue.
+/// Tasks in a row that run because the one before woke them, or because they come from outside, while others
+/// wait in the same queue.
 const STREAK: u32 = 16;
+/// As long as those may last while some compute: as long as one turn of those.
+const STREAK_TIME: Duration = Duration::from_millis(1);
 /// Turns after which a thread looks first at what came from outside.
 const INJECTED_EVERY: u32 = 8;
+
+/// How often those that compute are made to give way, at the most.
+const PREEMPT_EVERY: Duration = Duration::from_micros(100);
 
 /// Tasks that a lent thread keeps for itself at once, and runs altogether.
 const LENT_KEPT: usize = 2;
@@ -60,6 +69,8 @@ const LENT_PAUSE: u32 = 64;
 /// How often the watch looks at what the threads do, and how often while all of them are idle.
 const LOOK: Duration = Duration::from_millis(2);
 const IDLE_LOOK: Duration = Duration::from_millis(20);
+/// Looks for which a task that has given way is taken to compute.
+const COMPUTING_LOOKS: u32 = 5;
 /// Spare threads at once. Tasks wait beyond that.
 const SPARES_MAX: usize = 64;
 
@@ -118,6 +129,21 @@ impl Scheduler {
     pub(crate) fn is_idle(&self) -> bool {
         let queues = self.queues.as_ref();
         queues.is_some_and(|queues| queues.is_idle())
+    }
+
+    /// What makes all tasks that compute give way soon. Called from any thread, at most every [`PREEMPT_EVERY`].
+    pub(crate) fn preempt_by(&self, preempt: impl Fn() + Send + Sync + 'static) {
+        if let Some(queues) = &self.queues {
+            // The first one stays.
+            let _: Result<(), _> = queues.preempt.set(Box::new(preempt));
+        }
+    }
+
+    /// Notes that a task computes: it has had long turns, and has just given way again.
+    pub(crate) fn note_computing(&self) {
+        if let Some(queues) = &self.queues {
+            queues.note_computing();
+        }
     }
 
     /// Calls `ended` once the runtime ends before this does: it drops its own tasks then, and knows nothing
@@ -183,6 +209,12 @@ struct Queues {
     threads: OnceLock<Vec<Thread>>,
     /// What others may know of each thread.
     places: Vec<Place>,
+    /// Looks of the watch until none is taken to compute, unless one gives way again.
+    computing: AtomicU32,
+    preempt: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// When that was last called, in microseconds after the start.
+    preempted: AtomicU64,
+    started: Instant,
     /// Spare threads that run.
     spares: AtomicUsize,
     closed: AtomicBool,
@@ -221,6 +253,10 @@ impl Queues {
             parked: AtomicUsize::new(0),
             threads: OnceLock::new(),
             places: (0..threads).map(|_| Place::default()).collect(),
+            computing: AtomicU32::new(0),
+            preempt: OnceLock::new(),
+            preempted: AtomicU64::new(0),
+            started: Instant::now(),
             spares: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         });
@@ -268,9 +304,41 @@ impl Queues {
         }
     }
 
+    fn note_computing(&self) {
+        self.computing.store(COMPUTING_LOOKS, Ordering::Relaxed);
+    }
+
+    fn is_computing(&self) -> bool {
+        self.computing.load(Ordering::Relaxed) > 0
+    }
+
     fn inject(&self, runnable: Runnable) {
         self.injected.push(runnable);
-        self.notify();
+        if !self.notify() {
+            self.preempt();
+        }
+    }
+
+    /// Makes those that compute give way, if there are any and it was not done just now.
+    fn preempt(&self) {
+        if !self.is_computing() {
+            return;
+        }
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (now, last) = (
+            micros(self.started.elapsed()),
+            self.preempted.load(Ordering::Relaxed),
+        );
+        let (order, other) = (Ordering::Relaxed, Ordering::Relaxed);
+        if now.saturating_sub(last) >= micros(PREEMPT_EVERY)
+            && self
+                .preempted
+                .compare_exchange(last, now, order, other)
+                .is_ok()
+            && let Some(preempt) = self.preempt.get()
+        {
+            preempt();
+        }
     }
 
     /// Keeps a task for this thread if it is lent and none of ours has anything to do.
@@ -302,21 +370,27 @@ impl Queues {
         self.parked.load(Ordering::SeqCst) == self.stealers.len()
     }
 
-    /// Wakes a thread for what was just queued, unless one is looking already.
-    fn notify(&self) {
+    /// Wakes a thread for what was just queued, unless one is looking already. `false`: all of them are at work.
+    fn notify(&self) -> bool {
         // Pairs with the fence of a thread that parks: either it sees what was queued, or it is seen here.
         fence(Ordering::SeqCst);
-        if self.searching.load(Ordering::SeqCst) > 0 || self.parked.load(Ordering::SeqCst) == 0 {
-            return;
+        if self.searching.load(Ordering::SeqCst) > 0 {
+            return true;
+        }
+        if self.parked.load(Ordering::SeqCst) == 0 {
+            return false;
         }
         let mut idle = self.idle();
-        let Some(index) = idle.pop() else { return };
+        let Some(index) = idle.pop() else {
+            return false;
+        };
         self.parked.store(idle.len(), Ordering::SeqCst);
         self.searching.fetch_add(1, Ordering::SeqCst);
         drop(idle);
         if let Some(threads) = self.threads.get() {
             threads[index].unpark();
         }
+        true
     }
 
     /// A thread that was looking has found something.
@@ -454,6 +528,10 @@ struct Local {
     index: usize,
     queue: Worker<Runnable>,
     streak: Cell<u32>,
+    /// When it began, if it began while some computed.
+    since: Cell<Instant>,
+    /// Turns in a row of what was injected.
+    injected: Cell<u32>,
     turn: Cell<u32>,
 }
 
@@ -464,6 +542,8 @@ impl Local {
             index,
             queue,
             streak: Cell::new(0),
+            since: Cell::new(Instant::now()),
+            injected: Cell::new(0),
             turn: Cell::new(0),
         }
     }
@@ -527,15 +607,23 @@ impl Local {
     fn take(&self) -> Option<Runnable> {
         let turn = self.turn.get().wrapping_add(1);
         self.turn.set(turn);
-        if turn.is_multiple_of(INJECTED_EVERY)
+        let computing = self.queues.is_computing();
+        let injected = self.injected.get();
+        if (turn.is_multiple_of(INJECTED_EVERY) || (computing && injected < STREAK))
             && let Steal::Success(runnable) = self.queues.injected.steal()
         {
+            self.injected.set(injected + 1);
             return Some(runnable);
         }
+        self.injected.set(0);
         let streak = self.streak.get();
-        if streak < STREAK
+        let is_short = || computing && self.since.get().elapsed() < STREAK_TIME;
+        if (streak < STREAK || is_short())
             && let Some(next) = self.place().next().take()
         {
+            if streak == 0 && computing {
+                self.since.set(Instant::now());
+            }
             self.streak.set(streak + 1);
             return Some(next);
         }
@@ -605,6 +693,10 @@ fn watch_threads(runtime: &Handle, watched: &Weak<Queues>) {
         if count == seen.len() && queues.has_more() {
             spare(runtime, &queues);
         }
+        let looks = queues.computing.load(Ordering::Relaxed);
+        queues
+            .computing
+            .store(looks.saturating_sub(1), Ordering::Relaxed);
         let is_idle = queues.parked.load(Ordering::Relaxed) == seen.len();
         drop(queues);
         std::thread::sleep(if is_idle { IDLE_LOOK } else { LOOK });
@@ -634,7 +726,6 @@ fn spare(runtime: &Handle, queues: &Arc<Queues>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
     use std::task::Poll;
     use std::time::Duration;
 
@@ -748,6 +839,72 @@ mod tests {
         });
         let order: Vec<_> = std::iter::from_fn(|| heard.blocking_recv()).collect();
         assert_eq!(order, ["before", "woken", "after"]);
+    }
+
+    #[test]
+    fn what_comes_from_outside_waits_for_one_turn_of_those_that_compute() {
+        let runtime = runtime(1);
+        let scheduler = Scheduler::new(runtime.handle().clone());
+        let preempted = Arc::new(AtomicU32::new(0));
+        let count = preempted.clone();
+        scheduler.preempt_by(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let queues = scheduler.queues.clone().unwrap();
+        let (turns, stop) = (
+            Arc::new(AtomicU32::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (at_work, works) = std::sync::mpsc::channel::<()>();
+        let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+        let (alive, done) = mpsc::channel::<()>(1);
+        // Several that compute, of whom one is in the middle of a turn when somebody comes.
+        for _ in 0..4 {
+            let (turns, stop, alive) = (turns.clone(), stop.clone(), alive.clone());
+            let queues = queues.clone();
+            scheduler.spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    queues.note_computing();
+                    yield_now().await;
+                }
+                drop(alive);
+            });
+        }
+        let (computing, gone) = (queues.clone(), alive.clone());
+        scheduler.spawn(async move {
+            for _ in 0..100 {
+                at_work.send(()).unwrap();
+                goes_on.recv().unwrap();
+                computing.note_computing();
+                yield_now().await;
+            }
+            drop(gone);
+        });
+        let mut late = 0;
+        for round in 0..100 {
+            works.recv().unwrap();
+            queues.note_computing();
+            queues.preempted.store(0, Ordering::SeqCst);
+            let (before, turns) = (turns.load(Ordering::SeqCst), turns.clone());
+            let (said, heard) = std::sync::mpsc::channel();
+            scheduler.spawn(async move {
+                said.send(turns.load(Ordering::SeqCst) - before).unwrap();
+            });
+            go_on.send(()).unwrap();
+            // The watch may have looked between its turn and ours.
+            late += u32::from(heard.recv().unwrap() > 0);
+            assert!(
+                late <= 1 + round / 5,
+                "late in {late} of {} rounds",
+                round + 1
+            );
+        }
+        stop.store(true, Ordering::SeqCst);
+        drop(alive);
+        all_done(done);
+        let preempted = preempted.load(Ordering::SeqCst);
+        assert!((90..=100).contains(&preempted), "{preempted}");
     }
 
     #[test]

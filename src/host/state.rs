@@ -11,7 +11,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use super::networking::Sockets;
 use super::sqlite::Sqlite;
 use crate::wasm::{Limits, Module};
-use crate::{Context, Resource};
+use crate::{Context, Environment, Resource};
 
 /// Entries of one table; a call that would exceed it traps.
 const TABLE_MAX: usize = 65_536;
@@ -64,6 +64,11 @@ impl State {
             catching: 0,
             busy_ticks: 0,
         }
+    }
+
+    /// Where its process lives.
+    pub(crate) fn environment(&self) -> &Environment {
+        self.context.environment()
     }
 
     /// The module this process runs.

@@ -87,21 +87,18 @@ impl Cache {
         }
     }
 
-    /// Keeps a compiled module. A full or read-only disk is not an error: the module is compiled again
+    /// Keeps the code of a compiled module. A full or read-only disk is not an error: the module is compiled again
     /// next time.
-    pub(super) fn store(&self, key: &str, hash: &ModuleHash, module: &wasmtime::Module) {
-        let kept = module
-            .serialize()
-            .map_err(io::Error::other)
-            .and_then(|bytes| {
-                let (code, sum) = self.paths(key, hash);
-                let dir = self.dir.join(key);
-                private_dir(&dir)?;
-                make_room(&dir)?;
-                write_whole(&code, &bytes)?;
-                write_whole(&sum, sum_of(hash, &bytes[..])?.as_bytes())
-            });
-        if let Err(error) = kept {
+    pub(super) fn store(&self, key: &str, hash: &ModuleHash, native: &[u8]) {
+        let keep = || -> io::Result<()> {
+            let (code, sum) = self.paths(key, hash);
+            let dir = self.dir.join(key);
+            private_dir(&dir)?;
+            make_room(&dir)?;
+            write_whole(&code, native)?;
+            write_whole(&sum, sum_of(hash, native)?.as_bytes())
+        };
+        if let Err(error) = keep() {
             tracing::warn!(dir = %self.dir.display(), %error, "a compiled module is not kept");
         }
     }
@@ -166,14 +163,14 @@ fn load(
     Ok(module)
 }
 
-/// Loads what a process of this program has just compiled.
+/// Loads what this process, or another one of this program, has just compiled.
 pub(super) fn load_compiled(
     engine: &wasmtime::Engine,
     native: &[u8],
 ) -> wasmtime::Result<wasmtime::Module> {
     // Worth it because: only another process can be held to bounds of time and memory.
-    // Sound because: the bytes come from a pipe to a process that this one has started, of this very program, and it
-    // wrote there what wasmtime gave it; wasmtime itself checks version and settings.
+    // Sound because: the bytes are what wasmtime gave, here or in a process that this one has started, of this very
+    // program, which wrote them to a pipe; wasmtime itself checks version and settings.
     unsafe { wasmtime::Module::deserialize(engine, native) }
 }
 
@@ -278,13 +275,13 @@ mod tests {
         let ((wasm, hash), (foreign, foreign_hash)) = (guest(7), guest(8));
         let module = wasmtime::Module::from_binary(&engine, &wasm).unwrap();
         assert!(cache.load(&engine, &key, &hash).is_none());
-        cache.store(&key, &hash, &module);
+        cache.store(&key, &hash, &module.serialize().unwrap());
         assert!(cache.load(&engine, &key, &hash).is_some());
 
         let (code, sum) = cache.paths(&key, &hash);
         let (foreign_code, foreign_sum) = cache.paths(&key, &foreign_hash);
         let foreign = wasmtime::Module::from_binary(&engine, &foreign).unwrap();
-        cache.store(&key, &foreign_hash, &foreign);
+        cache.store(&key, &foreign_hash, &foreign.serialize().unwrap());
         let good = fs::read(&code).unwrap();
         // Gone before anything else is put there: what a guest may still run of it is left alone.
         let put = |path: &Path, bytes: &[u8]| {
@@ -340,7 +337,7 @@ mod tests {
         for (fault, hurt) in faults {
             hurt();
             assert!(cache.load(&engine, &key, &hash).is_none(), "{fault}");
-            cache.store(&key, &hash, &module);
+            cache.store(&key, &hash, &module.serialize().unwrap());
             assert!(cache.load(&engine, &key, &hash).is_some(), "{fault} stays");
         }
         assert!(cache.load(&engine, &key, &foreign_hash).is_some());
@@ -358,7 +355,7 @@ mod tests {
         assert_ne!(key(&engine), key(&fuelled));
         let (wasm, hash) = guest(7);
         let module = wasmtime::Module::from_binary(&fuelled, &wasm).unwrap();
-        cache.store(&key(&engine), &hash, &module);
+        cache.store(&key(&engine), &hash, &module.serialize().unwrap());
         assert!(cache.load(&engine, &key(&engine), &hash).is_none());
         assert!(!cache.paths(&key(&engine), &hash).0.exists());
         fs::remove_dir_all(&dir).unwrap();

@@ -1,6 +1,8 @@
 //! One process's guest: from a module and an entry to the reason it ended.
 
+use std::cell::Cell;
 use std::fmt::Write;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tidelock_proto::spawn::{Param, ProcessConfig};
@@ -139,9 +141,18 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
         store.set_epoch_deadline(1);
         let turns = module.engine().turns();
         store.epoch_deadline_callback(move |mut store| {
+            // The ticks that passed while it waited are not its own.
+            if TURN.replace(Turn::Begun) == Turn::Fresh {
+                return Ok(UpdateDeadline::Continue(1));
+            }
+            TURN.set(Turn::GaveWay);
             let state = store.data_mut();
             state.busy_ticks = state.busy_ticks.saturating_add(1);
-            let turns = (state.busy_ticks > PATIENT_TICKS).then(|| turns.clone());
+            let computes = state.busy_ticks > PATIENT_TICKS;
+            if computes {
+                state.environment().scheduler().note_computing();
+            }
+            let turns = computes.then(|| turns.clone());
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(give_way(turns))))
         });
     }
@@ -149,7 +160,8 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
         let set = store.set_fuel(units.saturating_mul(FUEL_UNIT));
         set.expect("the engine of this artefact counts fuel");
     }
-    match execute(native, &mut store, &entry, &params).await {
+    let ended = in_turns(execute(native, &mut store, &entry, &params)).await;
+    match ended {
         Ok(()) => ExitReason::Normal,
         Err(error) => reason(&error, store.data()),
     }
@@ -195,6 +207,36 @@ pub(crate) fn imports(engine: &Engine, context: Context) -> Result<Vec<Import>, 
         .collect();
     imports.sort();
     Ok(imports)
+}
+
+/// How far the guest that runs on this thread is in its turn: what it does until it waits or gives way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It has waited before, for any number of ticks.
+    Fresh,
+    Begun,
+    GaveWay,
+}
+
+thread_local! {
+    static TURN: Cell<Turn> = const { Cell::new(Turn::Begun) };
+}
+
+/// Runs a guest, and keeps note of its turns. One that has waited would otherwise give way as soon as it runs, to
+/// all that compute: the tick it was to give way at is over.
+async fn in_turns<T>(guest: impl Future<Output = T>) -> T {
+    let mut guest = pin!(guest);
+    let mut begins = Turn::Fresh;
+    std::future::poll_fn(|context| {
+        TURN.set(begins);
+        let polled = guest.as_mut().poll(context);
+        begins = match TURN.get() {
+            Turn::GaveWay => Turn::Begun,
+            Turn::Fresh | Turn::Begun => Turn::Fresh,
+        };
+        polled
+    })
+    .await
 }
 
 /// Lets others run. A guest that has computed for a while also waits for its turn among its like.

@@ -315,19 +315,16 @@ fn native(
         Some(module) => module,
         None => {
             let invalid = |e: wasmtime::Error| ModuleError::Invalid(bounded(format!("{e:#}")));
-            let module = match engine.compiler() {
-                Some(compiler) => {
-                    let native = compiler.compile(flavour.how, bytes)?;
-                    cache::load_compiled(&flavour.engine, &native).map_err(invalid)?
-                }
+            let native = match engine.compiler() {
+                Some(compiler) => compiler.compile(flavour.how, bytes)?,
                 None => {
-                    let compile =
-                        |module: &[u8]| wasmtime::Module::from_binary(&flavour.engine, module);
+                    let compile = |module: &[u8]| flavour.engine.precompile_module(module);
                     rewrite::compiled(bytes, flavour.how, compile).map_err(invalid)?
                 }
             };
+            let module = cache::load_compiled(&flavour.engine, &native).map_err(invalid)?;
             if let Some(cache) = engine.cache() {
-                cache.store(&flavour.key, &hash, &module);
+                cache.store(&flavour.key, &hash, &native);
             }
             module
         }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -32,10 +32,17 @@ pub(crate) fn from_arguments(arguments: &[&str]) -> Result<()> {
     let options = parse(arguments)?;
     let mut soak = command("cargo test --release --locked --workspace --test cluster");
     soak.args([TEST, "--", "--exact", "--nocapture"]);
-    soak.env("TIDELOCK_SOAK", options.time);
-    soak.env("TIDELOCK_SOAK_EVERY", options.every);
-    soak.env("TIDELOCK_SEED", options.seed.to_string());
+    options.tell(&mut soak);
     run(&mut soak)
+}
+
+impl Options<'_> {
+    /// Says them to the test.
+    fn tell(&self, test: &mut Command) {
+        test.env("TIDELOCK_SOAK", self.time);
+        test.env("TIDELOCK_SOAK_EVERY", self.every);
+        test.env("TIDELOCK_SEED", self.seed.to_string());
+    }
 }
 
 /// One that goes on beside what else is done. Dropped before its end, it is killed.
@@ -59,7 +66,7 @@ impl Beside {
         let said = File::create(&log).with_context(|| format!("making {}", log.display()))?;
         let mut soak = program(test_binary()?);
         soak.args([TEST, "--exact", "--nocapture"]);
-        soak.env("TIDELOCK_SOAK", IN_CI);
+        parse(&[])?.tell(&mut soak);
         soak.env("TIDELOCK_GUESTS", guests);
         soak.env("TIDELOCK_NODE_BINARY", node);
         soak.stdout(said.try_clone()?).stderr(said);

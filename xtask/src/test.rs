@@ -26,7 +26,6 @@ pub(crate) fn all(quick: bool) -> Result<()> {
         job("guests", || guests::build().map(drop))?;
         job("guests in other languages", languages::build)?;
     }
-    job("lint", || lint(quick))?;
     job("licences and advisories", deny)?;
     let mut soak = None;
     if !quick {
@@ -37,6 +36,7 @@ pub(crate) fn all(quick: bool) -> Result<()> {
         }
     }
     // These are compiled more than they run, and give way to the soak.
+    job("lint", || lint(quick))?;
     job("docs", || docs(quick))?;
     job("protocol needs nothing of a machine", bare_protocol)?;
     job("every rule of the protocol is missed when removed", || {
@@ -82,12 +82,12 @@ fn format(quick: bool) -> Result<()> {
 }
 
 fn lint(quick: bool) -> Result<()> {
-    run(&mut command(
+    run(&mut yielding(
         "cargo clippy --release --locked --workspace --all-targets -- -D warnings",
     ))?;
     if !quick && guests::has_ordinary_toolchain()? {
         for workspace in guests::workspaces() {
-            let mut clippy = command("cargo clippy --release --locked --all-targets --target");
+            let mut clippy = yielding("cargo clippy --release --locked --all-targets --target");
             guests::in_workspace(&mut clippy, workspace);
             run(clippy.args([guests::TARGET, "--", "-D", "warnings"]))?;
         }
