@@ -483,3 +483,31 @@ impl ResourceLimiter for State {
         1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ticks_that_pass_while_a_guest_waits_are_not_its_own() {
+        let mut begun = Vec::new();
+        let guest = std::future::poll_fn(|context| {
+            begun.push(TURN.get());
+            context.waker().wake_by_ref();
+            match begun.len() {
+                // It waits without having computed, and after it has; then it gives way; then it waits again.
+                1 => {}
+                2 => TURN.set(Turn::Begun),
+                3 => TURN.set(Turn::GaveWay),
+                4 => {}
+                _ => return Poll::Ready(()),
+            }
+            Poll::Pending
+        });
+        in_turns(guest).await;
+        use Turn::{Begun, Fresh};
+        assert_eq!(begun, [Fresh, Fresh, Fresh, Begun, Fresh]);
+    }
+}
