@@ -1,8 +1,6 @@
 //! Answers and traps that belong to no other table: a full environment, permissions, ids without end, what a
 //! message must be for each call, links and monitors as Lunatic has them.
 
-use std::sync::Arc;
-
 use super::ids::import;
 use super::*;
 use crate::ProcessConfig;
@@ -22,11 +20,7 @@ fn imports(paths: &[&str]) -> String {
 async fn runs_as(config: ProcessConfig, imports: &str, body: &str) -> ExitReason {
     let env = environment();
     let module = guest(&env, imports, body).await;
-    let options = SpawnOptions {
-        config: Arc::new(config),
-        ..SpawnOptions::default()
-    };
-    let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
+    let pid = start_as(&env, &module, config);
     end(&env, pid).await
 }
 

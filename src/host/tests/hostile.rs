@@ -1,6 +1,5 @@
 //! Guests that mean harm: each costs itself its process, and nobody else anything.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -103,26 +102,17 @@ async fn modules_beyond_reason_are_refused() {
 
 #[tokio::test]
 async fn trusted_guests_are_contained_all_the_same() {
-    let engine = EngineConfig {
+    let env = environment_on(EngineConfig {
         trusted: true,
         ..EngineConfig::default()
-    };
-    let env = Environment::new(EnvironmentConfig {
-        engine,
-        ..Default::default()
-    })
-    .unwrap();
+    });
     let ends = async |code: &str, memory_bytes_max: u64| {
         let module = guest(&env, "", &format!(r#"(func (export "_start") {code})"#)).await;
         let config = crate::ProcessConfig {
             memory_bytes_max,
             ..Default::default()
         };
-        let options = SpawnOptions {
-            config: Arc::new(config),
-            ..Default::default()
-        };
-        let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
+        let pid = start_as(&env, &module, config);
         end(&env, pid).await
     };
     assert_eq!(

@@ -72,26 +72,6 @@ async fn growing_beyond_the_limit_fails_in_the_guest() {
 }
 
 #[tokio::test]
-async fn fuel_ends_a_process_with_a_limit() {
-    let env = environment();
-    let module = guest(&env, "", r#"(func (export "_start") (loop br 0))"#).await;
-    let config = Arc::new(ProcessConfig {
-        fuel_max: Some(3),
-        ..ProcessConfig::default()
-    });
-    let options = SpawnOptions {
-        config,
-        ..SpawnOptions::default()
-    };
-    let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
-    let reason = end(&env, pid).await;
-    assert!(
-        matches!(&reason, ExitReason::Limit(text) if text.contains("fuel")),
-        "{reason:?}"
-    );
-}
-
-#[tokio::test]
 async fn entries_are_checked() {
     let env = environment();
     let body = r#"(func (export "f") (param i32 i64)

@@ -19,11 +19,15 @@ mod tidelock;
 mod traps;
 mod wasi;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidelock_proto::{ExitReason, Pid};
 
-use crate::{EngineConfig, Environment, EnvironmentConfig, Limits, Module, Profile, SpawnOptions};
+use crate::{
+    EngineConfig, Environment, EnvironmentConfig, Limits, Module, ProcessConfig, Profile,
+    SpawnOptions,
+};
 
 fn environment() -> Environment {
     environment_with(Limits::default())
@@ -37,16 +41,19 @@ fn environment_with(limits: Limits) -> Environment {
     Environment::new(config).unwrap()
 }
 
-fn environment_for(profile: Profile) -> Environment {
-    let engine = EngineConfig {
-        profile,
-        ..EngineConfig::default()
-    };
+fn environment_on(engine: EngineConfig) -> Environment {
     let config = EnvironmentConfig {
         engine,
         ..EnvironmentConfig::default()
     };
     Environment::new(config).unwrap()
+}
+
+fn environment_for(profile: Profile) -> Environment {
+    environment_on(EngineConfig {
+        profile,
+        ..EngineConfig::default()
+    })
 }
 
 /// Compiles `body` inside a module with one page of memory. `$check` traps unless two numbers agree.
@@ -70,6 +77,14 @@ async fn guest(env: &Environment, imports: &str, body: &str) -> Module {
 fn start(env: &Environment, module: &Module) -> Pid {
     env.spawn_wasm(module, "_start", vec![], SpawnOptions::default())
         .unwrap()
+}
+
+fn start_as(env: &Environment, module: &Module, config: ProcessConfig) -> Pid {
+    let options = SpawnOptions {
+        config: Arc::new(config),
+        ..SpawnOptions::default()
+    };
+    env.spawn_wasm(module, "_start", vec![], options).unwrap()
 }
 
 async fn end(env: &Environment, pid: Pid) -> ExitReason {

@@ -125,11 +125,7 @@ async fn compiled_modules_are_kept_on_disk_and_shared() {
     for file in &files {
         std::fs::write(file, b"damaged").unwrap();
     }
-    let env = Environment::new(EnvironmentConfig {
-        engine: config,
-        ..Default::default()
-    })
-    .unwrap();
+    let env = environment_on(config);
     let module = Module::compile(env.engine(), bytes).await.unwrap();
     let pid = start(&env, &module);
     assert_eq!(end(&env, pid).await, ExitReason::Normal);

@@ -1,7 +1,5 @@
 //! `lunatic::process` and `lunatic::wasi`.
 
-use std::sync::Arc;
-
 use tidelock_proto::spawn::ProcessConfig;
 
 use super::*;
@@ -106,11 +104,7 @@ async fn a_config_never_allows_more_than_its_maker_has() {
         can_compile_modules: false,
         ..ProcessConfig::default()
     };
-    let options = SpawnOptions {
-        config: Arc::new(config),
-        ..SpawnOptions::default()
-    };
-    let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
+    let pid = start_as(&env, &module, config);
     let reason = end(&env, pid).await;
     assert!(
         trap(&reason).contains("drop_config: no config 1"),
@@ -140,11 +134,7 @@ async fn without_permission_nothing_is_made() {
         can_spawn_processes: false,
         ..ProcessConfig::default()
     };
-    let options = SpawnOptions {
-        config: Arc::new(config),
-        ..SpawnOptions::default()
-    };
-    let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
+    let pid = start_as(&env, &module, config);
     assert!(trap(&end(&env, pid).await).contains("may not spawn"));
 }
 

@@ -1,6 +1,5 @@
 //! What holds whatever a module is compiled for.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tidelock_proto::spawn::ProcessConfig;
@@ -124,21 +123,19 @@ async fn more_processes_than_guarded_memories_compute_all_the_same() {
 }
 
 #[tokio::test]
-async fn fuel_ends_a_process_that_computes() {
-    let env = environment_for(Profile::Compute);
-    let module = guest(&env, "", r#"(func (export "_start") (loop br 0))"#).await;
-    let config = ProcessConfig {
-        fuel_max: Some(3),
-        ..ProcessConfig::default()
-    };
-    let options = SpawnOptions {
-        config: Arc::new(config),
-        ..SpawnOptions::default()
-    };
-    let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
-    let reason = end(&env, pid).await;
-    assert!(
-        matches!(&reason, ExitReason::Limit(text) if text.contains("fuel")),
-        "{reason:?}"
-    );
+async fn fuel_ends_a_process_with_a_limit() {
+    for profile in PROFILES {
+        let env = environment_for(profile);
+        let module = guest(&env, "", r#"(func (export "_start") (loop br 0))"#).await;
+        let config = ProcessConfig {
+            fuel_max: Some(3),
+            ..ProcessConfig::default()
+        };
+        let pid = start_as(&env, &module, config);
+        let reason = end(&env, pid).await;
+        assert!(
+            matches!(&reason, ExitReason::Limit(text) if text.contains("fuel")),
+            "{profile:?} {reason:?}"
+        );
+    }
 }

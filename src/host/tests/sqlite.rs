@@ -3,7 +3,6 @@
 //! A guest is a list of calls whose answers it compares; the first wrong one traps.
 
 use std::fs;
-use std::sync::Arc;
 
 use super::*;
 use crate::ProcessConfig;
@@ -170,15 +169,11 @@ impl Guest {
     async fn run_in(self, preopens: Vec<String>) -> ExitReason {
         let env = environment();
         let module = self.compile(&env).await;
-        let config = Arc::new(ProcessConfig {
+        let config = ProcessConfig {
             preopens,
             ..ProcessConfig::default()
-        });
-        let options = SpawnOptions {
-            config,
-            ..SpawnOptions::default()
         };
-        let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
+        let pid = start_as(&env, &module, config);
         end(&env, pid).await
     }
 
