@@ -329,11 +329,11 @@ impl Queues {
             micros(self.started.elapsed()),
             self.preempted.load(Ordering::Relaxed),
         );
-        let (order, other) = (Ordering::Relaxed, Ordering::Relaxed);
+        let relaxed = Ordering::Relaxed;
         if now.saturating_sub(last) >= micros(PREEMPT_EVERY)
             && self
                 .preempted
-                .compare_exchange(last, now, order, other)
+                .compare_exchange(last, now, relaxed, relaxed)
                 .is_ok()
             && let Some(preempt) = self.preempt.get()
         {

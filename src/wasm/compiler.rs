@@ -226,8 +226,7 @@ fn compile(job: &Job) -> wasmtime::Result<wasmtime::Result<Vec<u8>>> {
     let mut stdin = io::stdin().lock().take(MODULE_BYTES_MAX as u64);
     stdin.read_to_end(&mut bytes)?;
     let engine = wasmtime::Engine::new(&super::config(job.how))?;
-    let compile = |module: &[u8]| engine.precompile_module(module);
-    Ok(rewrite::compiled(&bytes, job.how, compile))
+    Ok(rewrite::compiled(&engine, job.how, &bytes))
 }
 
 #[cfg(test)]

@@ -317,10 +317,7 @@ fn native(
             let invalid = |e: wasmtime::Error| ModuleError::Invalid(bounded(format!("{e:#}")));
             let native = match engine.compiler() {
                 Some(compiler) => compiler.compile(flavour.how, bytes)?,
-                None => {
-                    let compile = |module: &[u8]| flavour.engine.precompile_module(module);
-                    rewrite::compiled(bytes, flavour.how, compile).map_err(invalid)?
-                }
+                None => rewrite::compiled(&flavour.engine, flavour.how, bytes).map_err(invalid)?,
             };
             let module = cache::load_compiled(&flavour.engine, &native).map_err(invalid)?;
             if let Some(cache) = engine.cache() {

@@ -163,6 +163,15 @@ fn step(code: &mut InstructionSink<'_>, local: u32, forward: bool) {
     };
 }
 
+/// The end of a loop that goes on while more than a piece is left.
+fn again(code: &mut InstructionSink<'_>, length: u32) {
+    code.local_get(length)
+        .i32_const(PIECE_BYTES)
+        .i32_gt_u()
+        .br_if(0)
+        .end();
+}
+
 /// (where, value, length)
 fn fill() -> Function {
     let mut function = Function::new([]);
@@ -182,11 +191,7 @@ fn fill() -> Function {
         .memory_fill(0);
     step(&mut code, 0, true);
     step(&mut code, 2, false);
-    code.local_get(2)
-        .i32_const(PIECE_BYTES)
-        .i32_gt_u()
-        .br_if(0)
-        .end();
+    again(&mut code, 2);
     code.local_get(0)
         .local_get(1)
         .local_get(2)
@@ -221,21 +226,13 @@ fn copy() -> Function {
     step(&mut code, 0, true);
     step(&mut code, 1, true);
     step(&mut code, 2, false);
-    code.local_get(2)
-        .i32_const(PIECE_BYTES)
-        .i32_gt_u()
-        .br_if(0)
-        .end();
+    again(&mut code, 2);
     code.else_().loop_(BlockType::Empty);
     step(&mut code, 2, false);
     code.local_get(0).local_get(2).i32_add();
     code.local_get(1).local_get(2).i32_add();
     code.i32_const(PIECE_BYTES).memory_copy(0, 0);
-    code.local_get(2)
-        .i32_const(PIECE_BYTES)
-        .i32_gt_u()
-        .br_if(0)
-        .end();
+    again(&mut code, 2);
     code.end();
     rest(&mut code);
     code.end();

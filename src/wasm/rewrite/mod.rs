@@ -24,12 +24,13 @@ pub(super) const VERSION: &[u8] = b"rewritten 1";
 
 type Parsed<T> = Result<T, BinaryReaderError>;
 
-/// Compiles a module, rewritten if that is possible.
-pub(super) fn compiled<T>(
-    module: &[u8],
+/// Native code of a module, rewritten if that is possible, on an engine that compiles so.
+pub(super) fn compiled(
+    engine: &wasmtime::Engine,
     how: How,
-    compile: impl Fn(&[u8]) -> wasmtime::Result<T>,
-) -> wasmtime::Result<T> {
+    module: &[u8],
+) -> wasmtime::Result<Vec<u8>> {
+    let compile = |module: &[u8]| engine.precompile_module(module);
     match rewritten(module, how) {
         Cow::Owned(rewritten) => compile(&rewritten).or_else(|_| compile(module)),
         Cow::Borrowed(module) => compile(module),
