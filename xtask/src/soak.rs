@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::run::{command, output, program, root, run};
+use crate::test::GUESTS_VARIABLE;
 
 /// How long it goes on where every push is tested.
 const IN_CI: &str = "5m";
@@ -67,7 +68,7 @@ impl Beside {
         let mut soak = program(test_binary()?);
         soak.args([TEST, "--exact", "--nocapture"]);
         parse(&[])?.tell(&mut soak);
-        soak.env("TIDELOCK_GUESTS", guests);
+        soak.env(GUESTS_VARIABLE, guests);
         soak.env("TIDELOCK_NODE_BINARY", node);
         soak.stdout(said.try_clone()?).stderr(said);
         let child = soak.spawn().context("starting the soak")?;

@@ -10,7 +10,7 @@ use crate::run::{command, has_cargo, is_ci, job, output, program, run, yielding}
 use crate::{fuzz, guests, instructions, languages, soak};
 
 /// Where tests look for compiled guests.
-const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
+pub(crate) const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
 
 /// Makes tests of network faults fail where they cannot be made, rather than be skipped.
 const NETNS_VARIABLE: &str = "TIDELOCK_REQUIRE_NETNS";
@@ -102,7 +102,7 @@ fn docs(quick: bool) -> Result<()> {
             .env(warnings.0, warnings.1),
     )?;
     if !quick && guests::has_ordinary_toolchain()? {
-        let mut doc = command("cargo doc --release --locked --no-deps --quiet --target");
+        let mut doc = yielding("cargo doc --release --locked --no-deps --quiet --target");
         guests::in_workspace(&mut doc, "sdk");
         run(doc.arg(guests::TARGET).env(warnings.0, warnings.1))?;
     }
