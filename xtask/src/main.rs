@@ -9,6 +9,7 @@ mod fuzz;
 mod guests;
 mod instructions;
 mod languages;
+mod lint;
 mod run;
 mod soak;
 mod test;
@@ -26,6 +27,7 @@ usage: cargo xtask COMMAND
   guests --check    whether those were made from the sources here
   test [--quick]    everything a push must pass; --quick leaves out guests and demo. Where CI is
                     set, a soak of five minutes comes with it
+  lint              clippy and documentation, warnings being errors; compiles what is missing
   fuzz [--seconds N]
                     search for inputs that break something, N seconds (10) for each kind of
                     input, if cargo-fuzz and a nightly toolchain are installed
@@ -40,6 +42,9 @@ usage: cargo xtask COMMAND
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(done) = lint::called_as_compiler(&arguments) {
+        return done;
+    }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match dispatch(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,6 +63,7 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
         ["guests", "--check"] => guests::check_shipped(),
         ["test"] => test::all(false),
         ["test", "--quick"] => test::all(true),
+        ["lint"] => lint::all(false),
         ["fuzz"] => fuzz::all(fuzz::SECONDS),
         ["fuzz", "--seconds", seconds] => fuzz::all(
             seconds

@@ -7,7 +7,7 @@
 use anyhow::Result;
 
 use crate::run::{command, has_cargo, is_ci, job, output, program, run, yielding};
-use crate::{fuzz, guests, instructions, languages, soak};
+use crate::{fuzz, guests, instructions, languages, lint, soak};
 
 /// Where tests look for compiled guests.
 pub(crate) const GUESTS_VARIABLE: &str = "TIDELOCK_GUESTS";
@@ -36,8 +36,7 @@ pub(crate) fn all(quick: bool) -> Result<()> {
         }
     }
     // These are compiled more than they run, and give way to the soak.
-    job("lint", || lint(quick))?;
-    job("docs", || docs(quick))?;
+    job("lint and documentation", || lint::all(quick))?;
     job("protocol needs nothing of a machine", bare_protocol)?;
     job("every rule of the protocol is missed when removed", || {
         run(&mut yielding(
@@ -77,34 +76,6 @@ fn format(quick: bool) -> Result<()> {
             guests::in_workspace(&mut fmt, workspace);
             run(&mut fmt)?;
         }
-    }
-    Ok(())
-}
-
-fn lint(quick: bool) -> Result<()> {
-    run(&mut yielding(
-        "cargo clippy --release --locked --workspace --all-targets -- -D warnings",
-    ))?;
-    if !quick && guests::has_ordinary_toolchain()? {
-        for workspace in guests::workspaces() {
-            let mut clippy = yielding("cargo clippy --release --locked --all-targets --target");
-            guests::in_workspace(&mut clippy, workspace);
-            run(clippy.args([guests::TARGET, "--", "-D", "warnings"]))?;
-        }
-    }
-    Ok(())
-}
-
-fn docs(quick: bool) -> Result<()> {
-    let warnings = ("RUSTDOCFLAGS", "-D warnings");
-    run(
-        yielding("cargo doc --release --locked --workspace --no-deps --quiet")
-            .env(warnings.0, warnings.1),
-    )?;
-    if !quick && guests::has_ordinary_toolchain()? {
-        let mut doc = yielding("cargo doc --release --locked --no-deps --quiet --target");
-        guests::in_workspace(&mut doc, "sdk");
-        run(doc.arg(guests::TARGET).env(warnings.0, warnings.1))?;
     }
     Ok(())
 }
