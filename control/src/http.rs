@@ -22,6 +22,7 @@ use axum_server::accept::Accept;
 use axum_server::tls::TlsInfo;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidelock_certs::{CertificateDer, PeerName, Role, UnixTime};
@@ -80,6 +81,16 @@ impl Server {
     ///
     /// The listener's.
     pub async fn serve(self, router: Router) -> io::Result<()> {
+        self.serving(router).await
+    }
+
+    /// Boxed by a function that is not async: a web server is compiled with this crate, and not again
+    /// with each program that starts one.
+    fn serving(self, router: Router) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(self.served(router))
+    }
+
+    async fn served(self, router: Router) -> io::Result<()> {
         let router = router
             .fallback(|| async { ApiError::not_found("there is nothing at this path") })
             .method_not_allowed_fallback(|| async {

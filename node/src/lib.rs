@@ -244,6 +244,16 @@ impl Node {
     ///
     /// [`StartError`]; nothing is left running.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        Self::starting(config).await
+    }
+
+    /// Boxed by a function that is not async: a node is compiled with this crate, and not again with each
+    /// program that starts one.
+    fn starting(config: NodeConfig) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(Self::started(config))
+    }
+
+    async fn started(config: NodeConfig) -> Result<Self, StartError> {
         let socket = Socket::bind(config.listen)?;
         let admin = |error: std::io::Error| StartError::Admin {
             addr: config.admin_listen,
@@ -372,21 +382,38 @@ impl Node {
     /// Leaves the cluster: refuses new work, kills what still runs, says goodbye to peers and to
     /// control. Peers' processes are told at once. A second call waits for the first.
     pub async fn leave(&self) {
-        let inner = &self.0;
-        let mut left = inner.leaving.lock().await;
+        self.0.leave().await;
+    }
+
+    /// Waits until the node has left.
+    pub async fn stopped(&self) {
+        let mut stopped = self.0.stopped.subscribe();
+        // The sender lives as long as this node.
+        let _: Result<_, _> = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+impl Inner {
+    /// Boxed as in [`Node::starting`].
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.go())
+    }
+
+    async fn go(&self) {
+        let mut left = self.leaving.lock().await;
         if *left {
             return;
         }
-        inner.dist.drain();
-        inner.env.shutdown().await;
-        inner.dist.leave().await;
-        for task in lock(&inner.tasks).drain(..) {
+        self.dist.drain();
+        self.env.shutdown().await;
+        self.dist.leave().await;
+        for task in lock(&self.tasks).drain(..) {
             task.abort();
         }
-        let goodbye = inner.client.leave(inner.id);
+        let goodbye = self.client.leave(self.id);
         // Control that cannot be reached sees the lease lapse.
         let _: Result<_, _> = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
-        let observer = inner
+        let observer = self
             .observer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -395,14 +422,7 @@ impl Node {
             observer.shutdown().await;
         }
         *left = true;
-        inner.stopped.send_replace(true);
-    }
-
-    /// Waits until the node has left.
-    pub async fn stopped(&self) {
-        let mut stopped = self.0.stopped.subscribe();
-        // The sender lives as long as this node.
-        let _: Result<_, _> = stopped.wait_for(|stopped| *stopped).await;
+        self.stopped.send_replace(true);
     }
 }
 
