@@ -144,7 +144,11 @@ pub(crate) fn tidy() -> Result<()> {
 
 fn tests(quick: bool) -> Result<()> {
     let mut tests = if has_cargo("nextest") {
-        command("cargo nextest run --release --locked --workspace --no-tests=fail")
+        let mut tests = command("cargo nextest run --release --locked --workspace");
+        // Some wait more than they work (.config/nextest.toml).
+        let threads = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+        tests.args(["--no-tests=fail", "--test-threads", &threads.to_string()]);
+        tests
     } else {
         command("cargo test --release --locked --workspace --lib --bins --tests")
     };
