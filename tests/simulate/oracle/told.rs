@@ -84,7 +84,9 @@ pub(super) fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
                 let before = all.len();
                 all.retain(|cause| cause.returned.is_none_or(|returned| returned > emptied));
                 if all.len() == before {
-                    all.remove(0);
+                    // Rather of one that an unlink would end, too: what q asks for may still be on its way.
+                    let ends = |cause: &Cause| cause.by == p || cause.answered;
+                    all.remove(all.iter().position(ends).unwrap_or(0));
                 }
             }
             _ => {}
