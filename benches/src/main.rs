@@ -132,6 +132,7 @@ impl Ours {
         let guest = match place {
             Place::One | Place::Two | Place::Nodes => "many.wasm",
             Place::OneIdle => "idle.wasm",
+            Place::OneSmallest => "smallest.wat",
             Place::TwoLarge => "large.wasm",
             Place::TwoBig => "big.wasm",
             Place::Compute => "kernels.wasm",
@@ -139,7 +140,9 @@ impl Ours {
         };
         let mut command = Command::new(&self.tidelock);
         match place {
-            Place::One | Place::OneIdle | Place::Compute | Place::Start => command.arg("run"),
+            Place::One | Place::OneIdle | Place::OneSmallest | Place::Compute | Place::Start => {
+                command.arg("run")
+            }
             Place::Two | Place::TwoLarge | Place::TwoBig => {
                 command.args(["dev", "--nodes", "2", "--once"])
             }
@@ -148,7 +151,10 @@ impl Ours {
                 command.args(["dev", "--nodes", nodes, "--once"])
             }
         };
-        command.arg(self.guests.join(guest));
+        command.arg(match place {
+            Place::OneSmallest => root().join("benches/guest").join(guest),
+            _ => self.guests.join(guest),
+        });
         command.arg(row);
         if place != Place::TwoBig {
             return program::run(command);
@@ -165,7 +171,7 @@ impl Ours {
     /// Programs one after the other, each from its start to its exit. The first one compiles.
     fn starts(&self, row: &str) -> Result<Figures> {
         let count: usize = row.rsplit(':').next().unwrap_or_default().parse()?;
-        let guest = self.guests.join("hello.wasm");
+        let guest = self.guests.join("start.wasm");
         let mut times = Vec::new();
         for _ in 0..=count {
             let begun = Instant::now();

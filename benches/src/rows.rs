@@ -79,6 +79,8 @@ pub(crate) enum Place {
     One,
     /// The same, with the guest that only waits.
     OneIdle,
+    /// The same, with the smallest guest there is.
+    OneSmallest,
     /// On two daemons of one machine.
     Two,
     /// The same, with the guest that declares more memory.
@@ -237,6 +239,22 @@ pub(crate) const ROWS: &[Row] = &[
             (RATE, Unknown),
         ],
         peers: LOCAL,
+    },
+    Row {
+        title: "the same, as small as they can be",
+        sizes: &[
+            "local_smallest:20000",
+            "local_smallest:50000",
+            "local_smallest:200000",
+        ],
+        short: "local_smallest:300",
+        place: Place::OneSmallest,
+        figures: &[
+            (ALIVE, Unscaled(10_288.0)),
+            (BYTES, Unknown),
+            (RATE, Unknown),
+        ],
+        peers: &[],
     },
     Row {
         title: "round trip 64 B, 1 KiB, 64 KiB",
@@ -404,7 +422,7 @@ pub(crate) const ROWS: &[Row] = &[
         peers: &[Peer::Plain],
     },
     Row {
-        title: "tidelock run hello.wasm, start to exit, compiled before",
+        title: "tidelock run start.wasm, start to exit, compiled before",
         sizes: &["start:30"],
         short: "start:2",
         place: Place::Start,
@@ -427,16 +445,32 @@ pub(crate) const ROWS: &[Row] = &[
 /// How the cost grows: each row over four orders of size, Tidelock alone.
 pub(crate) const GROWTH: &[Row] = &[
     Row {
-        title: "idle processes, 1000 to a million",
+        title: "idle processes of a Rust guest, 1000 to 400 000: what fits into 24 GiB",
         sizes: &[
             "local_idle:1000",
             "local_idle:10000",
             "local_idle:100000",
             "local_idle:400000",
-            "local_idle:1000000",
         ],
         short: "local_idle:300",
         place: Place::OneIdle,
+        figures: &[(ALIVE, Unknown), (BYTES, Unknown), (RATE, Unknown)],
+        peers: &[],
+    },
+    Row {
+        title: "the smallest idle processes, 1000 to a million: on stacks of their own, and as handlers",
+        sizes: &[
+            "local_smallest:1000",
+            "local_smallest:10000",
+            "local_smallest:100000",
+            "local_smallest:1000000",
+            "local_handlers:1000",
+            "local_handlers:10000",
+            "local_handlers:100000",
+            "local_handlers:1000000",
+        ],
+        short: "local_handlers:300",
+        place: Place::OneSmallest,
         figures: &[(ALIVE, Unknown), (BYTES, Unknown), (RATE, Unknown)],
         peers: &[],
     },
