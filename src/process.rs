@@ -486,6 +486,8 @@ impl Shared {
     {
         self.core().parked = Some(key);
         let (start, started) = oneshot::channel::<()>();
+        // As above.
+        let code = Box::pin(code);
         let patience = self.env.limits().parked_max;
         self.start(async move {
             match tokio::time::timeout(patience, started).await {

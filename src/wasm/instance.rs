@@ -2,9 +2,11 @@
 
 use std::cell::Cell;
 use std::fmt::Write;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
+use futures_util::poll;
 use tidelock_proto::spawn::{Param, ProcessConfig};
 use tidelock_proto::{ExitReason, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -12,7 +14,7 @@ use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Va
 use wasmtime_wasi::I32Exit;
 
 use super::module::{EntryError, ModuleError, Native};
-use super::{Engine, Flavour, MemorySlot, Module, SlabFull, TABLE_ELEMENTS_MAX};
+use super::{Engine, Flavour, MemorySlot, Module, RestingStack, SlabFull, TABLE_ELEMENTS_MAX};
 use crate::Context;
 use crate::host::State;
 
@@ -20,6 +22,9 @@ use crate::host::State;
 const FUEL_UNIT: u64 = 100_000;
 /// Ticks a guest may compute through before it has to wait for its turn.
 const PATIENT_TICKS: u32 = 1;
+/// Ticks between two messages after which a handler keeps no page of its stack until the next one: giving it back
+/// and having another one take a microsecond or two.
+const LONG_TICKS: u32 = 20;
 /// Functions named in the text of a trap.
 const FRAMES_MAX: usize = 8;
 
@@ -160,7 +165,10 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
         let set = store.set_fuel(units.saturating_mul(FUEL_UNIT));
         set.expect("the engine of this artefact counts fuel");
     }
-    let ended = in_turns(execute(native, &mut store, &entry, &params)).await;
+    let ended = {
+        let guest = pin!(execute(&module, native, &mut store, &entry, &params));
+        in_turns(guest).await
+    };
     match ended {
         Ok(()) => ExitReason::Normal,
         Err(error) => reason(&error, store.data()),
@@ -224,8 +232,10 @@ thread_local! {
 
 /// Runs a guest, and keeps note of its turns. One that has waited would otherwise give way as soon as it runs, to
 /// all that compute: the tick it was to give way at is over.
-async fn in_turns<T>(guest: impl Future<Output = T>) -> T {
-    let mut guest = pin!(guest);
+///
+/// What it is given is pinned by the caller: a future holds what it is given by value twice, from before it was begun
+/// and since.
+async fn in_turns<T>(mut guest: Pin<&mut impl Future<Output = T>>) -> T {
     let mut begins = Turn::Fresh;
     std::future::poll_fn(|context| {
         TURN.set(begins);
@@ -253,6 +263,22 @@ async fn give_way(turns: Option<Arc<Semaphore>>) {
 }
 
 async fn execute(
+    module: &Module,
+    native: &Native,
+    store: &mut Store<State>,
+    entry: &str,
+    params: &[Param],
+) -> wasmtime::Result<()> {
+    let stack = {
+        let begun = pin!(begin(native, store, entry, params));
+        let (begun, stack) = RestingStack::of(begun).await;
+        begun?;
+        stack
+    };
+    handle(module, store, stack).await
+}
+
+async fn begin(
     native: &Native,
     store: &mut Store<State>,
     entry: &str,
@@ -264,16 +290,35 @@ async fn execute(
         found.and_then(wasmtime::Extern::into_memory)
     });
     store.data_mut().instantiated(memory);
-    call(instance, store, entry, params).await?;
-    handle(store).await
+    call(instance, store, entry, params).await
 }
 
 /// Calls the guest's handler, if it has named one, with each message, until it says that it is done.
 ///
-/// In between the guest has no stack: a process that waits here takes less than one that waits in a call.
-async fn handle(store: &mut Store<State>) -> wasmtime::Result<()> {
+/// In between there is nothing on its stack. One that was just made, or has waited for long, gives the pages of
+/// its stack back while it waits: it takes less than one that waits in a call.
+async fn handle(
+    module: &Module,
+    store: &mut Store<State>,
+    stack: Option<RestingStack>,
+) -> wasmtime::Result<()> {
+    let mut idles = true;
     while let Some(handler) = store.data().handler.clone() {
-        let kind = store.data_mut().next_message().await;
+        let kind = {
+            let mut next = pin!(store.data_mut().next_message());
+            match poll!(next.as_mut()) {
+                Poll::Ready(kind) => kind,
+                Poll::Pending => {
+                    if let Some(stack) = stack.filter(|_| idles) {
+                        stack.give_pages_back();
+                    }
+                    let since = module.engine().ticks();
+                    let kind = next.await;
+                    idles = module.engine().ticks().wrapping_sub(since) >= LONG_TICKS;
+                    kind
+                }
+            }
+        };
         let arguments = (kind, handler.function, handler.state);
         if handler.export.call_async(&mut *store, arguments).await? != 0 {
             break;
@@ -506,7 +551,7 @@ mod tests {
             }
             Poll::Pending
         });
-        in_turns(guest).await;
+        in_turns(pin!(guest)).await;
         use Turn::{Begun, Fresh};
         assert_eq!(begun, [Fresh, Fresh, Fresh, Begun, Fresh]);
     }

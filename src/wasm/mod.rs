@@ -26,7 +26,7 @@ mod rewrite;
 mod slab;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub use compiler::{Compiler, compile_apart};
 pub use instance::Import;
 pub(crate) use instance::{Limits, Start, imports, run, trap_text};
 pub use module::{EntryError, Module, ModuleError};
-use slab::{MemorySlot, SlabFull};
+use slab::{MemorySlot, RestingStack, SlabFull};
 
 use crate::host::State;
 
@@ -247,6 +247,11 @@ impl Engine {
         }
     }
 
+    /// Ticks so far, and around. There is one in each millisecond or so while any process lives.
+    fn ticks(&self) -> u32 {
+        self.0.ticker.ticks.load(Ordering::Relaxed)
+    }
+
     /// Keeps the clock running while the result lives.
     fn running(&self) -> Running {
         self.0.ticker.enter();
@@ -340,6 +345,8 @@ fn dense(config: &mut Config) {
 struct Ticker {
     engines: Mutex<Vec<wasmtime::Engine>>,
     live: AtomicUsize,
+    /// How many there were.
+    ticks: AtomicU32,
     /// Whether whoever enters has to wake it.
     asleep: AtomicBool,
     stopped: AtomicBool,
@@ -360,6 +367,7 @@ impl Ticker {
         let ticker = Arc::new(Self {
             engines: Mutex::new(vec![engine]),
             live: AtomicUsize::new(0),
+            ticks: AtomicU32::new(0),
             asleep: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             wake: Condvar::new(),
@@ -395,6 +403,7 @@ impl Ticker {
                 engine.increment_epoch();
             }
             drop(engines);
+            self.ticks.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(TICK);
             engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         }

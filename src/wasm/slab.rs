@@ -31,8 +31,10 @@
 )]
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::ops::Range;
 use std::os::fd::RawFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -134,6 +136,8 @@ impl Drop for Local {
 thread_local! {
     static LOCAL: RefCell<Local> = RefCell::default();
     static OFFER: Cell<Option<Slot>> = const { Cell::new(None) };
+    /// The first stack that this thread has made since it was last asked.
+    static MADE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 fn slot_bytes(class: usize) -> usize {
@@ -612,6 +616,40 @@ impl Drop for SlotStack {
     }
 }
 
+/// The stack that a store keeps for its next call, while no call is under way.
+///
+/// The first call of a store makes it. A call inside of a call has another one, which is gone before the first comes
+/// back; the first one's goes back to the store, for as long as that lives (`last_fiber_stack` in wasmtime).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RestingStack {
+    base: usize,
+}
+
+impl RestingStack {
+    /// Runs the first calls of a store to their end, and notes the stack that was made for them, if any was.
+    ///
+    /// They are pinned by the caller: what a future is given by value it holds twice, from before it was begun and since.
+    pub(super) async fn of<T>(mut calls: Pin<&mut impl Future<Output = T>>) -> (T, Option<Self>) {
+        let mut made = None;
+        let ended = std::future::poll_fn(|context| {
+            // Whatever else this thread runs, it is not in here.
+            MADE.set(None);
+            let polled = calls.as_mut().poll(context);
+            made = made.or(MADE.get());
+            polled
+        });
+        let ended = ended.await;
+        (ended, made.map(|base| Self { base }))
+    }
+
+    /// Gives its pages back to the kernel. The store must live, and no call of it be under way.
+    pub(super) fn give_pages_back(self) {
+        let start = self.base + page_bytes();
+        // A refusal costs density only.
+        let _ = discard(start, STACK_SLOT_BYTES - page_bytes());
+    }
+}
+
 /// Gives the deep part of a free stack back if it was ever used.
 fn trim_stack(base: usize) {
     let start = base + page_bytes();
@@ -653,12 +691,15 @@ unsafe impl StackCreator for Stacks {
         let slot = SLAB
             .take(STACKS)
             .map_err(|full| wasmtime::Error::msg(full.to_string()))?;
+        MADE.set(MADE.get().or(Some(slot.free.base)));
         Ok(Box::new(SlotStack(slot)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[expect(clippy::mut_from_ref, reason = "each test owns its memories")]
@@ -741,6 +782,40 @@ mod tests {
         );
         assert_eq!(MemorySlot::take(5, usize::MAX).unwrap().bytes(), 4 * GIB);
         assert!(MemorySlot::take(5 * GIB, usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_stack_that_rests_keeps_no_page_and_is_still_a_stack() {
+        let Some(fd) = page_map() else {
+            return;
+        };
+        let calls = async {
+            let first = Stacks.new_stack(MIB, false).unwrap();
+            tokio::task::yield_now().await;
+            (first, Stacks.new_stack(MIB, false).unwrap())
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.build().unwrap();
+        let ((first, inside), resting) = runtime.block_on(RestingStack::of(pin!(calls)));
+        let touched = |stack: &dyn StackMemory| {
+            let (range, mut pages) = (stack.range(), 0);
+            assert!(scan(fd, range.start, range.len(), |region| {
+                pages += (region.end - region.start) as usize / page_bytes();
+            }));
+            pages
+        };
+        let write = |stack: &dyn StackMemory| {
+            let last = (stack.top() as usize - 8) as *mut u64;
+            unsafe { last.write_volatile(7) };
+        };
+        write(&*first);
+        write(&*inside);
+        let before = (touched(&*first), touched(&*inside));
+        assert!(before.0 >= 1 && before.1 >= 1);
+        resting.expect("one was made").give_pages_back();
+        assert_eq!((touched(&*first), touched(&*inside)), (0, before.1));
+        write(&*first);
+        assert_eq!(touched(&*first), 1);
     }
 
     #[test]
