@@ -80,6 +80,8 @@ pub(crate) const BARS: &[Bar] = &[
         height: Height::TimesOwn(2.0, "local_backlog:0:1000"),
     },
     fixed("local_idle:200000", "bytes_each", 36.0 * 1024.0),
+    fixed("local_handlers:200000", "bytes_each", 12.0 * 1024.0),
+    fixed("local_handlers:1000000", "alive", 500e3),
     times("remote_ping:64:10000", "p50_us", 1.0, Peer::Erlang),
     times("remote_ping:64:10000", "p99_us", 1.0, Peer::Erlang),
     beside("remote_oneway:64:400000", "per_s", 2e6, 228e3),

@@ -241,11 +241,11 @@ pub(crate) const ROWS: &[Row] = &[
         peers: LOCAL,
     },
     Row {
-        title: "the same, as small as they can be",
+        title: "the same, as small as they can be: on stacks, and as handlers",
         sizes: &[
-            "local_smallest:20000",
-            "local_smallest:50000",
             "local_smallest:200000",
+            "local_handlers:200000",
+            "local_handlers:1000000",
         ],
         short: "local_smallest:300",
         place: Place::OneSmallest,
