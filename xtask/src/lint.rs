@@ -38,9 +38,10 @@ pub(crate) fn all(quick: bool) -> Result<()> {
 }
 
 fn in_place_of_compiler(cargo: &mut Command) -> Result<&mut Command> {
+    // Compiling everything may have put another one in the place of the file that runs here.
     let here = std::env::current_exe().context("where this program lies")?;
     Ok(cargo
-        .env("RUSTC_WORKSPACE_WRAPPER", here)
+        .env("RUSTC_WORKSPACE_WRAPPER", here.with_file_name("xtask"))
         .env(CLIPPY_VARIABLE, "clippy-driver")
         // As `cargo clippy -- -D warnings` tells it.
         .env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings"))
