@@ -279,6 +279,32 @@ async fn a_handler_hears_of_ends_waits_and_may_fail() {
     assert_eq!(handled(code, handler).await, ExitReason::Exit(9));
 }
 
+/// Longer apart than it takes to have the pages of its stack given back; and the call that names it, and one in each
+/// of its own, is on another stack, which is gone by then.
+#[tokio::test]
+async fn a_handler_goes_on_with_a_stack_whose_pages_were_given_back() {
+    let imports = [
+        HANDLE,
+        r#"(import "lunatic::timer" "send_after" (func $later (param i64 i64) (result i64)))
+        (import "lunatic::trap" "catch" (func $catch (param i32 i32) (result i32)))"#,
+        PROCESS_ID,
+    ]
+    .concat();
+    let data = r#"(data (i32.const 100) "on")
+        (func (export "_lunatic_catch_trap") (param i32 i32) (result i32)
+            (call $handle (i32.const 100) (i32.const 2) (local.get 0) (i64.const 0))
+            (call $create (i64.const 1) (i64.const 0))
+            (drop (call $later (call $process_id) (i64.const 100)))
+            (i32.const 1))
+        (func (export "on") (param $kind i32) (param $count i32) (param i64) (result i32)
+            (if (i32.eq (local.get $count) (i32.const 3)) (then (return (i32.const 1))))
+            (call $check32
+                (call $catch (i32.add (local.get $count) (i32.const 1)) (i32.const 0)) (i32.const 1))
+            (i32.const 0))"#;
+    let code = "(call $check32 (call $catch (i32.const 0) (i32.const 0)) (i32.const 1))";
+    assert_eq!(run(&imports, data, code).await, ExitReason::Normal);
+}
+
 #[tokio::test]
 async fn a_handler_that_waits_is_killed_like_any_other_process() {
     let env = environment();
