@@ -6,7 +6,6 @@
 //! clippy and, where it has documentation, to rustdoc, with what was compiled of its dependencies. Nothing is
 //! generated, and what was compiled before stays as it is: cargo keeps apart what a wrapper made.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -15,8 +14,8 @@ use anyhow::{Context as _, Result};
 use crate::guests;
 use crate::run::{run, yielding};
 
-/// Tells this program that cargo calls it, and what clippy is called: the one of the compiler in use.
-const CLIPPY_VARIABLE: &str = "TIDELOCK_CLIPPY";
+/// Tells this program that cargo calls it.
+const CALLED_VARIABLE: &str = "TIDELOCK_LINT";
 
 /// Lints everything, and reads all documentation, warnings being errors.
 ///
@@ -42,16 +41,16 @@ fn in_place_of_compiler(cargo: &mut Command) -> Result<&mut Command> {
     let here = std::env::current_exe().context("where this program lies")?;
     Ok(cargo
         .env("RUSTC_WORKSPACE_WRAPPER", here.with_file_name("xtask"))
-        .env(CLIPPY_VARIABLE, "clippy-driver")
+        .env(CALLED_VARIABLE, "1")
         // As `cargo clippy -- -D warnings` tells it.
         .env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings"))
 }
 
 /// If cargo calls this program as its compiler: does that, and says how it ended.
 pub(crate) fn called_as_compiler(arguments: &[String]) -> Option<ExitCode> {
-    let clippy = std::env::var_os(CLIPPY_VARIABLE)?;
+    std::env::var_os(CALLED_VARIABLE)?;
     let (rustc, arguments) = arguments.split_first()?;
-    let done = Unit { rustc, arguments }.lint(&clippy);
+    let done = Unit { rustc, arguments }.lint();
     Some(done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
@@ -65,24 +64,23 @@ struct Unit<'a> {
 }
 
 impl Unit<'_> {
-    fn lint(&self, clippy: &OsStr) -> Result<ExitCode> {
+    fn lint(&self) -> Result<ExitCode> {
         if !self.compiles() {
             return ended(Command::new(self.rustc).args(self.arguments));
         }
-        let mut lint = Command::new(clippy);
+        let mut lint = Command::new("clippy-driver");
         lint.arg(self.rustc);
         if self.is_run_by_cargo() {
             return ended(lint.args(self.arguments));
         }
-        lint.args(self.arguments.iter().map(|argument| {
-            let is_emit = argument.starts_with("--emit=");
-            let only = if is_emit {
-                "--emit=dep-info,metadata"
-            } else {
-                argument
-            };
-            what_there_is(only)
-        }));
+        lint.args(
+            self.arguments
+                .iter()
+                .map(|argument| match argument.starts_with("--emit=") {
+                    true => "--emit=dep-info,metadata".to_owned(),
+                    false => what_there_is(argument),
+                }),
+        );
         let linted = ended(&mut lint)?;
         if linted != ExitCode::SUCCESS || !self.has_documentation() {
             return Ok(linted);
