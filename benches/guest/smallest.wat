@@ -36,7 +36,7 @@
   ;; Where the line ends that is being made.
   (global $line (mut i32) (i32.const 128))
 
-;; ---- one of many ----
+  ;; ---- one of many ----
 
   (func (export "smallest") (param $main i64)
     (call $tell (local.get $main))
