@@ -1,4 +1,4 @@
-//! Disks that are full, descriptors that run out, and modules that take too much to compile.
+//! Disks that are full, descriptors and databases that run out, and modules that take too much to compile.
 //!
 //! Goal: a shortage ends in an error that says what is short, and when there is room again everything goes
 //! on. Method: small file systems in memory, where this test has the rights to mount one, and a daemon
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidelock::{
-    Compiler, Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Module,
+    Compiler, Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Happening, Module,
     ModuleError, ProcessConfig, SpawnOptions,
 };
 use tidelock_certs::{Identity, Role};
@@ -173,6 +173,59 @@ async fn a_guest_on_a_full_disk_is_told() {
     };
     assert_eq!(run().await, ExitReason::Exit(NO_SPACE));
     assert_eq!(run().await, ExitReason::Exit(NO_SPACE));
+}
+
+// ---- databases -------------------------------------------------------------------------------
+
+/// `holds` opens as many databases as one process may, says so, and waits; `_start` opens one more, which is
+/// to fail with a text that begins with the bound.
+const DATABASES: &str = r#"(module
+    (import "lunatic::sqlite" "open" (func $open (param i32 i32 i32) (result i64)))
+    (import "lunatic::error" "to_string" (func $error_text (param i64 i32)))
+    (import "lunatic::message" "receive" (func $receive (param i32 i32 i64) (result i32)))
+    (import "tidelock" "log" (func $log (param i32 i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+    (memory (export "memory") 1)
+    (func (export "holds") (local $left i32)
+        (local.set $left (i32.const 16))
+        (loop $more
+            (if (i64.ne (call $open (i32.const 0) (i32.const 0) (i32.const 8)) (i64.const 0))
+                (then unreachable))
+            (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+            (br_if $more (local.get $left)))
+        (call $log (i32.const 0) (i32.const 0))
+        (drop (call $receive (i32.const 0) (i32.const 0) (i64.const -1))))
+    (func (export "_start")
+        (if (i64.eqz (call $open (i32.const 0) (i32.const 0) (i32.const 8))) (then (return)))
+        (call $error_text (i64.load (i32.const 8)) (i32.const 16))
+        ;; "512 "
+        (call $exit (select (i32.const 1) (i32.const 2)
+            (i32.eq (i32.load (i32.const 16)) (i32.const 0x20323135))))))"#;
+
+#[tokio::test]
+async fn a_node_with_all_its_databases_open_says_so_until_one_is_closed() {
+    let env = Environment::new(EnvironmentConfig::default()).unwrap();
+    let bytes = wat::parse_str(DATABASES).unwrap();
+    let module = Module::compile(env.engine(), bytes).await.unwrap();
+    let start = |entry| env.spawn_wasm(&module, entry, vec![], SpawnOptions::default());
+    let run = async || {
+        let end = tokio::time::timeout(PATIENCE, env.wait(start("_start").unwrap()));
+        end.await.expect("the guest ends in time")
+    };
+    let mut holders = Vec::new();
+    let mut events = env.events();
+    for _ in 0..512 / 16 {
+        holders.push(start("holds").unwrap());
+        while !matches!(events.recv().await.unwrap().what, Happening::Said { .. }) {}
+    }
+    assert_eq!(run().await, ExitReason::Exit(1));
+    assert_eq!(run().await, ExitReason::Exit(1));
+    env.kill(holders.pop().unwrap(), None);
+    // Its databases close behind it, each by the thread that it has.
+    let until = Instant::now() + PATIENCE;
+    while run().await != ExitReason::Normal {
+        assert!(Instant::now() < until, "none was closed");
+    }
 }
 
 // ---- nodes -----------------------------------------------------------------------------------

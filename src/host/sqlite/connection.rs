@@ -588,6 +588,30 @@ mod tests {
         }
     }
 
+    /// No guest can bring that about; should one of SQLite's own faults, nobody waits for its answer.
+    #[tokio::test]
+    async fn whoever_asks_a_thread_that_has_ended_is_told() {
+        let (commands, inbox) = mpsc::channel();
+        let ended = Arc::default();
+        let connection = Connection { commands, ended };
+        let told = |fault: Fault| {
+            assert_eq!(fault.code, rusqlite::ffi::SQLITE_INTERNAL.cast_unsigned());
+            assert_eq!(fault.text, "the database's thread has ended");
+        };
+        // In the middle of a statement, and before the next one.
+        let asked = connection.reset(0);
+        let falls = async { drop(inbox) };
+        let (answer, ()) = futures_util::join!(asked, falls);
+        told(answer.unwrap_err());
+        told(connection.reset(0).await.unwrap_err());
+        told(connection.finalize(0).await.unwrap_err());
+        told(connection.changes().await.unwrap_err());
+        told(connection.step(0).await.unwrap_err());
+        told(connection.bind(0, Vec::new()).await.unwrap_err());
+        told(connection.execute(String::new()).await.unwrap_err());
+        told(connection.prepare(0, String::new()).await.unwrap_err());
+    }
+
     #[tokio::test]
     async fn what_does_not_fit_into_memory_ends_the_statement() {
         let connection = Connection::open(None).await.unwrap();

@@ -84,7 +84,7 @@ async fn beside(remote: &Arc<Silent>, code: &str) {
     env.set_remote(Arc::downgrade(&way));
     let far = Pid::new(NodeId(2), 7).expect("a pid").raw();
     let imports = [
-        TIDELOCK, RECEIVE, GET_TAG, DIE, PROC_EXIT, PROCESS_ID, MESSAGES, SPAWN,
+        TIDELOCK, RECEIVE, GET_TAG, DIE, PROC_EXIT, PROCESS_ID, MESSAGES, SPAWN, SPAWN_AT,
     ]
     .concat();
     let code = format!(
@@ -92,7 +92,10 @@ async fn beside(remote: &Arc<Silent>, code: &str) {
         (func (export "_start") (call $die (i32.const 0)) {code})"#
     );
     let module = guest(&env, &imports, &code).await;
-    assert_eq!(end(&env, start(&env, &module)).await, ExitReason::Normal);
+    // From here on time passes when everybody waits, and at no other time.
+    tokio::time::pause();
+    let ended = tokio::time::timeout(Duration::from_mins(5), env.wait(start(&env, &module)));
+    assert_eq!(ended.await, Ok(ExitReason::Normal));
 }
 
 const LINK: &str = "(call $check32 (i32.const 9027)
@@ -100,6 +103,14 @@ const LINK: &str = "(call $check32 (i32.const 9027)
 const SPAWN_FAR: &str = "(call $check32 (i32.const 9027)
     (call $spawn_on (i64.const 2) (i64.const -1) (i64.const -1) (i64.const -1)
         (i32.const 110) (i32.const 5) (i32.const 0) (i32.const 0) (i64.const 10) (i32.const 0)))";
+
+/// Lunatic's own, which has no timeout: it waits for half a minute.
+const SPAWN_AT: &str = r#"
+    (import "lunatic::distributed" "spawn" (func $spawn_at
+        (param i64 i64 i64 i32 i32 i32 i32 i32) (result i32)))"#;
+const SPAWN_AT_FAR: &str = "(call $check32 (i32.const 9027)
+    (call $spawn_at (i64.const 2) (i64.const -1) (i64.const 0) (i32.const 110) (i32.const 5)
+        (i32.const 0) (i32.const 0) (i32.const 0)))";
 
 #[tokio::test]
 async fn a_link_that_is_not_answered_is_given_up_in_time_and_none_remains() {
@@ -114,8 +125,8 @@ async fn a_link_that_is_not_answered_is_given_up_in_time_and_none_remains() {
 #[tokio::test]
 async fn a_spawn_that_is_not_answered_is_given_up_in_time_and_the_other_side_is_told() {
     let remote = Arc::<Silent>::default();
-    beside(&remote, &SPAWN_FAR.repeat(2)).await;
-    assert_eq!(*remote.given_up.lock().unwrap(), [1, 2]);
+    beside(&remote, &[SPAWN_FAR, SPAWN_FAR, SPAWN_AT_FAR].concat()).await;
+    assert_eq!(*remote.given_up.lock().unwrap(), [1, 2, 3]);
 }
 
 #[tokio::test]
@@ -128,7 +139,7 @@ async fn a_way_without_room_is_waited_for_no_longer_than_was_said() {
     let request = "(call $create_data (i64.const 1) (i64.const 0))
         (call $check32 (i32.const 9027)
             (call $request (call $far) (i64.const 1) (i64.const 10)))";
-    beside(&remote, &[LINK, SPAWN_FAR, request].concat()).await;
+    beside(&remote, &[LINK, SPAWN_FAR, SPAWN_AT_FAR, request].concat()).await;
     // Nothing was begun that would have to be given up.
     assert!(remote.asked.lock().unwrap().is_empty());
     assert!(remote.given_up.lock().unwrap().is_empty());

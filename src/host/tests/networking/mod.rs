@@ -3,6 +3,8 @@
 
 mod dns;
 mod messages;
+#[cfg(target_os = "linux")]
+mod refused;
 mod tcp;
 mod tls;
 mod udp;

@@ -14,7 +14,7 @@ const AUTHORITY: usize = 12288;
 /// The texts, and what is done with them.
 ///
 /// The server is `_start`, and starts the client with its port; both end well, or the test fails.
-fn texts(server: &WebServer, authority: &str) -> String {
+pub(super) fn texts(server: &WebServer, authority: &str) -> String {
     let mut text = String::new();
     for (at, pem) in [
         (CERTIFICATE, server.certificate.as_str()),
@@ -73,7 +73,7 @@ fn texts(server: &WebServer, authority: &str) -> String {
     )
 }
 
-fn localhost() -> WebServer {
+pub(super) fn localhost() -> WebServer {
     web_server(&["localhost", "127.0.0.1"])
 }
 
@@ -218,6 +218,31 @@ async fn timeouts_have_their_code_and_lose_nothing() {
         (local.set $s (call $tls_accepted (local.get $listener)))
         "#;
     talks(&[accept, server].concat(), &[CONNECT, client].concat()).await;
+}
+
+/// Bytes that the session still holds when the peer is gone: whoever waits for them to go out is told.
+#[tokio::test]
+async fn a_flush_to_a_peer_that_closed_is_an_error() {
+    let server = r#"
+        (i64.store (i32.const 708) (call $start (i32.const 300) (i32.const 6) (local.get $port)))
+        (local.set $s (call $tls_accepted (local.get $listener)))
+        (call $set_tls_write_timeout (local.get $s) (i64.const 6))
+        (call $iov (i32.const 32) (i32.const 0) (i32.const 65536))
+        (loop $more
+            (br_if $more (i32.eqz (call $tls_write_vectored (local.get $s) (i32.const 32)
+                (i32.const 1) (i32.const 100)))))
+        (call $check32 (i32.const 9027) (call $tls_flush (local.get $s) (i32.const 100)))
+        (call $error_drop (call $id))
+        (call $set_tls_write_timeout (local.get $s) (i64.const -1))
+        (call $create_data (i64.const 0) (i64.const 0))
+        (call $ok (call $send (i64.load (i32.const 708))))
+        ;; twice: it stays one. The first says "Conn"ection reset
+        (call $error (call $tls_flush (local.get $s) (i32.const 100)) (i32.const 0x6e6e6f43))
+        (drop (call $error_read (call $tls_flush (local.get $s) (i32.const 100))))"#;
+    let client = r#"
+        (call $ok (call $receive (i32.const 0) (i32.const 0) (i64.const -1)))
+        (call $drop_tls_stream (local.get $s))"#;
+    talks(server, &[CONNECT, client].concat()).await;
 }
 
 /// Both ends learn of a handshake that fails, and the listener goes on.
