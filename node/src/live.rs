@@ -445,7 +445,7 @@ impl Driver {
         let live = self.live.clone();
         let started = Instant::now();
         let mut lease = Lease::new(length, Duration::ZERO);
-        let canary = live.connection.canary();
+        let mut canary = live.connection.canary();
         let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
         let readers = Arc::new(Semaphore::new(BULK_READERS));
         let mut open = true;
@@ -456,9 +456,10 @@ impl Driver {
             return error;
         }
         loop {
-            // One timer for both: each turn sets it anew.
+            // One timer for all: each turn sets it anew.
             let expires_at = live.certificates.expires_at();
             let due = expires_at.min(started + lease.poll_timeout());
+            let due = canary.due().map_or(due, |ask_at| due.min(ask_at));
             let timer = tokio::time::sleep_until(due);
             tokio::select! {
                 biased;
@@ -473,10 +474,10 @@ impl Driver {
                         return SessionError::Lost(
                             "the peer's certificate ran out, and it showed no later one".into());
                     }
+                    canary.ask(Instant::now());
                     match lease.handle_timeout(started.elapsed()) {
                         Verdict::Ping(number) => {
                             live.connection.send_datagram(&Datagram::Ping(number).encode());
-                            canary.ask();
                         }
                         Verdict::Wait => {}
                         Verdict::Expired if lease.is_suspected() => {
