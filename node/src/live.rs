@@ -306,12 +306,15 @@ impl Live {
         drop(parked);
         lock(&self.queries).clear();
         let reason = ExitReason::NodeDown { node, how };
+        let (began, processes) = (Instant::now(), ending.locals.len());
         for local in ending.locals {
             if off("a lost session is told") {
                 continue;
             }
             env.session_lost(local, node, &reason);
         }
+        let ms = began.elapsed().as_secs_f64() * 1e3;
+        tracing::info!(peer = %node, processes, ms, "all who had to do with its processes were told");
     }
 }
 

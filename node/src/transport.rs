@@ -709,7 +709,10 @@ impl Canary {
     /// One for a way that has no kernel at its other end.
     pub fn mute() -> Self {
         let ask_at = Instant::now();
-        Canary { socket: None, ask_at }
+        Canary {
+            socket: None,
+            ask_at,
+        }
     }
 
     /// When [`Canary::ask`] is due; `None`: never.

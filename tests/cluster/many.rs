@@ -79,6 +79,36 @@ fn ten_thousand_links_are_told_at_once() {
     );
 }
 
+/// `TIDELOCK_LINKS=100000` has more of them. What the node says of itself is the time from the verdict until the last
+/// of them has it in its mailbox.
+#[test]
+fn ten_thousand_links_to_a_node_that_dies_are_told_at_once() {
+    let mut cluster = Cluster::pair();
+    let count = setting("TIDELOCK_LINKS", 10_000);
+    let orphans = cluster.spawn("a", &["orphans", &cluster.id("b"), &count.to_string()]);
+    orphans.one("linked");
+    let logged = cluster.node("a").log.len();
+    let at = cluster.node_mut("b").kill();
+    let told = orphans.one("told");
+    let took = told.at - at;
+    assert_eq!(
+        (told.number("count"), told.number("wrong")),
+        (count, 0),
+        "{}",
+        told.text
+    );
+    let line = |seen: &Seen| seen.text.contains("were told");
+    let line = cluster.node("a").log.wait_from(logged, line);
+    let line = line.expect("a line about it").text;
+    // And the parent of the one they are linked to.
+    let processes = format!("processes={}", count + 1);
+    assert!(line.contains(&processes), "{line} lacks {processes}");
+    eprintln!(
+        "{line}\n{count} links: all have told it on {:.0} ms after SIGKILL",
+        took.as_secs_f64() * 1e3
+    );
+}
+
 #[test]
 fn spawns_from_everywhere_lose_none() {
     let cluster = Cluster::pair();

@@ -53,7 +53,8 @@ fn main() {
         ["unreachable", node] => unreachable(on(node)),
         ["endings", node, rounds, seed] => endings(on(node), number(rounds), number(seed)),
         ["crossings", node, rounds, seed] => crossings(on(node), number(rounds), number(seed)),
-        ["storm", node, count] => storm(on(node), number(count)),
+        ["storm", node, count] => storm(on(node), number(count), true),
+        ["orphans", node, count] => storm(on(node), number(count), false),
         ["spawns", node, parents, children] => spawns(on(node), number(parents), number(children)),
         ["bulk", node, ms, window, bytes] => {
             load::bulk(on(node), number(ms), number(window), number(bytes));
@@ -698,17 +699,21 @@ fn crossings(node: NodeId, rounds: u64, seed: u64) {
 
 // ---- many --------------------------------------------------------------------------------------
 
-/// `count` processes here, linked to one there, which is killed.
-fn storm(node: NodeId, count: u64) {
+/// `count` processes here, linked to one there, which is killed, or whose node is by somebody else.
+fn storm(node: NodeId, count: u64, kills: bool) {
+    const KILLED: u64 = 137;
+    const NODE_DOWN: u64 = 255;
     fn one_of_many(main: u64) {
         die_when_link_dies(false);
         let main = pid(main);
-        let hub = pid(told(GO));
+        let (hub, code) = (pid(told(GO)), told(GO));
         link(hub, 12, PATIENCE).expect("the hub lives");
         tell(main, DONE, me().raw());
         loop {
             match receive(&[], None) {
-                Received::LinkDied(died) if died.pid == hub && died.reason.code == 137 => {
+                Received::LinkDied(died)
+                    if died.pid == hub && u64::from(died.reason.code.unsigned_abs()) == code =>
+                {
                     tell(main, TOLD, me().raw());
                 }
                 _ => tell(main, FAILED, me().raw()),
@@ -721,6 +726,7 @@ fn storm(node: NodeId, count: u64) {
     let many: Vec<Pid> = (0..count).map(|_| start(node_id(), one_of_many)).collect();
     for one in &many {
         tell(*one, GO, hub.raw());
+        tell(*one, GO, if kills { KILLED } else { NODE_DOWN });
     }
     for _ in &many {
         told(DONE);
@@ -729,7 +735,9 @@ fn storm(node: NodeId, count: u64) {
         .number("ms", began.elapsed().as_millis())
         .say();
     let began = Instant::now();
-    kill(hub);
+    if kills {
+        kill(hub);
+    }
     let mut told_once = BTreeSet::new();
     let mut wrong = 0;
     while told_once.len() < many.len() {
