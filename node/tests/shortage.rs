@@ -1,4 +1,4 @@
-//! Disks that are full, descriptors and databases that run out, and modules that take too much to compile.
+//! Disks that are full, descriptors, databases and address space that run out, and modules that take too much to compile.
 //!
 //! Goal: a shortage ends in an error that says what is short, and when there is room again everything goes
 //! on. Method: small file systems in memory, where this test has the rights to mount one, and a daemon
@@ -226,6 +226,26 @@ async fn a_node_with_all_its_databases_open_says_so_until_one_is_closed() {
     while run().await != ExitReason::Normal {
         assert!(Instant::now() < until, "none was closed");
     }
+}
+
+// ---- address space ---------------------------------------------------------------------------
+
+/// A guest that is to compute has 4 GiB of address space, for speed; where that is not to be had it runs without.
+#[test]
+fn a_guest_computes_in_less_address_space_than_guarded_memory_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let guest = dir.path().join("computes.wat");
+    let text = r#"(module (memory (export "memory") 1)
+        (func (export "_start") (i32.store (i32.const 0) (memory.size))))"#;
+    fs::write(&guest, text).unwrap();
+    let line = r#"ulimit -v 3000000 && exec "$0" run --profile compute "$1""#;
+    let ran = Command::new("/bin/sh")
+        .args(["-c", line, env!("CARGO_BIN_EXE_tidelock")])
+        .arg(&guest)
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{:?} {words}", ran.status);
 }
 
 // ---- nodes -----------------------------------------------------------------------------------

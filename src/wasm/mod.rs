@@ -37,6 +37,7 @@ pub use compiler::{Compiler, compile_apart};
 pub use instance::Import;
 pub(crate) use instance::{Limits, Start, imports, run, trap_text};
 pub use module::{EntryError, Module, ModuleError};
+use rustix::process::{Resource, getrlimit};
 use slab::{MemorySlot, RestingStack, SlabFull};
 
 use crate::host::State;
@@ -52,6 +53,8 @@ const WASM_STACK_BYTES: usize = 512 << 10;
 /// Processes in guarded memory at the same time. Each takes 4 GiB of 128 TiB of address space and a few mappings
 /// of the 65 530 that a process may have.
 const GUARDED_MAX: usize = 2_048;
+/// Address space of one: what a 32-bit address reaches, and the guards.
+const GUARDED_BYTES: usize = (4 << 30) + (64 << 20);
 /// Modules compiled at the same time.
 const COMPILES_MAX: usize = 2;
 /// Ticks without any process before the clock sleeps.
@@ -214,9 +217,12 @@ impl Engine {
         }
     }
 
-    /// One of the guarded memories; None if all are in use.
+    /// One of the guarded memories; None if all are in use, or this program may not have so much address space
+    /// (`ulimit -v`). Another one may take that space before it is used; then the process does not start.
     fn guarded(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        self.0.guarded.clone().try_acquire_owned().ok()
+        let one = self.0.guarded.clone().try_acquire_owned().ok()?;
+        let bounded = getrlimit(Resource::As).current.is_some();
+        (!bounded || slab::has_space(GUARDED_BYTES)).then_some(one)
     }
 
     fn cache(&self) -> Option<&cache::Cache> {

@@ -303,6 +303,23 @@ fn map_chunk(class: usize, shelf: &mut Shelf) -> Result<(), SlabFull> {
     Err(SlabFull)
 }
 
+/// Whether the kernel would give this program so much address space now.
+pub(super) fn has_space(bytes: usize) -> bool {
+    // Worth it because: what wasmtime maps by itself is refused when it is too late to do without.
+    // Sound because: a private mapping that nobody can touch, removed here.
+    unsafe {
+        let base = libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        );
+        base != libc::MAP_FAILED && libc::munmap(base, bytes) == 0
+    }
+}
+
 /// Gives pages back; they read as zero afterwards. False when the kernel refused (locked memory).
 fn discard(start: usize, len: usize) -> bool {
     // Worth it because: only the kernel can take pages back.

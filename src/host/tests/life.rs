@@ -1,6 +1,7 @@
 //! How processes start and end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidelock_proto::spawn::{Param, ProcessConfig};
 
@@ -114,4 +115,38 @@ async fn start_sections_run_in_the_process_and_cannot_spawn() {
     let module = guest(&env, SPAWN, &body).await;
     let pid = start(&env, &module);
     assert!(trap(&end(&env, pid).await).contains("start function"));
+}
+
+/// On one thread: each turn of the counter is one in which the other, within a single instruction, gave way.
+#[tokio::test]
+async fn a_long_fill_and_a_long_copy_give_way() {
+    let long = [
+        "(memory.fill (i32.const 0) (i32.const 7) (i32.const 0x10000000))",
+        "(memory.copy (i32.const 0) (i32.const 0x8000000) (i32.const 0x8000000))",
+    ];
+    for profile in [Profile::Dense, Profile::Compute] {
+        for instruction in long {
+            let env = environment_for(profile);
+            let text = format!(
+                r#"(module (memory (export "memory") 4096 4096)
+                    (func (export "_start") {instruction}))"#
+            );
+            let bytes = wat::parse_str(text).unwrap();
+            let module = Module::compile(env.engine(), bytes).await.unwrap();
+            let turns = Arc::new(AtomicUsize::new(0));
+            let counted = turns.clone();
+            let counter = env.spawn_native("counter", SpawnOptions::default(), |_| async move {
+                loop {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+            });
+            let pid = start(&env, &module);
+            assert_eq!(end(&env, pid).await, ExitReason::Normal);
+            // Some at its start and its end; it takes tens of milliseconds, and gives way each.
+            let turns = turns.load(Ordering::Relaxed);
+            env.kill(counter.unwrap(), None);
+            assert!(turns >= 8, "{profile:?} {instruction}: {turns} turns");
+        }
+    }
 }
