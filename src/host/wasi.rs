@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use tidelock_proto::spawn::ProcessConfig;
 use tidelock_proto::{Pid, bounded};
+use wasmtime::{Config, Engine, Error, Store, WasmBacktrace};
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
@@ -83,7 +84,19 @@ fn clock_time_get(mut call: Call<'_>, clock: u32, _precision: u64, time_ptr: u32
 }
 
 fn proc_exit(_call: Call<'_>, code: u32) -> Result<()> {
-    Err(I32Exit(code.cast_signed()).into())
+    Err(Error::from(I32Exit(code.cast_signed())).context(nowhere()))
+}
+
+/// A backtrace without frames. wasmtime walks the stack for each error that comes without any, and looks its
+/// functions up; nobody asks where a process has called `proc_exit`.
+fn nowhere() -> WasmBacktrace {
+    static OF_NONE: LazyLock<Store<()>> = LazyLock::new(|| {
+        let mut config = Config::new();
+        config.wasm_backtrace_max_frames(None);
+        let engine = Engine::new(&config).expect("nothing else is asked for");
+        Store::new(&engine, ())
+    });
+    WasmBacktrace::capture(&*OF_NONE)
 }
 
 impl State {

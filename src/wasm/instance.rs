@@ -26,7 +26,7 @@ const PATIENT_TICKS: u32 = 1;
 /// and having another one take a microsecond or two.
 const LONG_TICKS: u32 = 20;
 /// Functions named in the text of a trap.
-const FRAMES_MAX: usize = 8;
+pub(super) const FRAMES_MAX: usize = 8;
 
 /// Memory taken for a process before it runs.
 #[derive(Debug)]

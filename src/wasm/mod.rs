@@ -309,7 +309,9 @@ fn config(how: How) -> Config {
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(slab::STACK_SLOT_BYTES - (16 << 10))
         .async_stack_zeroing(false)
-        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
+        // A reason names functions; where in them is not said, and takes longer to find out than most processes live.
+        .generate_address_map(false)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(instance::FRAMES_MAX + 1));
     config.with_host_stack(Arc::new(slab::Stacks));
     if !guarded {
         dense(&mut config);
