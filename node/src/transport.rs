@@ -664,7 +664,7 @@ impl Connection {
 }
 
 /// How often a kernel is asked whether a peer's port is open still, by a node with few sessions.
-const ASK_EVERY: Duration = Duration::from_millis(100);
+const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How often at the least, however many sessions there are.
 const ASK_EVERY_MAX: Duration = Duration::from_millis(250);
 /// What each session of this program adds to the time between two asks of each: 250 asks a second in all, until
