@@ -219,7 +219,7 @@ fn timers_and_blocking_work_are_the_runtimes() {
     let scheduler = Scheduler::new(runtime.handle().clone());
     let (said, mut heard) = mpsc::channel(1);
     scheduler.spawn(async move {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await; // a timer is what is tried
         let number = tokio::task::spawn_blocking(|| 7).await.unwrap();
         said.send(number).await.unwrap();
     });

@@ -554,10 +554,12 @@ async fn a_file_with_names_that_are_no_text_is_refused_and_the_database_goes_on(
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();
     let file = dir.join("a.db");
-    let made = rusqlite::Connection::open(&file).unwrap();
-    made.execute_batch("CREATE TABLE t (abcdef); CREATE VIEW v AS SELECT 1 AS abcdef")
-        .unwrap();
-    drop(made);
+    let preopens = vec![dir.to_str().unwrap().to_owned()];
+    let opened = || Guest::new().opens(file.to_str().unwrap());
+    let guest = opened()
+        .executes("CREATE TABLE t (abcdef)", 0)
+        .executes("CREATE VIEW v AS SELECT 1 AS abcdef", 0);
+    assert_eq!(guest.run_in(preopens.clone()).await, ExitReason::Normal);
     let mut bytes = fs::read(&file).unwrap();
     for at in 0..bytes.len() - 6 {
         if &bytes[at..at + 6] == b"abcdef" {
@@ -566,14 +568,12 @@ async fn a_file_with_names_that_are_no_text_is_refused_and_the_database_goes_on(
     }
     fs::write(&file, bytes).unwrap();
     // 23: not permitted, as anything that cannot be judged.
-    let guest = Guest::new()
-        .opens(file.to_str().unwrap())
+    let guest = opened()
         .executes("SELECT * FROM t", 23)
         .executes("SELECT * FROM v", 23)
         .executes("SELECT count(*) FROM v; INSERT INTO t VALUES (1)", 0)
         .prepares("SELECT count(*) FROM t", 0)
         .row(0, &[Val::Int(1)]);
-    let preopens = vec![dir.to_str().unwrap().to_owned()];
     assert_eq!(guest.run_in(preopens).await, ExitReason::Normal);
     fs::remove_dir_all(&dir).unwrap();
 }
