@@ -698,21 +698,20 @@ impl Canary {
             socket.set_nonblocking(true)?;
             tokio::net::UdpSocket::from_std(socket)
         };
-        let socket = open().ok();
+        Self::with(open().ok())
+    }
+
+    /// One for a way that has no kernel at its other end.
+    pub fn mute() -> Self {
+        Self::with(None)
+    }
+
+    fn with(socket: Option<tokio::net::UdpSocket>) -> Self {
         if socket.is_some() {
             CANARIES.fetch_add(1, Ordering::Relaxed);
         }
         let ask_at = Instant::now();
         Canary { socket, ask_at }
-    }
-
-    /// One for a way that has no kernel at its other end.
-    pub fn mute() -> Self {
-        let ask_at = Instant::now();
-        Canary {
-            socket: None,
-            ask_at,
-        }
     }
 
     /// When [`Canary::ask`] is due; `None`: never.

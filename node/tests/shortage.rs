@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tidelock::{
     Compiler, Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Happening, Module,
-    ModuleError, ProcessConfig, SpawnOptions,
+    ModuleError, Pid, ProcessConfig, SpawnOptions,
 };
 use tidelock_certs::{Identity, Role};
 use tidelock_control::api::NodeState;
@@ -27,6 +27,12 @@ use tidelock_node::{Node, NodeConfig, StartError};
 
 /// Longer than anything here takes; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a guest ends.
+async fn end(env: &Environment, pid: Pid) -> ExitReason {
+    let end = tokio::time::timeout(PATIENCE, env.wait(pid));
+    end.await.expect("the guest ends in time")
+}
 
 // ---- disks -----------------------------------------------------------------------------------
 
@@ -168,8 +174,7 @@ async fn a_guest_on_a_full_disk_is_told() {
         let mut options = SpawnOptions::default();
         options.config = Arc::new(config);
         let pid = env.spawn_wasm(&module, "_start", vec![], options).unwrap();
-        let end = tokio::time::timeout(PATIENCE, env.wait(pid));
-        end.await.expect("the guest ends in time")
+        end(&env, pid).await
     };
     assert_eq!(run().await, ExitReason::Exit(NO_SPACE));
     assert_eq!(run().await, ExitReason::Exit(NO_SPACE));
@@ -208,10 +213,7 @@ async fn a_node_with_all_its_databases_open_says_so_until_one_is_closed() {
     let bytes = wat::parse_str(DATABASES).unwrap();
     let module = Module::compile(env.engine(), bytes).await.unwrap();
     let start = |entry| env.spawn_wasm(&module, entry, vec![], SpawnOptions::default());
-    let run = async || {
-        let end = tokio::time::timeout(PATIENCE, env.wait(start("_start").unwrap()));
-        end.await.expect("the guest ends in time")
-    };
+    let run = async || end(&env, start("_start").unwrap()).await;
     let mut holders = Vec::new();
     let mut events = env.events();
     for _ in 0..512 / 16 {

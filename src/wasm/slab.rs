@@ -274,21 +274,10 @@ fn map_chunk(class: usize, shelf: &mut Shelf) -> Result<(), SlabFull> {
         if shelf.mapped + chunk > space {
             continue;
         }
-        // Worth it because: one mapping holds the slots of thousands of processes.
-        // Sound because: a fresh anonymous private mapping at an address the kernel chose.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                chunk,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
+        // One mapping holds the slots of thousands of processes.
+        let Some(base) = map(chunk, libc::PROT_READ | libc::PROT_WRITE) else {
             continue;
-        }
+        };
         // Worth it because: a huge page would cost 2 MiB per small process, and a core dump should
         // not hold what guests know.
         // Sound because: advice on the mapping made above; a refusal costs density only.
@@ -303,21 +292,28 @@ fn map_chunk(class: usize, shelf: &mut Shelf) -> Result<(), SlabFull> {
     Err(SlabFull)
 }
 
-/// Whether the kernel would give this program so much address space now.
-pub(super) fn has_space(bytes: usize) -> bool {
-    // Worth it because: what wasmtime maps by itself is refused when it is too late to do without.
-    // Sound because: a private mapping that nobody can touch, removed here.
-    unsafe {
-        let base = libc::mmap(
+/// Address space of this program's own, at an address the kernel chose. None: there is not so much.
+fn map(bytes: usize, protection: libc::c_int) -> Option<*mut libc::c_void> {
+    // Worth it because: memory for guests comes from the kernel, and is given back to it page by page.
+    // Sound because: a fresh anonymous private mapping overlaps nothing that is in use.
+    let base = unsafe {
+        libc::mmap(
             std::ptr::null_mut(),
             bytes,
-            libc::PROT_NONE,
+            protection,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
             -1,
             0,
-        );
-        base != libc::MAP_FAILED && libc::munmap(base, bytes) == 0
-    }
+        )
+    };
+    (base != libc::MAP_FAILED).then_some(base)
+}
+
+/// Whether the kernel would give this program so much address space now. What wasmtime maps by itself is refused when
+/// it is too late to do without.
+pub(super) fn has_space(bytes: usize) -> bool {
+    // Sound because: the mapping that was just made, which nobody has seen.
+    map(bytes, libc::PROT_NONE).is_some_and(|base| unsafe { libc::munmap(base, bytes) == 0 })
 }
 
 /// Gives pages back; they read as zero afterwards. False when the kernel refused (locked memory).
@@ -423,26 +419,14 @@ fn page_map() -> Option<RawFd> {
     })
 }
 
-/// Touches one page of three and expects the kernel to name exactly that one.
+/// Touches one page of three and expects the kernel to name exactly that one: a kernel or sandbox which answers
+/// wrongly must be noticed before any process relies on it.
 fn scan_works(fd: RawFd) -> bool {
     let page = page_bytes();
     let len = 3 * page;
-    // Worth it because: a kernel or sandbox which answers wrongly must be noticed before any
-    // process relies on it.
-    // Sound because: a private mapping, used and removed here.
-    let base = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    if base == libc::MAP_FAILED {
+    let Some(base) = map(len, libc::PROT_READ | libc::PROT_WRITE) else {
         return false;
-    }
+    };
     let start = base as usize;
     // Sound because: the second of three mapped pages.
     unsafe { ((start + page) as *mut u8).write_volatile(1) };

@@ -1,6 +1,7 @@
 //! Many at once: races of links and unlinks, ten thousand links, spawns from everywhere.
 
 use crate::bench::Cluster;
+use crate::faults::ms;
 use crate::feed::Seen;
 use crate::settings::setting;
 
@@ -9,6 +10,16 @@ fn balanced(sums: &Seen) {
     for sin in ["lost", "after_unlink", "twice"] {
         assert_eq!(sums.number(sin), 0, "{sin}: {}", sums.text);
     }
+}
+
+/// So many were told of their link's end, each once, and of nothing else.
+fn all_told(told: &Seen, count: i64) {
+    assert_eq!(
+        (told.number("count"), told.number("wrong")),
+        (count, 0),
+        "{}",
+        told.text
+    );
 }
 
 #[test]
@@ -66,12 +77,7 @@ fn ten_thousand_links_are_told_at_once() {
     let storm = cluster.spawn("a", &["storm", &cluster.id("b"), &count.to_string()]);
     let linked = storm.one("linked");
     let told = storm.one("told");
-    assert_eq!(
-        (told.number("count"), told.number("wrong")),
-        (count, 0),
-        "{}",
-        told.text
-    );
+    all_told(&told, count);
     let ms = told.json()["ms"].as_f64().expect("a time");
     eprintln!(
         "{count} links made in {} ms; all have told it on {ms} ms after the kill",
@@ -91,12 +97,7 @@ fn ten_thousand_links_to_a_node_that_dies_are_told_at_once() {
     let at = cluster.node_mut("b").kill();
     let told = orphans.one("told");
     let took = told.at - at;
-    assert_eq!(
-        (told.number("count"), told.number("wrong")),
-        (count, 0),
-        "{}",
-        told.text
-    );
+    all_told(&told, count);
     let line = |seen: &Seen| seen.text.contains("were told");
     let line = cluster.node("a").log.wait_from(logged, line);
     let line = line.expect("a line about it").text;
@@ -105,7 +106,7 @@ fn ten_thousand_links_to_a_node_that_dies_are_told_at_once() {
     assert!(line.contains(&processes), "{line} lacks {processes}");
     eprintln!(
         "{line}\n{count} links: all have told it on {:.0} ms after SIGKILL",
-        took.as_secs_f64() * 1e3
+        ms(took)
     );
 }
 
