@@ -346,7 +346,8 @@ fn idle_handshakes_of_one_address_keep_nobody_out() {
     let idlers = 400;
     // Before the first of them: to make so many takes time, and a handshake's own time goes on meanwhile.
     let began = Instant::now();
-    // From here on they knock, and knock again, for ten seconds.
+    // From here on they knock, and knock again, for ten seconds. Each keeps its port: the node still
+    // answers whoever had it before.
     let all: Vec<_> = by.cluster.block_on(async {
         let mut all = Vec::new();
         for _ in 0..idlers {
@@ -355,11 +356,12 @@ fn idle_handshakes_of_one_address_keep_nobody_out() {
                 silent: AtomicBool::new(false),
                 begun: begun.clone(),
             });
-            let transport = Transport::over(idler, &identity, lease, [9; 32]);
+            let transport = Transport::over(idler.clone(), &identity, lease, [9; 32]);
             let transport = transport.expect("a transport");
-            all.push(tokio::spawn(async move {
+            let knocks = tokio::spawn(async move {
                 let _ = tokio::time::timeout(Duration::from_secs(10), transport.dial(addr)).await;
-            }));
+            });
+            all.push((idler, knocks));
         }
         all
     });
@@ -387,8 +389,8 @@ fn idle_handshakes_of_one_address_keep_nobody_out() {
     );
     assert!(cost < 128 * MIB, "{} MiB", cost / MIB);
     by.cluster.block_on(async {
-        for idler in all {
-            idler.await.expect("it does not panic");
+        for (_, knocks) in all {
+            knocks.await.expect("it does not panic");
         }
     });
     by.undisturbed();
