@@ -349,7 +349,10 @@ impl Dist {
 
     fn open_sessions(&self) -> Vec<Arc<Live>> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        peers.values().filter_map(|peer| peer.live()).collect()
+        let mut all: Vec<_> = peers.values().filter_map(|peer| peer.live()).collect();
+        // One order each time: what is sent to all goes out in it.
+        all.sort_by_key(|live| live.peer);
+        all
     }
 
     /// The open session with a node.

@@ -18,6 +18,7 @@ use tidelock_certs::{
     Binding, CertificateDer, Identity, Renewal, RenewalError, Shown, UnixTime, renewal,
 };
 use tidelock_proto::session::{Over, SessionError};
+use tidelock_proto::switch::off;
 use tidelock_proto::wire::Renew;
 use tokio::time::Instant;
 
@@ -64,7 +65,7 @@ impl Certificates {
             authority: connection.shown().authority().clone(),
             ours: Mutex::new(Shown::of(connection.shown())),
             theirs: Mutex::new(Theirs {
-                expires_at: end_of(&theirs),
+                expires_at: end_of(&theirs, connection.today()),
                 shown: theirs,
                 allowance: Allowance::new(Instant::now()),
             }),
@@ -73,6 +74,9 @@ impl Certificates {
 
     /// When the session ends, unless the peer renews its certificate before.
     pub(crate) fn expires_at(&self) -> Instant {
+        if off("a session ends with its certificate") {
+            return Instant::now() + SESSION_TIME_MAX;
+        }
         lock(&self.theirs).expires_at
     }
 
@@ -82,10 +86,11 @@ impl Certificates {
     }
 }
 
-fn end_of(shown: &Shown) -> Instant {
-    let left = shown
-        .not_after_s()
-        .saturating_sub(UnixTime::now().as_secs());
+/// The second of `notAfter` is one of the certificate's (RFC 5280, section 4.1.2.5): TLS lets sessions begin
+/// in it, so it must not end them.
+fn end_of(shown: &Shown, today: UnixTime) -> Instant {
+    let last = u64::from(!off("the last second of a certificate counts"));
+    let left = (shown.not_after_s() + last).saturating_sub(today.as_secs());
     Instant::now() + Duration::from_secs(left).min(SESSION_TIME_MAX)
 }
 
@@ -151,11 +156,12 @@ impl Live {
             proof: &renew.proof,
         };
         let authority = &self.certificates.authority;
-        let renewed = theirs
-            .shown
-            .renewed(&renewal, &binding, authority, UnixTime::now());
+        let today = self.connection.today();
+        let renewed = theirs.shown.renewed(&renewal, &binding, authority, today);
         theirs.shown = renewed.map_err(refused)?;
-        theirs.expires_at = end_of(&theirs.shown);
+        if !off("a renewal moves the end of the session") {
+            theirs.expires_at = end_of(&theirs.shown, today);
+        }
         let (peer, epoch) = (self.peer, self.epoch);
         tracing::info!(%peer, epoch, "the peer has renewed its certificate");
         Ok(())

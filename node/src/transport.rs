@@ -30,7 +30,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::CertificateDer;
-use tidelock_certs::{Identity, peer_config};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use tidelock_certs::{Identity, UnixTime, peer_config};
 use tokio::time::Instant;
 
 use self::gate::{Gate, HANDSHAKES_MAX, Pass};
@@ -96,6 +97,13 @@ pub struct Transport {
     /// Whom it speaks as; replaced as a whole, so that each connection is of one identity.
     speaker: Arc<Mutex<Arc<Speaker>>>,
     gate: Arc<Mutex<Gate>>,
+    around: Surroundings,
+}
+
+/// What a transport is in.
+#[derive(Debug, Clone)]
+struct Surroundings {
+    calendar: Arc<dyn TimeProvider>,
     /// Whether the kernel carries the datagrams, and so knows of ports that nobody listens at.
     kernel: bool,
 }
@@ -115,6 +123,12 @@ pub trait Carrier: Send + Sync + fmt::Debug + 'static {
     /// when there may be one.
     fn poll_receive(&self, poller: &mut Poller<'_>, buffer: &mut [u8])
     -> Poll<(usize, SocketAddr)>;
+
+    /// What time it is where it carries, for the dates of certificates; the system's, unless it says
+    /// otherwise.
+    fn calendar(&self) -> Arc<dyn TimeProvider> {
+        Arc::new(DefaultTimeProvider)
+    }
 }
 
 /// A carrier as QUIC wants its sockets.
@@ -201,9 +215,15 @@ struct Speaker {
 }
 
 impl Speaker {
-    fn new(identity: &Identity, lease: Duration) -> Result<Arc<Self>, TransportError> {
+    fn new(
+        identity: &Identity,
+        lease: Duration,
+        calendar: &Arc<dyn TimeProvider>,
+    ) -> Result<Arc<Self>, TransportError> {
         let refused = |error: &dyn fmt::Display| TransportError::Identity(error.to_string());
-        let (server, client) = peer_config(identity).map_err(|error| refused(&error))?;
+        let (mut server, mut client) = peer_config(identity).map_err(|error| refused(&error))?;
+        server.time_provider = calendar.clone();
+        client.time_provider = calendar.clone();
         let config = Arc::new(transport_config(lease));
         let server = QuicServerConfig::try_from(server).map_err(|error| refused(&error))?;
         let client = QuicClientConfig::try_from(client).map_err(|error| refused(&error))?;
@@ -273,12 +293,16 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         let Socket { socket, addr } = socket;
         // Set up before the socket is read: packets of early dials are waiting in it.
-        let speaker = Speaker::new(identity, lease)?;
+        let around = Surroundings {
+            calendar: Arc::new(DefaultTimeProvider),
+            kernel: true,
+        };
+        let speaker = Speaker::new(identity, lease, &around.calendar)?;
         let server = Some((*speaker.server).clone());
         let config = endpoint_config();
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new(config, server, socket, runtime);
-        Self::begin(endpoint, addr, speaker, true)
+        Self::begin(endpoint, addr, speaker, around)
     }
 
     /// As [`Transport::new`], with `carrier` in place of a socket of the kernel. What QUIC decides by
@@ -294,21 +318,25 @@ impl Transport {
         seed: [u8; 32],
     ) -> Result<Self, TransportError> {
         let addr = carrier.addr();
-        let speaker = Speaker::new(identity, lease)?;
+        let around = Surroundings {
+            calendar: carrier.calendar(),
+            kernel: false,
+        };
+        let speaker = Speaker::new(identity, lease, &around.calendar)?;
         let server = Some((*speaker.server).clone());
         let mut config = endpoint_config();
         config.rng_seed(Some(seed));
         let socket = Arc::new(Carried(carrier));
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime);
-        Self::begin(endpoint, addr, speaker, false)
+        Self::begin(endpoint, addr, speaker, around)
     }
 
     fn begin(
         endpoint: io::Result<quinn::Endpoint>,
         addr: SocketAddr,
         speaker: Arc<Speaker>,
-        kernel: bool,
+        around: Surroundings,
     ) -> Result<Self, TransportError> {
         let endpoint = endpoint.map_err(|error| TransportError::Bind {
             addr,
@@ -318,7 +346,7 @@ impl Transport {
             endpoint,
             speaker: Arc::new(Mutex::new(speaker)),
             gate: Arc::default(),
-            kernel,
+            around,
         })
     }
 
@@ -328,7 +356,7 @@ impl Transport {
     ///
     /// [`TransportError::Identity`]; nothing changes.
     pub fn speak_as(&self, identity: &Identity, lease: Duration) -> Result<(), TransportError> {
-        let speaker = Speaker::new(identity, lease)?;
+        let speaker = Speaker::new(identity, lease, &self.around.calendar)?;
         self.endpoint
             .set_server_config(Some((*speaker.server).clone()));
         *lock(&self.speaker) = speaker;
@@ -363,7 +391,7 @@ impl Transport {
                 Some(answer) = knocks.next() => {
                     let shown = speaker.identity.clone();
                     return match answer {
-                        Ok(quic) => Ok(Connection { quic, kernel: self.kernel, shown }),
+                        Ok(quic) => Ok(Connection { quic, shown, around: self.around.clone() }),
                         Err(quinn::ConnectionError::TimedOut) => Err(TransportError::Silent { addr }),
                         Err(other) => Err(TransportError::Closed(reason(&other))),
                     };
@@ -403,7 +431,7 @@ impl Transport {
                     return Some(Accepting {
                         connecting,
                         pass,
-                        kernel: self.kernel,
+                        around: self.around.clone(),
                         shown: speaker.identity.clone(),
                     });
                 }
@@ -424,7 +452,7 @@ impl Transport {
 pub struct Accepting {
     connecting: quinn::Connecting,
     pass: Pass,
-    kernel: bool,
+    around: Surroundings,
     shown: Arc<Identity>,
 }
 
@@ -438,7 +466,7 @@ impl Accepting {
         let Accepting {
             connecting,
             pass,
-            kernel,
+            around,
             shown,
         } = self;
         let closed = TransportError::Closed;
@@ -451,7 +479,7 @@ impl Accepting {
         match answered {
             Ok(Ok(quic)) => Ok(Connection {
                 quic,
-                kernel,
+                around,
                 shown,
             }),
             Ok(Err(error)) => Err(closed(reason(&error))),
@@ -474,8 +502,7 @@ fn reason(error: &quinn::ConnectionError) -> String {
 #[derive(Debug, Clone)]
 pub struct Connection {
     quic: quinn::Connection,
-    /// Whether the kernel carries it.
-    kernel: bool,
+    around: Surroundings,
     /// What this side showed in the handshake.
     shown: Arc<Identity>,
 }
@@ -533,6 +560,12 @@ impl Connection {
         &self.shown
     }
 
+    /// What time it is, for the dates of certificates.
+    pub(crate) fn today(&self) -> UnixTime {
+        let now = self.around.calendar.current_time();
+        now.unwrap_or_else(UnixTime::now)
+    }
+
     /// Bytes that the two ends of this connection know, and nobody else (RFC 5705).
     ///
     /// # Errors
@@ -552,7 +585,7 @@ impl Connection {
 
     /// What learns that nobody listens at the peer's address any more.
     pub fn canary(&self) -> Canary {
-        if self.kernel {
+        if self.around.kernel {
             Canary::new(self.addr())
         } else {
             Canary::mute()

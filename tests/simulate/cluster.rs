@@ -12,8 +12,8 @@ use tidelock::{
     Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Happening, Module, NodeId,
     Pid, Remote, SpawnOptions,
 };
-use tidelock_certs::testing::{Odd, authority, node};
-use tidelock_certs::{Authority, Identity, UnixTime};
+use tidelock_certs::testing::authority;
+use tidelock_certs::{Authority, Environments, Identity, Key, UnixTime};
 use tidelock_node::dist::{Dist, DistConfig, Member, PeerEvent};
 use tidelock_node::transport::Transport;
 use tidelock_proto::session::Limits;
@@ -27,7 +27,7 @@ use super::chance::Chance;
 use super::duel::{Duellist, Rival};
 use super::journal::{Entry, Journal, What};
 use super::network::{Clock, Network, WINDOW, Weather};
-use super::plan::{END_AT, Fault, NODES, Plan, REAPING_AT};
+use super::plan::{END_AT, Fault, NODES, Paper, Plan, REAPING_AT};
 use super::script::{BEAT, CHILD, Player, Scribe, World, token};
 
 /// The lease of every node.
@@ -36,6 +36,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 const DUELLIST: &str = "duellist";
 /// Duels that begin with every beat.
 const DUELS: usize = 2;
+/// Longer than any run.
+const DAY: Duration = Duration::from_secs(86_400);
 /// How long control takes to list a node as lost.
 const CONTROL_LEASE: Duration = Duration::from_secs(10);
 
@@ -45,7 +47,8 @@ struct Common {
     module: Module,
     authority: Authority,
     now: UnixTime,
-    identities: Mutex<BTreeMap<(NodeId, usize), Arc<Identity>>>,
+    keys: Mutex<BTreeMap<(NodeId, usize), Key>>,
+    identities: Mutex<BTreeMap<(NodeId, usize, Option<Duration>), Arc<Identity>>>,
 }
 
 fn common() -> &'static Common {
@@ -70,23 +73,33 @@ fn common() -> &'static Common {
             module: module.expect("the child is a module"),
             authority: authority("simulated", now),
             now,
+            keys: Mutex::default(),
             identities: Mutex::default(),
         }
     })
 }
 
-fn identity(id: NodeId, name: usize) -> Arc<Identity> {
+/// What a node is, until that time of a run.
+fn identity(id: NodeId, name: usize, until: Option<Duration>) -> Arc<Identity> {
     let common = common();
-    let mut all = common
-        .identities
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let key = (id, name);
+    let locked = |poison: PoisonError<_>| poison.into_inner();
+    let mut keys = common.keys.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = keys.entry((id, name)).or_insert_with(Key::generate);
     let made = || {
-        let name = format!("node-{name}");
-        Arc::new(node(&common.authority, id, &name, Odd::Nothing, common.now))
+        let authority = &common.authority;
+        let (request, name) = (key.signing_request(), format!("node-{name}"));
+        let certificate = authority
+            .issue_node(&request, &name, until.unwrap_or(DAY), common.now)
+            .expect("a proper request");
+        let ticket = authority
+            .issue_ticket(&certificate, id, Environments::Any)
+            .expect("a certificate of its own");
+        let root = authority.certificate().clone();
+        let identity = Identity::new(key.clone(), vec![certificate], root, Some(ticket));
+        Arc::new(identity.expect("what belongs together"))
     };
-    all.entry(key).or_insert_with(made).clone()
+    let mut all = common.identities.lock().unwrap_or_else(locked);
+    all.entry((id, name, until)).or_insert_with(made).clone()
 }
 
 /// One start of a node.
@@ -129,6 +142,8 @@ enum Step {
     Calm,
     ControlUp,
     Lost(NodeId),
+    /// A node has a certificate that is good until then.
+    Renew(NodeId, Option<Duration>),
     /// Makes up for actors that ended.
     Fill,
     /// Two processes are made that deal with each other.
@@ -243,13 +258,18 @@ impl<'a> Cluster<'a> {
             since: now,
             fast_ppm: self.plan.skew(id.0),
         };
-        let port = self.network.plug(addr, clock);
+        let port = self.network.plug(addr, clock, common().now);
         let scribe = Scribe {
             journal: self.journal.clone(),
             clock,
         };
         self.journal.write(now, What::Started { node: id, name });
-        let identity = identity(id, name);
+        let papers = self.plan.papers(id.0, now);
+        for paper in &papers[1..] {
+            self.plan_step(paper.shown_at, Step::Renew(id, paper.until));
+        }
+        self.shows(id, papers[0]);
+        let identity = identity(id, name, papers[0].until);
         let mut chance = Chance::of(self.plan.seed, 200 + id.0);
         let mut seed = [0; 32];
         for part in seed.chunks_mut(8) {
@@ -366,6 +386,7 @@ impl<'a> Cluster<'a> {
                 }
                 self.tell_members(None);
             }
+            Step::Renew(id, until) => self.renew(now, id, until),
             Step::Fill => self.fill(now),
             Step::Duel => self.duel(now),
             Step::Second(name, rival, number) => {
@@ -422,6 +443,32 @@ impl<'a> Cluster<'a> {
                 self.plan_step(now + length, Step::ControlUp);
             }
         }
+    }
+
+    fn shows(&self, node: NodeId, paper: Paper) {
+        let Paper { shown_at, until } = paper;
+        self.journal.write(shown_at, What::Shows { node, until });
+    }
+
+    /// A node that stands still renews its certificate when it goes on.
+    fn renew(&mut self, now: Duration, id: NodeId, until: Option<Duration>) {
+        let machine = |(_, machine): &(usize, &Machine)| machine.id == id;
+        let all = self.machines.iter().enumerate();
+        let Some((name, machine)) = all
+            .filter_map(|(name, machine)| Some((name, machine.as_ref()?)))
+            .find(machine)
+        else {
+            return;
+        };
+        if machine.paused_at.is_some() {
+            return self.plan_step(now + WINDOW, Step::Renew(id, until));
+        }
+        let identity = identity(id, name, until);
+        let shown_at = now;
+        self.shows(id, Paper { shown_at, until });
+        let _inside = machine.runtime.enter();
+        let taken = machine.dist.set_identity(&identity);
+        taken.expect("an identity of the cluster");
     }
 
     fn cut(&mut self, now: Duration, a: usize, b: usize, length: Duration) {
@@ -547,7 +594,8 @@ impl<'a> Cluster<'a> {
                 self.start(name, now);
             }
         }
-        self.agenda.retain(|_, step| matches!(step, Step::Reap));
+        let left = |step: &Step| matches!(step, Step::Reap | Step::Renew(..));
+        self.agenda.retain(|_, step| left(step));
         self.tell_members(None);
         self.journal.write(now, What::Quiet);
     }

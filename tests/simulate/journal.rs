@@ -114,6 +114,11 @@ pub(crate) enum What {
         node: NodeId,
         name: usize,
     },
+    /// The certificate that a node shows from here on, and when it runs out, if that is within the run.
+    Shows {
+        node: NodeId,
+        until: Option<Duration>,
+    },
     /// Nothing of this node counts from here on.
     Crashed(NodeId),
     Paused(NodeId),
@@ -180,6 +185,7 @@ impl What {
             What::NodeUp { on, .. } | What::NodeDown { on, .. } => Some(*on),
             What::Fault(_)
             | What::Started { .. }
+            | What::Shows { .. }
             | What::Crashed(_)
             | What::Paused(_)
             | What::Resumed(_)

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as Poller, Poll, Waker};
 use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 use tidelock_node::transport::Carrier;
 use tokio::time::{Instant, Sleep};
 
@@ -49,6 +51,23 @@ impl Clock {
         let passed = shown.saturating_duration_since(self.base).as_nanos() as i128;
         let passed = passed * 1_000_000 / (1_000_000 + i128::from(self.fast_ppm));
         self.since + Duration::from_nanos(passed as u64)
+    }
+}
+
+/// What date a node believes it is: its clock goes on from when the cluster began.
+#[derive(Debug)]
+struct Calendar {
+    clock: Clock,
+    began: UnixTime,
+}
+
+impl TimeProvider for Calendar {
+    fn current_time(&self) -> Option<UnixTime> {
+        let passed = Instant::now().saturating_duration_since(self.clock.base);
+        let began = Duration::from_secs(self.began.as_secs());
+        Some(UnixTime::since_unix_epoch(
+            began + self.clock.since + passed,
+        ))
     }
 }
 
@@ -118,10 +137,17 @@ impl Network {
     }
 
     /// Plugs a node in; whoever was at this address before is cut off for good.
-    pub(crate) fn plug(self: &Arc<Self>, addr: SocketAddr, clock: Clock) -> Arc<Port> {
+    /// A port for a node with this clock, in a cluster that began then.
+    pub(crate) fn plug(
+        self: &Arc<Self>,
+        addr: SocketAddr,
+        clock: Clock,
+        began: UnixTime,
+    ) -> Arc<Port> {
         let port = Arc::new(Port {
             addr,
             clock,
+            calendar: Arc::new(Calendar { clock, began }),
             network: self.clone(),
             queue: Mutex::default(),
         });
@@ -180,6 +206,7 @@ impl Wires {
 pub(crate) struct Port {
     addr: SocketAddr,
     clock: Clock,
+    calendar: Arc<Calendar>,
     network: Arc<Network>,
     queue: Mutex<Queue>,
 }
@@ -224,6 +251,10 @@ impl Port {
 impl Carrier for Port {
     fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    fn calendar(&self) -> Arc<dyn TimeProvider> {
+        self.calendar.clone()
     }
 
     fn send(&self, to: SocketAddr, datagram: &[u8]) {

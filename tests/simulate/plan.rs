@@ -21,6 +21,9 @@ pub(crate) const NODES: usize = 3;
 pub(crate) const ACTORS: usize = 7;
 /// Faults of a seed.
 const FAULTS: usize = 5;
+/// What may be left out of a plan: each of its faults, and that certificates run out.
+const PARTS: usize = FAULTS + 1;
+const CERTIFICATES: u32 = 1 << FAULTS;
 
 /// Something bad. Nodes are numbered by their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,11 +71,19 @@ pub(crate) struct Due {
     pub(crate) fault: Fault,
 }
 
+/// A certificate that a node shows from some time on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Paper {
+    pub(crate) shown_at: Duration,
+    /// `None`: longer than any run.
+    pub(crate) until: Option<Duration>,
+}
+
 /// What follows from a seed, or less than that: a plan is shrunk by leaving things out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// Which of the seed's faults happen.
+    /// Which of the seed's faults happen, and whether certificates run out.
     pub(crate) mask: u32,
     pub(crate) actors: usize,
     /// When the actors fall silent.
@@ -83,7 +94,7 @@ impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         Plan {
             seed,
-            mask: (1 << FAULTS) - 1,
+            mask: (1 << PARTS) - 1,
             actors: ACTORS,
             quiet_at: QUIET_AT,
         }
@@ -104,6 +115,33 @@ impl Plan {
         Chance::of(self.seed, 100 + start).below(20_001) as i64 - 10_000
     }
 
+    /// The certificates of a node that starts at `now`, in order; the last one lasts. Half of the nodes renew
+    /// theirs, in time or too late.
+    pub(crate) fn papers(&self, start: u64, now: Duration) -> Vec<Paper> {
+        let mut chance = Chance::of(self.seed, 300 + start);
+        let (mut shown_at, mut papers) = (now, Vec::new());
+        let mut left = [0, 0, 1, 2][chance.below(4) as usize];
+        while left > 0 && self.mask & CERTIFICATES != 0 {
+            // Dates are in seconds.
+            let until = Duration::from_secs(shown_at.as_secs() + 4 + chance.below(9));
+            let early = Duration::from_millis(2_000 + chance.below(1_500));
+            let late = Duration::from_millis(500 + chance.below(4_000));
+            let renewed_at = match chance.per_mille(500) {
+                true => (until - early).max(shown_at + Duration::from_millis(500)),
+                false => until + late,
+            };
+            if renewed_at >= self.quiet_at {
+                break;
+            }
+            let until = Some(until);
+            papers.push(Paper { shown_at, until });
+            (shown_at, left) = (renewed_at, left - 1);
+        }
+        let until = None;
+        papers.push(Paper { shown_at, until });
+        papers
+    }
+
     pub(crate) fn faults(&self) -> Vec<Due> {
         let mut chance = Chance::of(self.seed, 3);
         let mut all: Vec<Due> = (0..FAULTS).map(|_| due(&mut chance)).collect();
@@ -119,7 +157,7 @@ impl Plan {
     /// Plans with less in them, the boldest first.
     pub(crate) fn smaller(&self) -> Vec<Plan> {
         let mut plans = Vec::new();
-        for bit in (0..FAULTS).filter(|bit| self.mask & (1 << bit) != 0) {
+        for bit in (0..PARTS).filter(|bit| self.mask & (1 << bit) != 0) {
             plans.push(Plan {
                 mask: self.mask & !(1 << bit),
                 ..self.clone()

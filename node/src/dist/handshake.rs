@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tidelock::{ExitReason, NodeId};
-use tidelock_certs::{Environments, Shown, Ticket, UnixTime};
+use tidelock_certs::{Environments, Shown, Ticket};
 use tidelock_proto::pair::Verdict;
 use tidelock_proto::session::{Session, SessionError, check_hello};
 use tidelock_proto::switch::off;
@@ -273,7 +273,7 @@ impl Dist {
             .certificate()
             .ok_or("peer shows no certificate")?;
         let authority = connection.shown().authority();
-        let ticket = Ticket::verify(&hello.ticket, authority, &certificate, UnixTime::now())
+        let ticket = Ticket::verify(&hello.ticket, authority, &certificate, connection.today())
             .map_err(|error| error.to_string())?;
         let version =
             check_hello(hello, self.us, ticket.node).map_err(|error| error.to_string())?;

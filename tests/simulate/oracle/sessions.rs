@@ -1,4 +1,5 @@
-//! P6 and P7 of nodes: sessions open and end in turn, for a reason, and in time.
+//! P6, P7 and P8 of nodes: sessions open and end in turn, for a reason, and in time; none outlives what its
+//! peer showed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,104 @@ use super::{Broken, Facts, SLACK, broken};
 const NOTICE: Duration = Duration::from_millis(300);
 /// How long after a fault has ended a session may still end because of it.
 const AFTERMATH: Duration = Duration::from_secs(9);
+
+/// How early or late a certificate runs out on another node's clock: it is good in its last second, what is
+/// left of it is counted in whole ones, clocks are wrong by a hundredth.
+const DATES: Duration = Duration::from_millis(2_300);
+/// A session that is ended while the next is made, or a dial that crosses the end: more of them is a storm.
+const LOST_MAX: usize = 4;
+
+/// A node has no certificate that is good.
+struct Lapse {
+    node: NodeId,
+    from: Duration,
+    /// When it shows one again.
+    until: Duration,
+}
+
+fn lapses(entries: &[Entry]) -> Vec<Lapse> {
+    let mut all: Vec<Lapse> = Vec::new();
+    for entry in entries {
+        if let What::Shows { node, until } = entry.what {
+            let mut of_it = all.iter_mut().filter(|lapse| lapse.node == node);
+            if let Some(last) = of_it.next_back() {
+                last.until = entry.at;
+            }
+            all.extend(until.map(|from| Lapse {
+                node,
+                from,
+                until: Duration::MAX,
+            }));
+        }
+    }
+    // Those who renew in time have none.
+    all.retain(|lapse| lapse.until > lapse.from);
+    all
+}
+
+/// P8: a session ends with the certificate that the peer showed last, and none opens with one that has run out.
+pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Broken> {
+    let mut still: BTreeMap<NodeId, Vec<Duration>> = BTreeMap::new();
+    let mut crashed: BTreeMap<NodeId, Duration> = BTreeMap::new();
+    for entry in facts.entries {
+        match entry.what {
+            // In turn.
+            What::Paused(node) | What::Resumed(node) => {
+                still.entry(node).or_default().push(entry.at);
+            }
+            What::Crashed(node) => drop(crashed.insert(node, entry.at)),
+            _ => {}
+        }
+    }
+    let all = lapses(facts.entries);
+    for Lapse { node, from, until } in &all {
+        let lost = |entry: &&Entry| {
+            let in_it = *from <= entry.at + DATES && entry.at <= until.saturating_add(DATES);
+            let of_it = matches!(&entry.what,
+                What::NodeDown { on, peer, why, .. } if peer == node && on != node && why.contains("certificate"));
+            in_it && of_it
+        };
+        let lost = facts.entries.iter().filter(lost).count();
+        if lost > LOST_MAX {
+            return broken(
+                "P8",
+                format!("{lost} sessions with {node} ended with its certificate of {from:?}"),
+            );
+        }
+    }
+    let end_of_run = facts.entries.last().map_or(Duration::ZERO, |last| last.at);
+    for Lapse { node, from, until } in all {
+        for ((on, peer), changes) in &facts.sessions {
+            if *peer != node {
+                continue;
+            }
+            for (at, &(opened, up)) in changes.iter().enumerate() {
+                if !up {
+                    continue;
+                }
+                let ended = changes.get(at + 1).map(|(at, _)| facts.at(*at));
+                let ended = ended.or(crashed.get(on).copied()).unwrap_or(end_of_run);
+                let since = facts.at(opened).max(from + DATES);
+                let stood_still = still.get(on).is_some_and(|times| {
+                    let mut pauses = times.chunks(2);
+                    pauses.any(|pause| {
+                        let resumed = pause.get(1).copied().unwrap_or(Duration::MAX);
+                        pause[0] <= since && since <= resumed.saturating_add(SLACK)
+                    })
+                });
+                if since < ended.min(until) && !stood_still {
+                    return broken(
+                        "P8",
+                        format!(
+                            "{on} had a session with {peer}, whose certificate had run out at {from:?}"
+                        ),
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
 
 /// P7: sessions of a pair open and end in turn, each with a larger epoch.
 pub(super) fn sessions(entries: &[Entry]) -> Result<(), Broken> {
@@ -119,11 +218,18 @@ fn is_disturbed(plan: &Plan, at: Duration) -> bool {
     })
 }
 
-/// No session ends but for a fault: loss of up to 5 % and delay are none.
+/// No session ends but for a fault, or for a certificate that was not renewed in time: loss of up to 5 % and
+/// delay are none.
 pub(super) fn no_false_verdict(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
+    let lapses = lapses(entries);
+    let lapsed = |at: Duration, pair: [&NodeId; 2]| {
+        let mut of_pair = lapses.iter().filter(|lapse| pair.contains(&&lapse.node));
+        of_pair.any(|lapse| lapse.from <= at + DATES && at <= lapse.until.saturating_add(DATES))
+    };
     for entry in entries {
         if let What::NodeDown { on, peer, why, .. } = &entry.what
             && !is_disturbed(plan, entry.at)
+            && !lapsed(entry.at, [on, peer])
         {
             return broken("P6", format!("{on} gave {peer} up without a cause: {why}"));
         }
