@@ -258,6 +258,7 @@ impl Live {
             held: HashMap::new(),
             held_bytes: 0,
             awaited: HashMap::new(),
+            announced: Arc::default(),
             early_bulk: HashMap::new(),
             early_bytes: 0,
         };
@@ -432,6 +433,7 @@ struct Driver {
     held_bytes: usize,
     /// The streams of those first ones.
     awaited: HashMap<u64, (Pid, Pid)>,
+    announced: Announced,
     /// Bulk messages that were complete before they were awaited.
     early_bulk: HashMap<u64, Bytes>,
     /// What those count.
@@ -531,8 +533,8 @@ impl Driver {
                 opened = live.connection.accept_stream(), if open => match opened {
                     Ok(stream) => {
                         let max = self.env.limits().message_bytes_max;
-                        let turns = readers.clone();
-                        tokio::spawn(read_bulk(stream, turns, max, bulk_done.clone()));
+                        let (turns, announced) = (readers.clone(), self.announced.clone());
+                        tokio::spawn(read_bulk(stream, turns, announced, max, bulk_done.clone()));
                     }
                     Err(_) => open = false,
                 },
@@ -575,6 +577,11 @@ impl Driver {
     }
 
     fn act(&mut self, action: Action) -> Result<(), SessionError> {
+        if let Action::Bulk(.., head) = &action
+            && !self.early_bulk.contains_key(&head.stream)
+        {
+            lock(&self.announced).insert(head.stream, head.bytes);
+        }
         if let Action::Deliver(route, _) | Action::Message(route, ..) | Action::Bulk(route, ..) =
             &action
             && let Some(queue) = self.held.get_mut(&(route.from, route.to))
@@ -735,6 +742,7 @@ impl Driver {
     /// A bulk stream is complete. If it is awaited, what was held behind it goes on.
     fn bulk_arrived(&mut self, stream: u64, bytes: Bytes) -> Result<(), SessionError> {
         self.early_bytes += early_cost(&bytes);
+        lock(&self.announced).remove(&stream);
         if self.early_bytes > EARLY_BYTES_MAX || self.early_bulk.insert(stream, bytes).is_some() {
             return Err(SessionError::Misbehaved(
                 "a bulk stream is named in the lane".into(),
@@ -808,9 +816,14 @@ fn finish_make(
     }
 }
 
+/// How long the bulk messages are that the lane has named and whose streams are not complete. Each is one of
+/// what a session holds, and counts there.
+type Announced = Arc<Mutex<HashMap<u64, u64>>>;
+
 async fn read_bulk(
     stream: Unknown,
     turns: Arc<Semaphore>,
+    announced: Announced,
     max: usize,
     done: mpsc::Sender<Result<(u64, Bytes), SessionError>>,
 ) {
@@ -832,8 +845,14 @@ async fn read_bulk(
                 return Err(SessionError::Misbehaved(rule));
             }
             if bytes.capacity() - bytes.len() < chunk.len() {
-                // Growing copies. What is not filled is address space, not memory.
-                let more = (3 * bytes.capacity()).max(READ_BYTES);
+                // Growing copies, so it is done once if the lane has come to this message. What is not filled is
+                // address space, not memory.
+                let whole = lock(&announced).get(&number).copied().unwrap_or(0);
+                let whole = usize::try_from(whole).unwrap_or(usize::MAX);
+                let more = match whole.saturating_sub(bytes.len()) {
+                    0 => (3 * bytes.capacity()).max(READ_BYTES),
+                    rest => rest.max(chunk.len()),
+                };
                 bytes.reserve(more.min(max));
             }
             bytes.extend_from_slice(&chunk);

@@ -228,10 +228,13 @@ pub(crate) fn write_message(tag: i64, bytes: &[u8]) {
 
 /// The bytes of the received message in the slot.
 pub(crate) fn read_message() -> Vec<u8> {
-    let mut bytes = vec![0; message::data_size() as usize];
-    // SAFETY: see the module.
-    let read = unsafe { message::read_data(bytes.as_mut_ptr(), bytes.len()) };
-    bytes.truncate(read);
+    let mut bytes = Vec::with_capacity(message::data_size() as usize);
+    // SAFETY: see the module. The host writes as many bytes as it says, at most as many as there is room for;
+    // what it does not write is not looked at.
+    unsafe {
+        let read = message::read_data(bytes.as_mut_ptr(), bytes.capacity());
+        bytes.set_len(read);
+    }
     bytes
 }
 
