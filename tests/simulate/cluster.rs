@@ -41,6 +41,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// How long control takes to list a node as lost.
 const CONTROL_LEASE: Duration = Duration::from_secs(10);
 
+/// Which node, of which name, until when.
+type Shown = (NodeId, usize, Option<Duration>);
+
 /// What all runs of this program share: they cost seconds, and change nothing.
 struct Common {
     engine: Engine,
@@ -48,7 +51,7 @@ struct Common {
     authority: Authority,
     now: UnixTime,
     keys: Mutex<BTreeMap<(NodeId, usize), Key>>,
-    identities: Mutex<BTreeMap<(NodeId, usize, Option<Duration>), Arc<Identity>>>,
+    identities: Mutex<BTreeMap<Shown, Arc<Identity>>>,
 }
 
 fn common() -> &'static Common {
@@ -80,7 +83,8 @@ fn common() -> &'static Common {
 }
 
 /// What a node is, until that time of a run.
-fn identity(id: NodeId, name: usize, until: Option<Duration>) -> Arc<Identity> {
+fn identity(shown: Shown) -> Arc<Identity> {
+    let (id, name, until) = shown;
     let common = common();
     let locked = |poison: PoisonError<_>| poison.into_inner();
     let mut keys = common.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,7 +103,7 @@ fn identity(id: NodeId, name: usize, until: Option<Duration>) -> Arc<Identity> {
         Arc::new(identity.expect("what belongs together"))
     };
     let mut all = common.identities.lock().unwrap_or_else(locked);
-    all.entry((id, name, until)).or_insert_with(made).clone()
+    all.entry(shown).or_insert_with(made).clone()
 }
 
 /// One start of a node.
@@ -269,7 +273,7 @@ impl<'a> Cluster<'a> {
             self.plan_step(paper.shown_at, Step::Renew(id, paper.until));
         }
         self.shows(id, papers[0]);
-        let identity = identity(id, name, papers[0].until);
+        let identity = identity((id, name, papers[0].until));
         let mut chance = Chance::of(self.plan.seed, 200 + id.0);
         let mut seed = [0; 32];
         for part in seed.chunks_mut(8) {
@@ -463,7 +467,7 @@ impl<'a> Cluster<'a> {
         if machine.paused_at.is_some() {
             return self.plan_step(now + WINDOW, Step::Renew(id, until));
         }
-        let identity = identity(id, name, until);
+        let identity = identity((id, name, until));
         let shown_at = now;
         self.shows(id, Paper { shown_at, until });
         let _inside = machine.runtime.enter();
