@@ -91,10 +91,16 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// All that a seed has. Certificates run out in every second one.
     pub(crate) fn of(seed: u64) -> Self {
+        let all = (1 << PARTS) - 1;
         Plan {
             seed,
-            mask: (1 << PARTS) - 1,
+            mask: if seed.is_multiple_of(2) {
+                all
+            } else {
+                all & !CERTIFICATES
+            },
             actors: ACTORS,
             quiet_at: QUIET_AT,
         }
