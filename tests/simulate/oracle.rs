@@ -61,6 +61,7 @@ pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
     calls::sessions_end_calls(&facts)?;
     calls::sound_calls_succeed(&facts)?;
     sessions::sessions(entries)?;
+    sessions::sessions_end_once_with_a_certificate(entries)?;
     sessions::sessions_end_with_certificates(&facts)?;
     let noticed = sessions::nodes_are_noticed(plan, &facts)?;
     sessions::no_false_verdict(plan, entries)?;

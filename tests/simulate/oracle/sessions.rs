@@ -50,6 +50,26 @@ fn lapses(entries: &[Entry]) -> Vec<Lapse> {
     all
 }
 
+/// P8: a certificate that has run out ends the sessions with it, and no storm of them.
+pub(super) fn sessions_end_once_with_a_certificate(entries: &[Entry]) -> Result<(), Broken> {
+    for Lapse { node, from, until } in &lapses(entries) {
+        let lost = |entry: &&Entry| {
+            let in_it = *from <= entry.at + DATES && entry.at <= until.saturating_add(DATES);
+            let of_it = matches!(&entry.what,
+                What::NodeDown { peer, why, .. } if peer == node && why.contains("certificate"));
+            in_it && of_it
+        };
+        let lost = entries.iter().filter(lost).count();
+        if lost > LOST_MAX {
+            return broken(
+                "P8",
+                format!("{lost} sessions with {node} ended with its certificate of {from:?}"),
+            );
+        }
+    }
+    Ok(())
+}
+
 /// P8: a session ends with the certificate that the peer showed last, and none opens with one that has run out.
 pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Broken> {
     let mut still: BTreeMap<NodeId, Vec<Duration>> = BTreeMap::new();
@@ -64,24 +84,8 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
             _ => {}
         }
     }
-    let all = lapses(facts.entries);
-    for Lapse { node, from, until } in &all {
-        let lost = |entry: &&Entry| {
-            let in_it = *from <= entry.at + DATES && entry.at <= until.saturating_add(DATES);
-            let of_it = matches!(&entry.what,
-                What::NodeDown { on, peer, why, .. } if peer == node && on != node && why.contains("certificate"));
-            in_it && of_it
-        };
-        let lost = facts.entries.iter().filter(lost).count();
-        if lost > LOST_MAX {
-            return broken(
-                "P8",
-                format!("{lost} sessions with {node} ended with its certificate of {from:?}"),
-            );
-        }
-    }
     let end_of_run = facts.entries.last().map_or(Duration::ZERO, |last| last.at);
-    for Lapse { node, from, until } in all {
+    for Lapse { node, from, until } in lapses(facts.entries) {
         for ((on, peer), changes) in &facts.sessions {
             if *peer != node {
                 continue;
