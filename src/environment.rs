@@ -19,7 +19,7 @@ use crate::modules::ModuleStore;
 use crate::process::{About, Parked, Process, Shared, Signal};
 use crate::registry::Registry;
 use crate::remote::{Pending, Remote};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{LentThread, Scheduler};
 use crate::sync::{AtomicUsize, Mutex, fence};
 use crate::table::Table;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Import, Module, ModuleError};
@@ -319,10 +319,10 @@ impl Environment {
     }
 
     /// Lends this thread to the processes that it wakes until the result is dropped, for about a tenth of a
-    /// millisecond: for whoever brings messages from outside and then has nothing else to do. They run at the drop,
-    /// and only if the threads of the environment are all idle. Nothing is lent to trusted guests, which do not give
+    /// millisecond: for whoever brings messages from outside and then has nothing else to do. They run at the drop, or when
+    /// [what was set aside](LentThread::set_aside) is run, and only if the threads of the environment are all idle. Nothing is lent to trusted guests, which do not give
     /// way.
-    pub fn lend_thread(&self) -> Option<impl Drop + '_> {
+    pub fn lend_thread(&self) -> Option<LentThread<'_>> {
         let gives_way = !self.engine().trusted();
         gives_way.then(|| self.0.scheduler.lend_thread())
     }

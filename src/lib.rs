@@ -74,6 +74,7 @@ pub use modules::ModuleStore;
 pub use process::{Parked, Process, Signal};
 pub use registry::Registry;
 pub use remote::{Pending, Remote, SpawnAnswer};
+pub use scheduler::{LentThread, SetAside};
 pub use tidelock_proto::link::{LinkForm, LinkOutcome, Signal as LinkSignal};
 pub use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 pub use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};

@@ -51,6 +51,8 @@ use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::AbortHandle;
 
+pub use self::lent::{LentThread, SetAside};
+
 /// How often those that compute are made to give way, at the most.
 const PREEMPT_EVERY: Duration = Duration::from_micros(100);
 
@@ -90,9 +92,9 @@ impl Scheduler {
     /// Lends this thread, which is none of ours, to what it wakes until the result is dropped; that runs the
     /// tasks, for [`lent::LENT_TIME`] and as long as the last one takes. Nothing is lent on a thread of ours, on one that
     /// is lent already, or on a runtime of one thread.
-    pub(crate) fn lend_thread(&self) -> lent::LentThread<'_> {
+    pub(crate) fn lend_thread(&self) -> LentThread<'_> {
         let ours = worker::is_one();
-        lent::LentThread::lend(&self.runtime, self.queues.as_ref().filter(|_| !ours))
+        LentThread::lend(&self.runtime, self.queues.as_ref().filter(|_| !ours))
     }
 
     /// Whether all threads of ours wait to be woken; `false` on a runtime of one thread.

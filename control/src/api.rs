@@ -592,6 +592,9 @@ pub struct NodeStatus {
     pub memory_bytes: u64,
     /// Peers connected.
     pub sessions: u64,
+    /// Nodes that it takes to be there, itself included.
+    #[serde(default)]
+    pub nodes: u64,
     /// Whether it refuses new work.
     pub draining: bool,
     /// When its certificate runs out.

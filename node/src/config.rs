@@ -72,6 +72,9 @@ table! {
         /// How long a peer may be silent before the session with it is over, in milliseconds. Both
         /// sides of a lost session know within this time and 300 ms.
         lease_ms: u64 = 3000,
+        /// The most live nodes that a cluster has in which each opens a session with each at once; in a larger one a
+        /// session opens when a process has something to say to another node. 0: always then.
+        mesh_max: u64 = crate::MESH_MAX as u64,
         /// What modules are compiled for: `dense` for a million processes, `compute` for speed, `trusted` for more
         /// speed with processes that cannot be killed while they compute. `auto`: as the module says, else
         /// speed if it cannot start processes.

@@ -109,6 +109,7 @@ pub struct Dist {
     transport: Transport,
     lease: Duration,
     limits: session::Limits,
+    mesh_max: usize,
     fetcher: Arc<Fetcher>,
     members: RwLock<HashMap<NodeId, Member>>,
     peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
@@ -169,6 +170,8 @@ pub struct DistConfig {
     pub lease: Duration,
     /// Bounds of every session.
     pub limits: session::Limits,
+    /// The most live members that a cluster has in which everybody opens a session with everybody at once.
+    pub mesh_max: usize,
     /// Where sessions run.
     pub network: Handle,
 }
@@ -183,6 +186,7 @@ impl Dist {
             transport: config.transport,
             lease: config.lease,
             limits: config.limits,
+            mesh_max: config.mesh_max,
             fetcher: Arc::default(),
             members: RwLock::default(),
             peers: RwLock::default(),
@@ -200,8 +204,10 @@ impl Dist {
         self.fetcher.set_control(client);
     }
 
-    /// What control lists, as of now. Peers of a larger id are dialled by us, so that the whole
-    /// cluster is linked up without anybody asking.
+    /// What control lists, as of now. While no more than [`DistConfig::mesh_max`] of them are alive, those of a larger
+    /// id are dialled by us, so that the whole cluster is linked up without anybody asking. In a larger one a session
+    /// opens when somebody has something to say: a mesh costs each node a session per other node, and all of them together the square of
+    /// that.
     pub fn set_members(&self, members: impl IntoIterator<Item = Member>) {
         let mut eager = Vec::new();
         {
@@ -215,6 +221,10 @@ impl Dist {
             // Bounded by what control lists; ids of long ago are of no use.
             if known.len() > 100_000 {
                 known.retain(|_, member| member.alive);
+            }
+            let alive = known.values().filter(|member| member.alive);
+            if alive.take(self.mesh_max.saturating_add(1)).count() > self.mesh_max {
+                eager.clear();
             }
         }
         for node in eager {

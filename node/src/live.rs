@@ -23,7 +23,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use tidelock::{
-    Environment, ExitReason, Message, NodeId, Parked, Pid, Refusal, SpawnAnswer, SpawnError,
+    Environment, ExitReason, LentThread, Message, NodeId, Parked, Pid, Refusal, SpawnAnswer,
+    SpawnError,
 };
 use tidelock_proto::lease::{Lease, Verdict};
 use tidelock_proto::session::{Action, Session, SessionError};
@@ -203,6 +204,10 @@ impl Live {
         lock(&self.session).backlog() as u64 + self.bulk_backlog.load(Ordering::Relaxed)
     }
 
+    fn has_unsent(&self) -> bool {
+        lock(&self.session).unsent() > 0
+    }
+
     /// Local processes that must hear of the end of this session.
     pub(crate) fn locals(&self) -> usize {
         self.locals.load(Ordering::Relaxed)
@@ -268,7 +273,7 @@ impl Live {
         if off("nothing of an ended session is taken in") {
             tokio::spawn(async move {
                 while let Ok(Some(bytes)) = lane_in.read(READ_BYTES).await
-                    && driver.take_in(&bytes).is_ok()
+                    && driver.take_in(&bytes).await.is_ok()
                 {}
             });
             return why;
@@ -456,7 +461,7 @@ impl Driver {
         let mut open = true;
         let mut spin = Spin::default();
         if !early.is_empty()
-            && let Err(error) = self.take_in(&early.split())
+            && let Err(error) = self.take_in(&early.split()).await
         {
             return error;
         }
@@ -464,6 +469,7 @@ impl Driver {
             // One timer for all: each turn sets it anew.
             let expires_at = live.certificates.expires_at();
             let due = expires_at.min(started + lease.poll_timeout());
+            canary.hurry(live.locals() > 0);
             let due = canary.due().map_or(due, |ask_at| due.min(ask_at));
             let timer = tokio::time::sleep_until(due);
             tokio::select! {
@@ -506,8 +512,12 @@ impl Driver {
                 datagram = live.connection.read_datagram(), if open => match datagram {
                     Ok(bytes) => match Datagram::decode(&bytes) {
                         Some(Datagram::Ping(number)) => {
-                            lease.handle_heard(started.elapsed());
+                            let ours = lease.handle_heard(started.elapsed());
                             live.connection.send_datagram(&Datagram::Pong(number).encode());
+                            if let Some(number) = ours {
+                                canary.ask(Instant::now());
+                                live.connection.send_datagram(&Datagram::Ping(number).encode());
+                            }
                         }
                         Some(Datagram::Pong(number)) => {
                             if let Some(rtt) = lease.handle_pong(number, started.elapsed()) {
@@ -545,7 +555,7 @@ impl Driver {
                 }
                 bytes = lane.read(READ_BYTES) => match bytes {
                     Ok(Some(bytes)) => {
-                        if let Err(error) = self.take_in(&bytes) {
+                        if let Err(error) = self.take_in(&bytes).await {
                             return error;
                         }
                         spin.arrived(std::time::Instant::now());
@@ -558,14 +568,21 @@ impl Driver {
         }
     }
 
-    fn take_in(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+    async fn take_in(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
         let env = self.env.clone();
         // Whoever gets a message answers from this thread: one hand-over between threads less.
-        let _lent = env.lend_thread();
+        let lent = env.lend_thread();
         let handled = self.live.with(|session| session.handle_bytes(bytes));
         // What came before a bad frame stands.
-        self.carry_out()?;
-        handled
+        let done = self.carry_out().and(handled);
+        if let Some(woken) = lent.and_then(LentThread::set_aside) {
+            if self.live.has_unsent() {
+                // What the session itself answers leaves first: the peer goes on while those who were woken run.
+                tokio::task::yield_now().await;
+            }
+            woken.run();
+        }
+        done
     }
 
     fn carry_out(&mut self) -> Result<(), SessionError> {

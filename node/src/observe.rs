@@ -42,8 +42,10 @@ pub trait Subject: Send + Sync + 'static {
     fn tasks(&self) -> usize;
     /// Its peers.
     fn sessions(&self) -> Vec<SessionInfo>;
-    /// Changes whenever a session begins or ends.
-    fn sessions_changed(&self) -> tokio::sync::watch::Receiver<u64>;
+    /// How many nodes it takes to be there, itself included.
+    fn nodes(&self) -> usize;
+    /// Changes whenever a session begins or ends, or a node is listed.
+    fn peers_changed(&self) -> tokio::sync::watch::Receiver<u64>;
     /// Whether it takes no new work.
     fn is_draining(&self) -> bool;
     /// Takes no new work from now on, and leaves once all processes have ended or been killed at the

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use tidelock::{
-    Context, ExitReason, Filter, LinkError, LinkForm, Message, Pid, Received, SpawnOptions,
+    Context, ExitReason, Filter, LinkError, LinkForm, Message, Pid, Received, Remote, SpawnOptions,
 };
 use tidelock_certs::JoinToken;
 use tidelock_control::client::Client;
@@ -28,6 +28,10 @@ struct Bench {
 
 impl Bench {
     async fn new(count: usize) -> Self {
+        Self::with(count, tidelock_node::MESH_MAX).await
+    }
+
+    async fn with(count: usize, mesh_max: usize) -> Self {
         let state = tempfile::tempdir().expect("a temporary directory");
         let mut control = ControlConfig::new("test", state.path().join("control"));
         control.listen.set_port(0);
@@ -45,12 +49,17 @@ impl Bench {
             let token: JoinToken = token.token.parse().expect("a token parses");
             let mut config = NodeConfig::new(format!("node-{at}"), control.control());
             config.token = Some(token);
+            config.mesh_max = mesh_max;
             nodes.push(Node::start(config).await.expect("a node starts"));
         }
         // A node that has just started is not known to the others yet.
         let all_met = async {
+            let met = |node: &Node| match count <= mesh_max {
+                true => node.dist().sessions().len() + 1 == count,
+                false => node.dist().nodes().len() == count,
+            };
             for node in &nodes {
-                while node.dist().sessions().len() + 1 < count {
+                while !met(node) {
                     tokio::time::sleep(Duration::from_millis(5)).await; // between two looks
                 }
             }
@@ -151,6 +160,35 @@ async fn a_remote_link_is_told_once_with_its_reason() {
     }
     assert_eq!(again, Err(LinkError::Ended(ExitReason::NoProcess)));
     assert!(nothing_more, "P1: told twice");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_large_cluster_a_session_opens_when_somebody_speaks() {
+    let bench = Bench::with(3, 0).await;
+    let sessions = || {
+        let of = |node: &Node| node.dist().sessions().len();
+        bench.nodes.iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(sessions(), [0, 0, 0]);
+    let (hearer, mut heard) = run(&bench.nodes[2], "hearer", |mut me| async move {
+        me.receive(Filter::Any, soon()).await
+    });
+    let (_, mut spoken) = run(&bench.nodes[1], "speaker", move |mut me| async move {
+        let linked = me.link(hearer, None, LinkForm::Value, soon()).await;
+        let message = Message {
+            tag: Some(2),
+            ..Message::default()
+        };
+        (linked, me.send(hearer, message).await)
+    });
+    assert_eq!(said(&mut spoken).await, (Ok(()), Ok(())));
+    let heard = said(&mut heard).await;
+    assert!(
+        matches!(&heard, Some(Received::Message(message)) if message.tag == Some(2)),
+        "{heard:?}"
+    );
+    assert_eq!(sessions(), [0, 1, 1]);
     bench.stop().await;
 }
 

@@ -8,6 +8,11 @@
 //! [`Lease::poll_timeout`] (when to come back) and [`Lease::handle_timeout`] (coming early is
 //! harmless).
 //!
+//! # In company
+//!
+//! Both sides ask. A Ping that is nearly due goes with the answer to the peer's ([`Lease::handle_heard`]): one packet for both, and one
+//! wake-up, which is what a session costs that has nothing to say.
+//!
 //! # A hint
 //!
 //! The kernel of a machine whose program died answers that nobody listens any more. That is no verdict:
@@ -24,6 +29,12 @@ use std::time::Duration;
 
 /// How often a Ping is sent.
 pub const PING_EVERY: Duration = Duration::from_millis(250);
+
+/// How much earlier than that it may go, if the peer's Ping is being answered anyway.
+pub const COMPANY: Duration = Duration::from_millis(125);
+
+/// How much later the next one is due then, so that the peer is the first again.
+const PATIENCE: Duration = Duration::from_millis(30);
 
 /// How late our own timer may run before silence is not held against the peer.
 pub const GRACE: Duration = Duration::from_millis(250);
@@ -157,11 +168,20 @@ impl Lease {
         Verdict::Ping(number)
     }
 
-    /// The peer was heard of. That renews nothing: it may not hear us.
-    pub fn handle_heard(&mut self, now: Duration) {
+    /// Handles the peer's Ping. That renews nothing: it may not hear us. Returns our own Ping if it may go with the
+    /// answer; one that is overdue is left to [`Lease::handle_timeout`], which asks why.
+    pub fn handle_heard(&mut self, now: Duration) -> Option<u64> {
         if crate::switch::off("a lease counts round trips") {
             self.renewed_at = now;
         }
+        if now >= self.ping_at || now + COMPANY < self.ping_at {
+            return None;
+        }
+        let Verdict::Ping(number) = self.ping(now) else {
+            return None;
+        };
+        self.ping_at += PATIENCE;
+        Some(number)
     }
 
     /// Handles a Pong. Returns the round trip if it renewed the lease.
@@ -288,6 +308,33 @@ mod tests {
         assert_eq!(lease.handle_pong(2, ms(307)), Some(ms(7)));
         // Older answers are of no use any more.
         assert_eq!(lease.handle_pong(1, ms(310)), None);
+    }
+
+    #[test]
+    fn a_ping_keeps_the_peers_company_if_it_is_nearly_due() {
+        let asked = || {
+            let mut lease = Lease::new(LEASE, ms(0));
+            assert_eq!(lease.handle_timeout(ms(0)), Verdict::Ping(1));
+            lease
+        };
+        assert_eq!(asked().handle_heard(ms(124)), None);
+        let mut early = asked();
+        assert_eq!(early.handle_heard(ms(125)), Some(2));
+        // The peer's next one comes first.
+        assert_eq!(early.poll_timeout(), ms(405));
+        assert_eq!(early.handle_heard(ms(375)), Some(3));
+        assert_eq!(early.handle_pong(3, ms(376)), Some(ms(1)));
+        assert_eq!(asked().handle_heard(ms(249)), Some(2));
+        // One that is due is the timer's, and being heard renews nothing.
+        let mut due = asked();
+        assert_eq!(due.handle_heard(ms(250)), None);
+        assert_eq!(due.handle_timeout(ms(250)), Verdict::Ping(2));
+        let mut heard = asked();
+        let end = run(&mut heard.clone(), ms(0), |_| false);
+        for at in (130..3_000).step_by(130) {
+            let _: Option<u64> = heard.handle_heard(ms(at));
+        }
+        assert_eq!(run(&mut heard, ms(2_990), |_| false), end);
     }
 
     #[test]

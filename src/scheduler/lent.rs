@@ -41,9 +41,9 @@ impl Lent {
     }
 }
 
-/// A thread that is lent until this is dropped.
+/// A thread that is lent until this is dropped, which runs what it woke meanwhile.
 #[must_use]
-pub(crate) struct LentThread<'a> {
+pub struct LentThread<'a> {
     runtime: &'a Handle,
     /// Whom it is lent to, if it is.
     queues: Option<&'a Arc<Queues>>,
@@ -66,6 +66,22 @@ impl<'a> LentThread<'a> {
             runtime,
             queues: queues.filter(free),
         }
+    }
+
+    /// Ends the loan and sets aside what was woken, to be run a little later; `None` if nobody was.
+    pub fn set_aside(mut self) -> Option<SetAside<'a>> {
+        let queues = self.queues.take()?;
+        let kept = LENT.with(|lent| {
+            let mut lent = lent.borrow_mut();
+            lent.queues = None;
+            std::mem::take(&mut lent.kept)
+        });
+        let runtime = self.runtime;
+        (!kept.is_empty()).then_some(SetAside {
+            runtime,
+            queues,
+            kept,
+        })
     }
 }
 
@@ -102,6 +118,33 @@ impl Drop for LentThread<'_> {
                 lent.pause = LENT_PAUSE;
             }
         });
+    }
+}
+
+/// What a lent thread woke and has not run yet. Dropping it leaves that to our threads.
+#[must_use]
+pub struct SetAside<'a> {
+    runtime: &'a Handle,
+    queues: &'a Arc<Queues>,
+    kept: VecDeque<Runnable>,
+}
+
+impl SetAside<'_> {
+    /// Runs it on this thread, which is lent meanwhile.
+    pub fn run(mut self) {
+        let lent = LentThread::lend(self.runtime, Some(self.queues));
+        if lent.queues.is_some() {
+            let kept = std::mem::take(&mut self.kept);
+            LENT.with(|lent| lent.borrow_mut().kept.extend(kept));
+        }
+    }
+}
+
+impl Drop for SetAside<'_> {
+    fn drop(&mut self) {
+        for runnable in self.kept.drain(..) {
+            self.queues.inject(runnable);
+        }
     }
 }
 

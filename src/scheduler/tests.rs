@@ -286,6 +286,36 @@ fn what_a_lent_thread_wakes_runs_on_it_if_the_others_are_idle() {
 }
 
 #[test]
+fn what_a_lent_thread_sets_aside_runs_on_it_later_or_on_the_others() {
+    let runtime = runtime(1);
+    let scheduler = Scheduler::new(runtime.handle().clone());
+    let queues = scheduler.queues.clone().unwrap();
+    let (wake, mut woken) = mpsc::channel::<()>(1);
+    let (said, mut heard) = mpsc::channel(1);
+    scheduler.spawn(async move {
+        while woken.recv().await.is_some() {
+            said.send(std::thread::current().id()).await.unwrap();
+        }
+    });
+    let here = std::thread::current().id();
+    let set_aside = || {
+        while queues.parked.load(Ordering::SeqCst) < 1 {
+            std::thread::yield_now();
+        }
+        let lent = scheduler.lend_thread();
+        wake.try_send(()).unwrap();
+        lent.set_aside().unwrap()
+    };
+    let aside = set_aside();
+    assert!(heard.try_recv().is_err(), "it waits until it is run");
+    aside.run();
+    assert_eq!(heard.try_recv(), Ok(here));
+    drop(set_aside());
+    assert_ne!(heard.blocking_recv(), Some(here));
+    assert!(scheduler.lend_thread().set_aside().is_none());
+}
+
+#[test]
 fn a_task_that_takes_long_is_not_run_on_lent_threads_for_a_while() {
     let runtime = runtime(1);
     let scheduler = Scheduler::new(runtime.handle().clone());

@@ -301,6 +301,7 @@ impl<'a> Cluster<'a> {
                 env: env.clone(),
                 transport,
                 lease: LEASE,
+                mesh_max: usize::MAX,
                 limits: Limits::default(),
                 network: tokio::runtime::Handle::current(),
             });

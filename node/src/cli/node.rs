@@ -57,6 +57,9 @@ pub(crate) struct Node {
     /// How long a peer may be silent, in milliseconds
     #[arg(long, value_name = "MS")]
     lease_ms: Option<u64>,
+    /// The most nodes of a cluster in which each opens a session with each at once
+    #[arg(long, value_name = "NODES")]
+    mesh_max: Option<u64>,
     /// What modules are compiled for
     #[arg(long, value_name = "PROFILE", value_enum)]
     profile: Option<CompiledFor>,
@@ -129,6 +132,7 @@ impl Node {
         let profile = self.profile.and_then(|profile| profile.to_possible_value());
         flag("profile", profile.map(|value| value.get_name().to_owned()));
         flag("lease_ms", self.lease_ms.map(|ms| ms.to_string()));
+        flag("mesh_max", self.mesh_max.map(|nodes| nodes.to_string()));
         flags
     }
 
@@ -159,6 +163,7 @@ impl Node {
         config.state_dir = Some(state_dir(&table.state_dir, "node")?);
         config.lease = Duration::from_millis(table.lease_ms);
         let kept = |lines: u64| usize::try_from(lines).unwrap_or(usize::MAX);
+        config.mesh_max = kept(table.mesh_max);
         config.kept_max = (
             kept(settings.log.events_max),
             kept(settings.log.output_lines_max),

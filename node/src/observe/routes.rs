@@ -54,6 +54,11 @@ struct AtLeast {
     at_least: Option<usize>,
 }
 
+#[derive(Deserialize)]
+struct Knowing {
+    nodes: Option<usize>,
+}
+
 /// All paths; `/v1` for operators only.
 pub(super) fn router(state: State) -> Router {
     let operators = Router::new()
@@ -330,8 +335,11 @@ where
 
 // ---- the node itself ---------------------------------------------------------------------------
 
-async fn status(Get(state): Get<State>) -> Json<NodeStatus> {
+/// What the node says of itself; with `nodes`, answered once it knows so many.
+async fn status(Get(state): Get<State>, Query(query): Query<Knowing>) -> Json<NodeStatus> {
     let subject = &state.subject;
+    let nodes = query.nodes.unwrap_or(0);
+    until(&state, || subject.nodes() >= nodes).await;
     let identity = subject.identity();
     Json(NodeStatus {
         id: subject.environment().node().to_string(),
@@ -342,6 +350,7 @@ async fn status(Get(state): Get<State>) -> Json<NodeStatus> {
         processes: subject.environment().counters().alive,
         memory_bytes: memory(subject.as_ref()),
         sessions: subject.sessions().len() as u64,
+        nodes: subject.nodes() as u64,
         draining: subject.is_draining(),
         expires_at: expiry(subject.as_ref()),
     })
@@ -349,13 +358,18 @@ async fn status(Get(state): Get<State>) -> Json<NodeStatus> {
 
 /// All sessions; with `at_least`, answered once there are so many.
 async fn sessions(Get(state): Get<State>, Query(query): Query<AtLeast>) -> Json<Vec<SessionInfo>> {
-    let mut changed = state.subject.sessions_changed();
+    let least = query.at_least.unwrap_or(0);
+    until(&state, || state.subject.sessions().len() >= least).await;
+    Json(state.subject.sessions())
+}
+
+/// Waits until the node's peers are as asked for, or the node ends.
+async fn until(state: &State, done: impl Fn() -> bool) {
+    let mut changed = state.subject.peers_changed();
     loop {
         changed.mark_unchanged();
-        let sessions = state.subject.sessions();
-        let enough = query.at_least.is_none_or(|least| sessions.len() >= least);
-        if enough || changed.changed().await.is_err() {
-            return Json(sessions);
+        if done() || changed.changed().await.is_err() {
+            return;
         }
     }
 }

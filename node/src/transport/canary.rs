@@ -14,7 +14,7 @@ const ASK_EVERY_MAX: Duration = Duration::from_millis(250);
 /// they are so many that [`ASK_EVERY_MAX`] holds.
 const ASK_PAUSE: Duration = Duration::from_millis(4);
 
-/// Canaries of this program that have a socket.
+/// Canaries of this program that are in a hurry.
 static CANARIES: AtomicU32 = AtomicU32::new(0);
 
 /// Learns from the kernel of a peer's machine that nobody listens at its address any more.
@@ -25,6 +25,8 @@ static CANARIES: AtomicU32 = AtomicU32::new(0);
 pub struct Canary {
     socket: Option<tokio::net::UdpSocket>,
     ask_at: Instant,
+    /// It asks by itself; else only when somebody comes by.
+    hurries: bool,
 }
 
 impl Canary {
@@ -50,16 +52,27 @@ impl Canary {
     }
 
     fn with(socket: Option<tokio::net::UdpSocket>) -> Self {
-        if socket.is_some() {
-            CANARIES.fetch_add(1, Ordering::Relaxed);
+        Canary {
+            socket,
+            ask_at: Instant::now(),
+            hurries: false,
         }
-        let ask_at = Instant::now();
-        Canary { socket, ask_at }
     }
 
-    /// When [`Canary::ask`] is due; `None`: never.
+    /// Says whether anybody waits for what it learns. If nobody does, it asks only when it is called for another reason.
+    pub fn hurry(&mut self, hurries: bool) {
+        let hurries = hurries && self.socket.is_some();
+        match (self.hurries, hurries) {
+            (false, true) => _ = CANARIES.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = CANARIES.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+        self.hurries = hurries;
+    }
+
+    /// When [`Canary::ask`] is due; `None`: whenever it suits.
     pub fn due(&self) -> Option<Instant> {
-        self.socket.as_ref().map(|_| self.ask_at)
+        self.hurries.then_some(self.ask_at)
     }
 
     /// Asks, if it is time. The answer, if any, comes out of [`Canary::refused`]. The first one may be lost, as long as
@@ -92,9 +105,7 @@ impl Canary {
 
 impl Drop for Canary {
     fn drop(&mut self) {
-        if self.socket.is_some() {
-            CANARIES.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.hurry(false);
     }
 }
 
@@ -109,6 +120,8 @@ mod tests {
         let listens = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let mut canary = Canary::new(listens.local_addr().unwrap());
         canary.socket.as_ref().unwrap().writable().await.unwrap();
+        assert_eq!(canary.due(), None, "nobody waits for it");
+        canary.hurry(true);
         let first = canary.due().expect("it has a socket");
         canary.ask(first);
         assert_eq!(canary.due(), Some(first + ASK_EVERY));
@@ -126,6 +139,14 @@ mod tests {
         canary.ask(first + 2 * ASK_EVERY);
         assert_eq!(canary.due(), Some(first + 2 * ASK_EVERY + ASK_EVERY_MAX));
         CANARIES.fetch_sub(1000, Ordering::Relaxed);
-        assert_eq!(Canary::mute().due(), None);
+        // One that nobody waits for shares nothing, and asks all the same when it is called.
+        let hurrying = || CANARIES.load(Ordering::Relaxed);
+        let before = hurrying();
+        canary.hurry(false);
+        canary.hurry(false);
+        assert_eq!((hurrying(), canary.due()), (before - 1, None));
+        let mut mute = Canary::mute();
+        mute.hurry(true);
+        assert_eq!((hurrying(), mute.due()), (before - 1, None));
     }
 }
