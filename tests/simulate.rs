@@ -34,7 +34,7 @@ const SEEDS: u64 = 2_000;
 /// Plans that broke a promise once.
 const KEPT: &[&str] = &[
     // Killed in link(), which crossed the other's link(): it was given up, and the other never told.
-    "21:31:7:22000",
+    "229:31:7:22000",
     // The promise held, and the judge did not see it: told of a link at once, then of one that the other had asked
     // for before and that arrived later.
     "112335:30:7:19800",
