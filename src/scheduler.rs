@@ -15,6 +15,8 @@
 //! * What a running process wakes runs next on the same thread, as soon as that one waits or gives way; no
 //!   other thread is woken for it. After [`worker::STREAK`] of these in a row the queue comes first; while some compute,
 //!   after [`worker::STREAK_TIME`].
+//! * Unless it has run just now while others waited, and none compute: then it goes to the end of the queue, too. Many
+//!   that wait there and all tell one process something would have it run in between each two of them.
 //! * One that gives way goes to the end of the queue. Each [`worker::INJECTED_EVERY`] turns, what was injected has
 //!   precedence; while some compute, whose turns are long, it has it for [`worker::STREAK`] turns in a row.
 //! * What is injected while some compute and no thread is free makes them give way at once
@@ -46,12 +48,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use async_task::{Runnable, ScheduleInfo, WithInfo};
+use async_task::{ScheduleInfo, WithInfo};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::AbortHandle;
 
 pub use self::lent::{LentThread, SetAside};
+
+/// A process that may run now.
+type Runnable = async_task::Runnable<LastTurn>;
+
+/// The thread that a process ran on last, and which of its turns that was; see [`worker::ROUND`].
+#[derive(Default)]
+struct LastTurn(AtomicU64);
 
 /// How often those that compute are made to give way, at the most.
 const PREEMPT_EVERY: Duration = Duration::from_micros(100);
@@ -141,7 +150,8 @@ impl Scheduler {
         };
         let queues = queues.clone();
         let schedule = move |runnable, info: ScheduleInfo| queues.schedule(runnable, info);
-        let (runnable, task) = async_task::spawn(task, WithInfo(schedule));
+        let builder = async_task::Builder::new().metadata(LastTurn::default());
+        let (runnable, task) = builder.spawn(|_| task, WithInfo(schedule));
         task.detach();
         runnable.schedule();
     }

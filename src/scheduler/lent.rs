@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_task::Runnable;
 use tokio::runtime::Handle;
 
-use super::{Queues, run};
+use super::{Queues, Runnable, run};
 
 /// Tasks that a lent thread keeps for itself at once, and runs altogether.
 const LENT_KEPT: usize = 2;

@@ -96,6 +96,35 @@ fn two_that_wake_each_other_leave_room_for_others() {
 }
 
 #[test]
+fn one_that_many_tell_something_runs_when_they_have() {
+    let runtime = runtime(1);
+    let scheduler = Arc::new(Scheduler::new(runtime.handle().clone()));
+    let queues = scheduler.queues.clone().unwrap();
+    let (said, mut heard) = mpsc::unbounded_channel();
+    let (told, mut batches) = mpsc::unbounded_channel();
+    scheduler.spawn(async move {
+        let mut batch = Vec::new();
+        while heard.recv_many(&mut batch, 100).await > 0 {
+            told.send(std::mem::take(&mut batch)).unwrap();
+        }
+    });
+    while queues.parked.load(Ordering::SeqCst) < 1 {
+        std::thread::yield_now();
+    }
+    let of_these = scheduler.clone();
+    scheduler.spawn(async move {
+        for number in 0..32 {
+            let said = said.clone();
+            of_these.spawn(async move { said.send(number).unwrap() });
+        }
+    });
+    let mut batches: Vec<Vec<i32>> = std::iter::from_fn(|| batches.blocking_recv()).collect();
+    assert_eq!(batches.len(), 1, "{batches:?}");
+    batches[0].sort_unstable();
+    assert_eq!(batches[0], (0..32).collect::<Vec<_>>());
+}
+
+#[test]
 fn what_gives_way_and_what_it_woke_both_run() {
     let runtime = runtime(1);
     let scheduler = Scheduler::new(runtime.handle().clone());

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
-use async_task::Runnable;
 use crossbeam_deque::{Steal, Worker};
 
-use super::{Place, Queues, until_known};
+use super::{Place, Queues, Runnable, until_known};
 
 /// Tasks in a row that run because the one before woke them, or because they come from outside, while others
 /// wait in the same queue.
 const STREAK: u32 = 16;
 /// As long as those may last while some compute: as long as one turn of those.
 const STREAK_TIME: Duration = Duration::from_millis(1);
+/// A process that ran within so many turns of the thread waits behind those in the queue when it is woken again.
+pub(super) const ROUND: u64 = 64;
 /// Turns after which a thread looks first at what came from outside.
-const INJECTED_EVERY: u32 = 8;
+const INJECTED_EVERY: u64 = 8;
 
 thread_local! {
     /// Set in the threads of a scheduler, for as long as they run.
@@ -64,7 +65,7 @@ struct Local {
     since: Cell<Instant>,
     /// Turns in a row of what was injected.
     injected: Cell<u32>,
-    turn: Cell<u32>,
+    turn: Cell<u64>,
 }
 
 impl Local {
@@ -84,8 +85,24 @@ impl Local {
         &self.queues.places[self.index]
     }
 
+    /// This turn, as distinct from all others of all threads.
+    fn stamp(&self) -> u64 {
+        ((self.index as u64 + 1) << 48) | self.turn.get()
+    }
+
+    /// Whether others wait who have not run since this one has.
+    fn has_had_its_turn(&self, runnable: &Runnable) -> bool {
+        let last = runnable.metadata().0.load(Ordering::Relaxed);
+        let turns = self.stamp().wrapping_sub(last);
+        turns < ROUND && !self.queue.is_empty() && !self.queues.is_computing()
+    }
+
     /// Called by what runs on this thread.
     fn schedule(&self, runnable: Runnable, gave_way: bool) {
+        if !gave_way && self.has_had_its_turn(&runnable) {
+            // Whoever came into the queue before it has woken somebody, if there was anybody.
+            return self.queue.push(runnable);
+        }
         let (behind, has_next) = {
             let mut next = self.place().next();
             match gave_way {
@@ -129,6 +146,8 @@ impl Local {
                 searching = false;
                 self.queues.found();
             }
+            let last = &runnable.metadata().0;
+            last.store(self.stamp(), Ordering::Relaxed);
             self.place().beat();
             super::run(runnable);
             self.place().beat();

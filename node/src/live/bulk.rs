@@ -1,0 +1,194 @@
+//! Messages of their own streams: written one after the other, read two at a time, and delivered in the lane's order.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tidelock::Message;
+use tidelock_proto::session::{Action, SessionError};
+use tidelock_proto::wire::{BulkHead, Route};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::driver::{Driver, READ_BYTES};
+use super::{BulkOut, Live, WRITE_BYTES, progress};
+use crate::lock;
+use crate::transport::{Opened, TransportError, Unknown};
+
+/// Messages held back because a bulk message of the same pair is ahead, in bytes; the bulk messages
+/// that are announced and have not come count as [`BULK_COST_BYTES`] each.
+pub(super) const HELD_BYTES_MAX: usize = 64 << 20;
+/// What keeping the place of a bulk message counts, whatever its length: a peer that announces streams and
+/// never sends them, or sends empty ones that it never announces, uses up its bounds, too. A correct peer
+/// has about a thousand under way at most, since it stops at [`HELD_BYTES_MAX`] of its own.
+const BULK_COST_BYTES: usize = 1 << 10;
+/// Bulk messages read at the same time.
+pub(super) const BULK_READERS: usize = 2;
+/// Bytes of bulk messages that may be complete before the lane names them.
+const EARLY_BYTES_MAX: usize = 2 * HELD_BYTES_MAX;
+
+/// Writes bulk messages one after the other, each on a stream of its own.
+pub(super) async fn write_bulk(live: Arc<Live>, mut bulk: BulkOut, lease: Duration) {
+    while let Some((stream, bytes)) = bulk.recv().await {
+        let length = bytes.len() as u64;
+        let connection = &live.connection;
+        let sent = async {
+            let mut lane = progress(connection, lease, connection.open_bulk(stream)).await?;
+            for start in (0..bytes.len()).step_by(WRITE_BYTES) {
+                let end = bytes.len().min(start + WRITE_BYTES);
+                progress(connection, lease, lane.write(bytes.slice(start..end))).await?;
+            }
+            progress(connection, lease, lane.finish()).await
+        };
+        if let Err(why) = sent.await {
+            live.end(why);
+            return;
+        }
+        live.bulk_backlog.fetch_sub(length, Ordering::Relaxed);
+        live.drained.notify_waiters();
+    }
+}
+
+/// A signal or message that waits behind a bulk message of the same pair.
+pub(super) enum Held {
+    Action(Action),
+    Bulk(Route, Option<i64>, BulkHead),
+}
+
+impl Held {
+    /// What keeping it counts.
+    pub(super) fn cost(&self) -> usize {
+        match self {
+            Held::Action(Action::Message(_, _, payload)) => payload.len() + 64,
+            Held::Action(_) => 128,
+            Held::Bulk(..) => BULK_COST_BYTES,
+        }
+    }
+}
+
+impl Driver {
+    /// The lane has come to a bulk message, and nothing of its pair is ahead of it.
+    pub(super) fn bulk_named(
+        &mut self,
+        route: Route,
+        tag: Option<i64>,
+        head: BulkHead,
+    ) -> Result<(), SessionError> {
+        let Some(data) = self.early_bulk.remove(&head.stream) else {
+            let pair = (route.from, route.to);
+            if self.awaited.insert(head.stream, pair).is_some() {
+                return Err(SessionError::Misbehaved(
+                    "a bulk stream carries one message".into(),
+                ));
+            }
+            let held = Held::Bulk(route, tag, head);
+            self.held_bytes += held.cost();
+            self.held.entry(pair).or_default().push_front(held);
+            return self.check_held();
+        };
+        self.early_bytes -= early_cost(&data);
+        if data.len() as u64 != head.bytes {
+            return Err(SessionError::Misbehaved(
+                "a bulk stream carries as many bytes as were announced".into(),
+            ));
+        }
+        let message = Message {
+            tag,
+            data,
+            resources: Vec::new(),
+        };
+        self.env.deliver_message(route.environ, route.to, message);
+        Ok(())
+    }
+
+    pub(super) fn check_held(&self) -> Result<(), SessionError> {
+        if self.held_bytes > HELD_BYTES_MAX {
+            return Err(SessionError::Backlog(self.held_bytes));
+        }
+        Ok(())
+    }
+
+    /// A bulk stream is complete. If it is awaited, what was held behind it goes on.
+    pub(super) fn bulk_arrived(&mut self, stream: u64, bytes: Bytes) -> Result<(), SessionError> {
+        self.early_bytes += early_cost(&bytes);
+        lock(&self.announced).remove(&stream);
+        if self.early_bytes > EARLY_BYTES_MAX || self.early_bulk.insert(stream, bytes).is_some() {
+            return Err(SessionError::Misbehaved(
+                "a bulk stream is named in the lane".into(),
+            ));
+        }
+        let Some(pair) = self.awaited.remove(&stream) else {
+            return Ok(());
+        };
+        let mut queue = self.held.remove(&pair).unwrap_or_default();
+        while let Some(held) = queue.pop_front() {
+            self.held_bytes -= held.cost();
+            match held {
+                Held::Bulk(route, tag, head) => {
+                    self.bulk_named(route, tag, head)?;
+                    // It has not come: what is behind it stays behind it.
+                    if let Some(again) = self.held.get_mut(&pair) {
+                        again.append(&mut queue);
+                        return Ok(());
+                    }
+                }
+                Held::Action(action) => self.act(action)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What keeping a bulk message that nobody awaits yet counts.
+fn early_cost(bytes: &Bytes) -> usize {
+    bytes.len() + BULK_COST_BYTES
+}
+
+/// How long the bulk messages are that the lane has named and whose streams are not complete. Each is one of
+/// what a session holds, and counts there.
+pub(super) type Announced = Arc<Mutex<HashMap<u64, u64>>>;
+
+pub(super) async fn read_bulk(
+    stream: Unknown,
+    turns: Arc<Semaphore>,
+    announced: Announced,
+    max: usize,
+    done: mpsc::Sender<Result<(u64, Bytes), SessionError>>,
+) {
+    let lost = |error: TransportError| SessionError::Lost(error.to_string());
+    let outcome = async {
+        let (number, mut reader) = match stream.identify().await.map_err(lost)? {
+            Opened::Bulk(number, reader) => (number, reader),
+            Opened::Lane(_) => {
+                let rule = "a session has one lane each way";
+                return Err(SessionError::Misbehaved(rule.into()));
+            }
+        };
+        // The others stay with the sender: QUIC's window holds them back.
+        let _turn = turns.acquire().await;
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = reader.read(READ_BYTES).await.map_err(lost)? {
+            if bytes.len() + chunk.len() > max {
+                let rule = format!("a bulk message is at most {max} bytes");
+                return Err(SessionError::Misbehaved(rule));
+            }
+            if bytes.capacity() - bytes.len() < chunk.len() {
+                // Growing copies, so it is done once if the lane has come to this message. What is not filled is
+                // address space, not memory.
+                let whole = lock(&announced).get(&number).copied().unwrap_or(0);
+                let whole = usize::try_from(whole).unwrap_or(usize::MAX);
+                let more = match whole.saturating_sub(bytes.len()) {
+                    0 => (3 * bytes.capacity()).max(READ_BYTES),
+                    rest => rest.max(chunk.len()),
+                };
+                bytes.reserve(more.min(max));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((number, bytes.freeze()))
+    };
+    let outcome = outcome.await;
+    // If nobody listens, the session is over.
+    let _: Result<(), _> = done.send(outcome).await;
+}

@@ -1,0 +1,375 @@
+//! The task of a session: what arrives is carried out, in order; the lease; the end.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tidelock::{Environment, LentThread, Message, Pid, Refusal, SpawnAnswer, SpawnError};
+use tidelock_proto::lease::{Lease, Verdict};
+use tidelock_proto::session::{Action, Session, SessionError};
+use tidelock_proto::switch::off;
+use tidelock_proto::wire::{Datagram, Route};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::bulk::{Announced, BULK_READERS, Held, read_bulk};
+use super::{Live, Waiting};
+use crate::lock;
+use crate::modules::Fetcher;
+use crate::spin::Spin;
+use crate::transport::LaneReader;
+
+/// Bytes read from the lane before anything else gets its turn.
+pub(super) const READ_BYTES: usize = 256 << 10;
+
+/// What a session's task keeps while it runs.
+pub(super) struct Driver {
+    live: Arc<Live>,
+    pub(super) env: Environment,
+    fetcher: Arc<Fetcher>,
+    draining: watch::Receiver<bool>,
+    /// Pairs with a bulk message under way, which is the first of what is held, and what came after it.
+    pub(super) held: HashMap<(Pid, Pid), VecDeque<Held>>,
+    /// What all of it counts.
+    pub(super) held_bytes: usize,
+    /// The streams of those first ones.
+    pub(super) awaited: HashMap<u64, (Pid, Pid)>,
+    pub(super) announced: Announced,
+    /// Bulk messages that were complete before they were awaited.
+    pub(super) early_bulk: HashMap<u64, Bytes>,
+    /// What those count.
+    pub(super) early_bytes: usize,
+}
+
+impl Driver {
+    pub(super) fn new(
+        live: Arc<Live>,
+        env: Environment,
+        fetcher: Arc<Fetcher>,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        Driver {
+            live,
+            env,
+            fetcher,
+            draining,
+            held: HashMap::new(),
+            held_bytes: 0,
+            awaited: HashMap::new(),
+            announced: Announced::default(),
+            early_bulk: HashMap::new(),
+            early_bytes: 0,
+        }
+    }
+
+    /// Runs until the session is to end, and says why. It has not been told to anybody then.
+    pub(super) async fn run(
+        &mut self,
+        lane: &mut LaneReader,
+        mut early: BytesMut,
+        length: Duration,
+    ) -> SessionError {
+        let live = self.live.clone();
+        let started = Instant::now();
+        let mut lease = Lease::new(length, Duration::ZERO);
+        let mut canary = live.connection.canary();
+        let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
+        let readers = Arc::new(Semaphore::new(BULK_READERS));
+        let mut open = true;
+        let mut spin = Spin::default();
+        if !early.is_empty()
+            && let Err(error) = self.take_in(&early.split()).await
+        {
+            return error;
+        }
+        loop {
+            // One timer for all: each turn sets it anew.
+            let expires_at = live.certificates.expires_at();
+            let due = expires_at.min(started + lease.poll_timeout());
+            canary.hurry(live.locals() > 0);
+            let due = canary.due().map_or(due, |ask_at| due.min(ask_at));
+            let timer = tokio::time::sleep_until(due);
+            tokio::select! {
+                biased;
+                () = live.ending.notified() => {
+                    return lock(&live.verdict)
+                        .clone()
+                        .unwrap_or(SessionError::Lost("ended here".into()));
+                }
+                // Before the lane: a peer that never pauses has no more time than others.
+                () = timer => {
+                    if due == expires_at {
+                        return SessionError::Lost(
+                            "the peer's certificate ran out, and it showed no later one".into());
+                    }
+                    canary.ask(Instant::now());
+                    match lease.handle_timeout(started.elapsed()) {
+                        Verdict::Ping(number) => {
+                            live.connection.send_datagram(&Datagram::Ping(number).encode());
+                        }
+                        Verdict::Wait => {}
+                        Verdict::Expired if lease.is_suspected() => {
+                            return SessionError::Lost(
+                                "nobody listens at its address any more".into());
+                        }
+                        Verdict::Expired => {
+                            return SessionError::Lost(format!(
+                                "no round trip within the lease of {} ms", length.as_millis()));
+                        }
+                        Verdict::Frozen => {
+                            return SessionError::Lost("this machine stood still for a lease".into());
+                        }
+                    }
+                }
+                () = canary.refused() => {
+                    if let Some(number) = lease.suspect(started.elapsed()) {
+                        live.connection.send_datagram(&Datagram::Ping(number).encode());
+                    }
+                }
+                datagram = live.connection.read_datagram(), if open => match datagram {
+                    Ok(bytes) => match Datagram::decode(&bytes) {
+                        Some(Datagram::Ping(number)) => {
+                            let ours = lease.handle_heard(started.elapsed());
+                            live.connection.send_datagram(&Datagram::Pong(number).encode());
+                            if let Some(number) = ours {
+                                canary.ask(Instant::now());
+                                live.connection.send_datagram(&Datagram::Ping(number).encode());
+                            }
+                        }
+                        Some(Datagram::Pong(number)) => {
+                            if let Some(rtt) = lease.handle_pong(number, started.elapsed()) {
+                                let nanos = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
+                                live.rtt_ns.store(nanos, Ordering::Relaxed);
+                            }
+                        }
+                        None => return SessionError::Misbehaved(
+                            "a datagram is a Ping or a Pong".into()),
+                    },
+                    // The connection is closed. What the lane had brought before still counts.
+                    Err(_) => open = false,
+                },
+                Some(done) = bulk_in.recv() => {
+                    let outcome = match done {
+                        Ok((stream, bytes)) => self.bulk_arrived(stream, bytes),
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = outcome {
+                        return error;
+                    }
+                }
+                opened = live.connection.accept_stream(), if open => match opened {
+                    Ok(stream) => {
+                        let max = self.env.limits().message_bytes_max;
+                        let (turns, announced) = (readers.clone(), self.announced.clone());
+                        tokio::spawn(read_bulk(stream, turns, announced, max, bulk_done.clone()));
+                    }
+                    Err(_) => open = false,
+                },
+                () = live.poked.notified() => {
+                    if let Err(error) = self.carry_out() {
+                        return error;
+                    }
+                }
+                bytes = lane.read(READ_BYTES) => match bytes {
+                    Ok(Some(bytes)) => {
+                        if let Err(error) = self.take_in(&bytes).await {
+                            return error;
+                        }
+                        spin.arrived(std::time::Instant::now());
+                    }
+                    Ok(None) => return SessionError::Lost("the peer ended its lane".into()),
+                    Err(error) => return SessionError::Lost(error.to_string()),
+                },
+                never = spin.keep_looking(&self.env) => match never {},
+            }
+        }
+    }
+
+    pub(super) async fn take_in(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+        let env = self.env.clone();
+        // Whoever gets a message answers from this thread: one hand-over between threads less.
+        let lent = env.lend_thread();
+        let handled = self.live.with(|session| session.handle_bytes(bytes));
+        // What came before a bad frame stands.
+        let done = self.carry_out().and(handled);
+        if let Some(woken) = lent.and_then(LentThread::set_aside) {
+            if self.live.has_unsent() {
+                // What the session itself answers leaves first: the peer goes on while those who were woken run.
+                tokio::task::yield_now().await;
+            }
+            woken.run();
+        }
+        done
+    }
+
+    fn carry_out(&mut self) -> Result<(), SessionError> {
+        loop {
+            let action = self.live.with(Session::poll_action);
+            let Some(action) = action else { return Ok(()) };
+            self.act(action)?;
+        }
+    }
+
+    pub(super) fn act(&mut self, action: Action) -> Result<(), SessionError> {
+        if let Action::Bulk(.., head) = &action
+            && !self.early_bulk.contains_key(&head.stream)
+        {
+            lock(&self.announced).insert(head.stream, head.bytes);
+        }
+        if let Action::Deliver(route, _) | Action::Message(route, ..) | Action::Bulk(route, ..) =
+            &action
+            && let Some(queue) = self.held.get_mut(&(route.from, route.to))
+        {
+            let held = match action {
+                Action::Bulk(route, tag, head) => Held::Bulk(route, tag, head),
+                other => Held::Action(other),
+            };
+            self.held_bytes += held.cost();
+            queue.push_back(held);
+            return self.check_held();
+        }
+        match action {
+            Action::Deliver(route, signal) => {
+                let Route { environ, from, to } = route;
+                if let Some(answer) = self.env.deliver(environ, from, to, signal)
+                    && !off("the dead answer")
+                {
+                    self.live.with(|session| {
+                        // If the session is over, its end is the answer.
+                        let _: Result<(), _> = session.signal(environ, to, from, &answer);
+                    });
+                }
+            }
+            Action::Message(route, tag, data) => {
+                let message = Message {
+                    tag,
+                    data,
+                    resources: Vec::new(),
+                };
+                self.env.deliver_message(route.environ, route.to, message);
+            }
+            Action::Bulk(route, tag, head) => return self.bulk_named(route, tag, head),
+            Action::Make(reference, prepare) => self.make(reference, *prepare),
+            Action::Adopt(reference, child) => self.adopt(reference, child),
+            Action::Refused(reference, why) => {
+                if let Some(waiting) = lock(&self.live.waiting).remove(&reference) {
+                    // A parent that has given up needs no answer.
+                    let _: Result<(), _> = waiting.answer.send(Err(SpawnError::Refused(why)));
+                }
+            }
+            Action::Run(reference) => {
+                if let Some(parked) = lock(&self.live.parked).remove(&reference) {
+                    parked.run();
+                }
+            }
+            Action::End(reference) => {
+                // Dropping it ends the child, unrun.
+                let parked = lock(&self.live.parked).remove(&reference);
+                drop(parked);
+            }
+            Action::Query(reference, pid) => {
+                let tenant = self.env.tenant_of(pid);
+                self.live.with(|session| {
+                    // Of a tenant that is not the peer's, it learns nothing.
+                    let exists = tenant.is_some_and(|tenant| session.permits(tenant));
+                    session.answer(reference, exists);
+                });
+            }
+            Action::Answered(reference, exists) => {
+                if let Some(answer) = lock(&self.live.queries).remove(&reference) {
+                    // Whoever asked may have stopped waiting.
+                    let _: Result<(), _> = answer.send(exists);
+                }
+            }
+            Action::Left => return Err(SessionError::Left),
+            Action::Renew(renew) => self.live.renewed(&renew)?,
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, reference: u64, child: Pid) {
+        let Some(waiting) = lock(&self.live.waiting).remove(&reference) else {
+            self.live.with(|session| session.cancel(reference));
+            return;
+        };
+        let live = &self.live;
+        let Waiting {
+            answer,
+            parent,
+            link,
+        } = waiting;
+        let adopted = self.env.adopt(parent, child, link, reference, || {
+            let started = live
+                .with(|session| session.start(reference, parent))
+                .is_ok();
+            if started {
+                answer_parent(answer, child);
+            }
+            started
+        });
+        if !adopted {
+            live.with(|session| session.cancel(reference));
+        }
+    }
+
+    /// Makes a child for the peer, off the lane: its module may have to be fetched and compiled.
+    fn make(&mut self, reference: u64, prepare: tidelock::Prepare) {
+        let (live, env, fetcher) = (self.live.clone(), self.env.clone(), self.fetcher.clone());
+        if *self.draining.borrow() {
+            return live.with(|session| session.refuse(reference, Refusal::Draining));
+        }
+        if let Some(module) = env.modules().find(&prepare.module) {
+            return finish_make(&live, &env, reference, prepare, &module);
+        }
+        tokio::spawn(async move {
+            let fetched = fetcher.fetch(prepare.module, live.peer, &live.connection, &env);
+            match fetched.await {
+                Ok(module) => finish_make(&live, &env, reference, prepare, &module),
+                Err(why) => live.with(|session| session.refuse(reference, why)),
+            }
+        });
+    }
+}
+
+/// Answers a parent whose child may run from now on: in the step of Start, unless a test removes the rule.
+fn answer_parent(answer: oneshot::Sender<SpawnAnswer>, child: Pid) {
+    if off("the parent is answered in the step of Start") {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // The parent has stopped waiting in the meantime, or not.
+            let _: Result<(), _> = answer.send(Ok(child));
+        });
+        return;
+    }
+    // The receiver outlives this step: it is dropped under the same lock.
+    let _: Result<(), _> = answer.send(Ok(child));
+}
+
+/// Parks the child and announces it in one step with its control block.
+fn finish_make(
+    live: &Arc<Live>,
+    env: &Environment,
+    reference: u64,
+    prepare: tidelock::Prepare,
+    module: &tidelock::Module,
+) {
+    match env.park(prepare, module, live.epoch, reference) {
+        Ok(parked) => {
+            let mut all = lock(&live.parked);
+            let wanted = parked.announce(|pid| live.with(|session| session.made(reference, pid)));
+            if wanted && off("a child runs at Start") {
+                parked.run();
+            } else if wanted {
+                all.insert(reference, parked);
+            } else {
+                // It is dropped, and so ends unrun. If it was killed by a pid somebody guessed, the
+                // parent still waits; if the parent gave up, this does nothing.
+                let why = Refusal::NotPermitted("the child was killed before it began".into());
+                live.with(|session| session.refuse(reference, why));
+            }
+        }
+        Err(why) => live.with(|session| session.refuse(reference, why)),
+    }
+}
