@@ -110,6 +110,8 @@ pub struct Dist {
     lease: Duration,
     limits: session::Limits,
     mesh_max: usize,
+    /// The cluster is small enough for sessions that nobody has asked for.
+    is_mesh: AtomicBool,
     fetcher: Arc<Fetcher>,
     members: RwLock<HashMap<NodeId, Member>>,
     peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
@@ -187,6 +189,7 @@ impl Dist {
             lease: config.lease,
             limits: config.limits,
             mesh_max: config.mesh_max,
+            is_mesh: AtomicBool::new(true),
             fetcher: Arc::default(),
             members: RwLock::default(),
             peers: RwLock::default(),
@@ -207,14 +210,14 @@ impl Dist {
     /// What control lists, as of now. While no more than [`DistConfig::mesh_max`] of them are alive, those of a larger
     /// id are dialled by us, so that the whole cluster is linked up without anybody asking. In a larger one a session
     /// opens when somebody has something to say: a mesh costs each node a session per other node, and all of them together the square of
-    /// that.
+    /// that. A peer that was lost is dialled in either, since nobody is placed there before.
     pub fn set_members(&self, members: impl IntoIterator<Item = Member>) {
-        let mut eager = Vec::new();
+        let mut dialled = Vec::new();
         {
             let mut known = self.members.write().unwrap_or_else(PoisonError::into_inner);
             for member in members {
-                if member.alive && member.id > self.us {
-                    eager.push(member.id);
+                if member.alive {
+                    dialled.push(member.id);
                 }
                 known.insert(member.id, member);
             }
@@ -222,16 +225,29 @@ impl Dist {
             if known.len() > 100_000 {
                 known.retain(|_, member| member.alive);
             }
-            let alive = known.values().filter(|member| member.alive);
-            if alive.take(self.mesh_max.saturating_add(1)).count() > self.mesh_max {
-                eager.clear();
+            let alive = || known.values().filter(|member| member.alive);
+            let some = alive().take(self.mesh_max.saturating_add(1)).count();
+            let is_mesh = some <= self.mesh_max;
+            self.is_mesh.store(is_mesh, Ordering::Relaxed);
+            match is_mesh {
+                true => {
+                    dialled = alive().map(|member| member.id).collect();
+                    dialled.retain(|node| *node > self.us);
+                    dialled.sort_unstable();
+                }
+                false => dialled.retain(|node| self.is_lost(*node)),
             }
         }
-        for node in eager {
+        for node in dialled {
             if self.peer(node).live().is_none() {
                 self.reconnect(node);
             }
         }
+    }
+
+    fn is_lost(&self, node: NodeId) -> bool {
+        let lost = |peer: Arc<Peer>| peer.lost.load(Ordering::Relaxed);
+        self.find(node).is_some_and(lost)
     }
 
     /// Ends the sessions with holders of these keys, and opens none with them from now on: an operator has

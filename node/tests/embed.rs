@@ -12,7 +12,9 @@ use tidelock::{
 };
 use tidelock_certs::JoinToken;
 use tidelock_control::client::Client;
+use tidelock_control::tags::Tags;
 use tidelock_control::{ControlConfig, ControlHandle};
+use tidelock_node::dist::{Member, PeerEvent};
 use tidelock_node::{Node, NodeConfig};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -189,6 +191,42 @@ async fn in_a_large_cluster_a_session_opens_when_somebody_speaks() {
         "{heard:?}"
     );
     assert_eq!(sessions(), [0, 1, 1]);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_large_cluster_a_node_that_did_not_answer_is_dialled_until_it_does() {
+    let bench = Bench::with(2, 0).await;
+    let (here, there) = (&bench.nodes[0], &bench.nodes[1]);
+    let members = |addr| {
+        let member = Member {
+            id: there.id(),
+            name: "node-2".into(),
+            addr,
+            alive: true,
+            tags: Tags::default(),
+        };
+        here.dist().set_members([member]);
+    };
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    members(deaf.local_addr().expect("an address"));
+    let target = sleeper(there);
+    let (_, mut heard) = run(here, "caller", move |mut me| async move {
+        me.link(target, None, LinkForm::Value, soon()).await
+    });
+    let linked = said(&mut heard).await;
+    assert!(
+        matches!(linked, Err(LinkError::Ended(ExitReason::NodeDown { .. }))),
+        "{linked:?}"
+    );
+    assert_eq!(here.dist().nodes(), [here.id()], "nobody is placed there");
+    let mut events = here.dist().events();
+    members(there.addr());
+    let up = timeout(PATIENCE, events.recv())
+        .await
+        .expect("it is dialled");
+    assert!(matches!(up, Ok(PeerEvent::Up { node, .. }) if node == there.id()));
+    assert_eq!(here.dist().nodes(), [here.id(), there.id()]);
     bench.stop().await;
 }
 

@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use super::{Queues, Runnable, run};
+use super::{Queues, Runnable, run, worker};
 
 /// Tasks that a lent thread keeps for itself at once, and runs altogether.
 const LENT_KEPT: usize = 2;
@@ -46,6 +47,8 @@ pub struct LentThread<'a> {
     runtime: &'a Handle,
     /// Whom it is lent to, if it is.
     queues: Option<&'a Arc<Queues>>,
+    /// It is this thread that is lent, and no other.
+    here: PhantomData<*const ()>,
 }
 
 impl<'a> LentThread<'a> {
@@ -64,6 +67,7 @@ impl<'a> LentThread<'a> {
         LentThread {
             runtime,
             queues: queues.filter(free),
+            here: PhantomData,
         }
     }
 
@@ -129,9 +133,10 @@ pub struct SetAside<'a> {
 }
 
 impl SetAside<'_> {
-    /// Runs it on this thread, which is lent meanwhile.
+    /// Runs it on this thread, which is lent meanwhile, unless that cannot be.
     pub fn run(mut self) {
-        let lent = LentThread::lend(self.runtime, Some(self.queues));
+        let queues = Some(self.queues).filter(|_| !worker::is_one());
+        let lent = LentThread::lend(self.runtime, queues);
         if lent.queues.is_some() {
             let kept = std::mem::take(&mut self.kept);
             LENT.with(|lent| lent.borrow_mut().kept.extend(kept));

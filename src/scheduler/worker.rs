@@ -90,7 +90,7 @@ impl Local {
         ((self.index as u64 + 1) << 48) | self.turn.get()
     }
 
-    /// Whether others wait who have not run since this one has.
+    /// Whether it ran a short while ago, and others wait.
     fn has_had_its_turn(&self, runnable: &Runnable) -> bool {
         let last = runnable.metadata().0.load(Ordering::Relaxed);
         let turns = self.stamp().wrapping_sub(last);
@@ -100,8 +100,10 @@ impl Local {
     /// Called by what runs on this thread.
     fn schedule(&self, runnable: Runnable, gave_way: bool) {
         if !gave_way && self.has_had_its_turn(&runnable) {
-            // Whoever came into the queue before it has woken somebody, if there was anybody.
-            return self.queue.push(runnable);
+            self.queue.push(runnable);
+            // Those it waits behind may have been stolen meanwhile, and this task may not come back.
+            self.queues.notify();
+            return;
         }
         let (behind, has_next) = {
             let mut next = self.place().next();

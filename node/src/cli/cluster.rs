@@ -166,6 +166,8 @@ impl LocalCluster {
             if let Some(lease) = shape.lease {
                 command.arg("--lease-ms").arg(lease.as_millis().to_string());
             }
+            // Whatever the settings say: what this command waits for depends on it.
+            command.arg("--mesh-max").arg(MESH_MAX.to_string());
             if shape.guest_output {
                 command.arg("--guest-output");
             }

@@ -45,6 +45,10 @@ impl Dist {
             && let Some(peer) = self.find(node)
         {
             peer.lost.store(true, Ordering::Relaxed);
+            if !self.is_mesh.load(Ordering::Relaxed) {
+                // Nobody is placed there until a session opens, and nobody else would try.
+                self.reconnect(node);
+            }
         }
         opened
     }
@@ -335,14 +339,14 @@ impl Dist {
             draining: self.draining.subscribe(),
         };
         tracing::info!(peer = %peer.node, epoch, "session open");
-        // Nobody may be listening.
+        peer.lost.store(false, Ordering::Relaxed);
+        *lock(&peer.why) = "the session is over".into();
+        peer.set_live(Some(live.clone()));
+        // Whoever hears of it finds it. Nobody may be listening.
         let _: Result<_, _> = self.events.send(PeerEvent::Up {
             node: peer.node,
             epoch,
         });
-        peer.lost.store(false, Ordering::Relaxed);
-        *lock(&peer.why) = "the session is over".into();
-        peer.set_live(Some(live.clone()));
         // It may have been removed since its ticket was looked at, before there was a session to end.
         self.end_if_denied(&live);
         // And this node may have renewed its own since the handshake began.

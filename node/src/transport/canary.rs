@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often a kernel is asked whether a peer's port is open still, by a node with few sessions.
+/// How often a kernel is asked whether a peer's port is open still, by a node with few sessions that are in a hurry.
 const ASK_EVERY: Duration = Duration::from_millis(50);
-/// How often at the least, however many sessions there are.
+/// How often at the least, however many of them there are.
 const ASK_EVERY_MAX: Duration = Duration::from_millis(250);
-/// What each session of this program adds to the time between two asks of each: 250 asks a second in all, until
+/// What each such session of this program adds to the time between two asks of each: 250 asks a second in all, until
 /// they are so many that [`ASK_EVERY_MAX`] holds.
 const ASK_PAUSE: Duration = Duration::from_millis(4);
 
