@@ -128,13 +128,8 @@ impl Live {
         let before = session.unsent();
         let value = change(&mut session);
         let (after, overrun) = (session.unsent(), session.is_overrun());
-        let locals = session.locals();
-        let first = self.locals.swap(locals, Ordering::Relaxed) == 0 && locals > 0;
+        self.locals.store(session.locals(), Ordering::Relaxed);
         drop(session);
-        if first {
-            // Somebody would be told of the end now: the kernel of the peer is asked more often.
-            self.poked.notify_one();
-        }
         if before == 0 && after > 0 {
             self.unsent.notify_one();
         }

@@ -84,6 +84,7 @@ impl<'a> LentThread<'a> {
             runtime,
             queues,
             kept,
+            since: Instant::now(),
         })
     }
 }
@@ -130,12 +131,14 @@ pub struct SetAside<'a> {
     runtime: &'a Handle,
     queues: &'a Arc<Queues>,
     kept: VecDeque<Runnable>,
+    since: Instant,
 }
 
 impl SetAside<'_> {
-    /// Runs it on this thread, which is lent meanwhile, unless that cannot be.
+    /// Runs it on this thread, which is lent meanwhile. Left to our threads if it has waited for as long as they take to be woken.
     pub fn run(mut self) {
-        let queues = Some(self.queues).filter(|_| !worker::is_one());
+        let in_time = !worker::is_one() && self.since.elapsed() < LENT_TIME;
+        let queues = Some(self.queues).filter(|_| in_time);
         let lent = LentThread::lend(self.runtime, queues);
         if lent.queues.is_some() {
             let kept = std::mem::take(&mut self.kept);

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -198,7 +197,7 @@ impl Driver {
         if let Some(woken) = lent.and_then(LentThread::set_aside) {
             if self.live.has_unsent() {
                 // What the session itself answers leaves first: the peer goes on while those who were woken run.
-                others_run().await;
+                tokio::task::yield_now().await;
             }
             woken.run();
         }
@@ -373,17 +372,4 @@ fn finish_make(
         }
         Err(why) => live.with(|session| session.refuse(reference, why)),
     }
-}
-
-/// Lets those tasks of this thread run that may run now, and what they wake next. `yield_now` would wait until there is none left.
-async fn others_run() {
-    let mut ran = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut ran, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
