@@ -463,13 +463,8 @@ impl Remote for Dist {
         // Control's word, corrected by what our own sessions show.
         let takes_part = |id: NodeId, member: &Member| {
             let replaced = newest.get(&member.name).is_some_and(|newest| *newest > id);
-            let peer = self.find(id);
-            let open = peer
-                .as_ref()
-                .and_then(|peer| peer.live())
-                .is_some_and(|live| !live.is_over());
-            let lost = peer.is_some_and(|peer| peer.lost.load(Ordering::Relaxed));
-            !replaced && (open || (member.alive && !lost))
+            let open = self.live(id).is_some_and(|live| !live.is_over());
+            !replaced && (open || (member.alive && !self.is_lost(id)))
         };
         let others = members
             .iter()

@@ -133,8 +133,8 @@ impl NodeConfig {
     }
 }
 
-/// See [`NodeConfig::mesh_max`]: in a cluster of sixteen, a session with everybody costs a node less than one thousandth of a
-/// core at rest, and spares the first word to each other node a handshake.
+/// See [`NodeConfig::mesh_max`]: a session costs each of its ends one to two thousandths of a core at rest (`docs/performance.md`), and
+/// spares the first word to the other node a handshake.
 pub const MESH_MAX: usize = 16;
 
 /// Why a node did not start.

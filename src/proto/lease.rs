@@ -31,7 +31,7 @@ use std::time::Duration;
 pub const PING_EVERY: Duration = Duration::from_millis(250);
 
 /// How much earlier than that it may go, if the peer's Ping is being answered anyway.
-pub const COMPANY: Duration = Duration::from_millis(125);
+const COMPANY: Duration = Duration::from_millis(125);
 
 /// How much later the next one is due then, so that the peer is the first again.
 const PATIENCE: Duration = Duration::from_millis(30);
@@ -110,9 +110,7 @@ impl Lease {
         if self.suspicion.is_some() {
             return None;
         }
-        let Verdict::Ping(number) = self.ping(now) else {
-            return None;
-        };
+        let number = self.ping(now);
         self.suspicion = Some((number, now + SUSPICION));
         Some(number)
     }
@@ -134,29 +132,28 @@ impl Lease {
             // The answer may lie here unread: the wait is short, and it was we who were late.
             if now - at > SUSPICION / 3 && !self.asked_again {
                 self.asked_again = true;
-                let again = self.ping(now);
-                if let Verdict::Ping(number) = again {
-                    self.suspicion = Some((number, now + SUSPICION));
-                }
-                return again;
+                let number = self.ping(now);
+                self.suspicion = Some((number, now + SUSPICION));
+                return Verdict::Ping(number);
             }
             return Verdict::Expired;
         }
         if late > GRACE && !self.chance_used {
             self.chance_used = true;
             self.second_chance = Some((now + SECOND_CHANCE).max(self.renewed_at + self.length));
-            return self.ping(now);
+            return Verdict::Ping(self.ping(now));
         }
         if now >= self.judged_at() {
             return Verdict::Expired;
         }
         if now >= self.ping_at {
-            return self.ping(now);
+            return Verdict::Ping(self.ping(now));
         }
         Verdict::Wait
     }
 
-    fn ping(&mut self, now: Duration) -> Verdict {
+    /// Notes that a Ping is sent, and says its number.
+    fn ping(&mut self, now: Duration) -> u64 {
         let number = self.next_ping;
         self.next_ping += 1;
         self.ping_at = now + PING_EVERY;
@@ -165,7 +162,7 @@ impl Lease {
         if self.sent.len() > 256 {
             self.sent.pop_front();
         }
-        Verdict::Ping(number)
+        number
     }
 
     /// Handles the peer's Ping. That renews nothing: it may not hear us. Returns our own Ping if it may go with the
@@ -177,9 +174,7 @@ impl Lease {
         if now >= self.ping_at || now + COMPANY < self.ping_at {
             return None;
         }
-        let Verdict::Ping(number) = self.ping(now) else {
-            return None;
-        };
+        let number = self.ping(now);
         self.ping_at += PATIENCE;
         Some(number)
     }

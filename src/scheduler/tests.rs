@@ -1,6 +1,7 @@
 //! Nobody is lost, nobody waits for ever, and threads end with their scheduler.
 
 use std::task::Poll;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -19,6 +20,25 @@ fn runtime(threads: usize) -> Runtime {
 /// Waits until all tasks that hold a clone of the sender are gone.
 fn all_done<T>(mut done: mpsc::Receiver<T>) {
     assert!(done.blocking_recv().is_none());
+}
+
+/// Waits until all threads wait to be woken.
+fn all_parked(scheduler: &Scheduler) {
+    while !scheduler.is_idle() {
+        std::thread::yield_now();
+    }
+}
+
+/// A task that says on which thread it runs whenever it is woken.
+fn sayer(scheduler: &Scheduler) -> (mpsc::Sender<()>, mpsc::Receiver<ThreadId>) {
+    let (wake, mut woken) = mpsc::channel(1);
+    let (said, heard) = mpsc::channel(1);
+    scheduler.spawn(async move {
+        while woken.recv().await.is_some() {
+            said.send(std::thread::current().id()).await.unwrap();
+        }
+    });
+    (wake, heard)
 }
 
 #[test]
@@ -99,7 +119,6 @@ fn two_that_wake_each_other_leave_room_for_others() {
 fn one_that_many_tell_something_runs_when_they_have() {
     let runtime = runtime(1);
     let scheduler = Arc::new(Scheduler::new(runtime.handle().clone()));
-    let queues = scheduler.queues.clone().unwrap();
     let (said, mut heard) = mpsc::unbounded_channel();
     let (told, mut batches) = mpsc::unbounded_channel();
     scheduler.spawn(async move {
@@ -108,9 +127,7 @@ fn one_that_many_tell_something_runs_when_they_have() {
             told.send(std::mem::take(&mut batch)).unwrap();
         }
     });
-    while queues.parked.load(Ordering::SeqCst) < 1 {
-        std::thread::yield_now();
-    }
+    all_parked(&scheduler);
     let of_these = scheduler.clone();
     scheduler.spawn(async move {
         for number in 0..32 {
@@ -286,20 +303,8 @@ fn the_end_of_the_runtime_is_noticed() {
 fn what_a_lent_thread_wakes_runs_on_it_if_the_others_are_idle() {
     let runtime = runtime(2);
     let scheduler = Scheduler::new(runtime.handle().clone());
-    let queues = scheduler.queues.clone().unwrap();
-    let all_idle = || {
-        while queues.parked.load(Ordering::SeqCst) < 2 {
-            std::thread::yield_now();
-        }
-    };
-    let (wake, mut woken) = mpsc::channel::<()>(1);
-    let (said, mut heard) = mpsc::channel(1);
-    scheduler.spawn(async move {
-        while woken.recv().await.is_some() {
-            said.send(std::thread::current().id()).await.unwrap();
-        }
-    });
-    all_idle();
+    let (wake, mut heard) = sayer(&scheduler);
+    all_parked(&scheduler);
     let here = std::thread::current().id();
     {
         let _lent = scheduler.lend_thread();
@@ -318,21 +323,12 @@ fn what_a_lent_thread_wakes_runs_on_it_if_the_others_are_idle() {
 fn what_a_lent_thread_sets_aside_runs_on_it_later_or_on_the_others() {
     let runtime = runtime(1);
     let scheduler = Scheduler::new(runtime.handle().clone());
-    let queues = scheduler.queues.clone().unwrap();
-    let (wake, mut woken) = mpsc::channel::<()>(1);
-    let (said, mut heard) = mpsc::channel(1);
-    scheduler.spawn(async move {
-        while woken.recv().await.is_some() {
-            said.send(std::thread::current().id()).await.unwrap();
-        }
-    });
+    let (wake, mut heard) = sayer(&scheduler);
     let here = std::thread::current().id();
     // If this thread was held up in a run, it keeps nothing for a while, and one of the others runs it.
     let set_aside = |heard: &mut mpsc::Receiver<_>| {
         loop {
-            while queues.parked.load(Ordering::SeqCst) < 1 {
-                std::thread::yield_now();
-            }
+            all_parked(&scheduler);
             let lent = scheduler.lend_thread();
             wake.try_send(()).unwrap();
             match lent.set_aside() {
@@ -357,7 +353,6 @@ fn what_a_lent_thread_sets_aside_runs_on_it_later_or_on_the_others() {
 fn a_task_that_takes_long_is_not_run_on_lent_threads_for_a_while() {
     let runtime = runtime(1);
     let scheduler = Scheduler::new(runtime.handle().clone());
-    let queues = scheduler.queues.clone().unwrap();
     let (wake, mut woken) = mpsc::channel::<()>(1);
     let (said, mut heard) = mpsc::channel(1);
     scheduler.spawn(async move {
@@ -369,9 +364,7 @@ fn a_task_that_takes_long_is_not_run_on_lent_threads_for_a_while() {
     });
     let here = std::thread::current().id();
     let mut ran_here = || {
-        while queues.parked.load(Ordering::SeqCst) < 1 {
-            std::thread::yield_now();
-        }
+        all_parked(&scheduler);
         let lent = scheduler.lend_thread();
         wake.try_send(()).unwrap();
         drop(lent);

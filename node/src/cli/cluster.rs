@@ -21,13 +21,12 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+use tidelock_node::MESH_MAX;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
-
-use tidelock_node::MESH_MAX;
 
 use super::{
     connect,
