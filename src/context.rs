@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tidelock_proto::link::{Effect, LinkForm, LinkOutcome};
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 use tidelock_proto::switch::off;
@@ -44,6 +45,8 @@ pub struct SpawnRequest {
 /// waiting calls do not return any more; the code is dropped where it waits.
 pub struct Context {
     shared: Arc<Shared>,
+    /// Whom it sent to last on this node: most send to the same one again.
+    last: Option<Arc<Shared>>,
     timers: HashMap<u64, AbortHandle>,
     /// At how many the finished ones are swept out next.
     timers_swept: usize,
@@ -60,6 +63,7 @@ impl Context {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Context {
             shared,
+            last: None,
             timers: HashMap::new(),
             timers_swept: 64,
             next_timer: 0,
@@ -134,20 +138,43 @@ impl Context {
     /// Sends without waiting. `Err` gives the message back: [`Context::send`] would wait or fail.
     pub fn try_send(&mut self, to: Pid, message: Message) -> Result<(), Message> {
         if to.node() == self.shared.env.node() {
-            if let Some(target) = self.shared.env.find(self.shared.about.environ, to) {
-                return target.offer_message(message);
-            }
+            let target = self.target(to);
+            return target.map_or(Ok(()), |target| target.offer_message(message));
+        }
+        if message.resources.is_empty() && self.try_remote(to, message.tag, &message.data) {
             return Ok(());
         }
-        match self.shared.env.remote() {
-            Some(remote) if remote.is_ready(to.node()) => {
-                let environ = self.shared.about.environ;
-                remote
-                    .message(environ, self.pid(), to, &message)
-                    .map_err(|_| message)
-            }
-            _ => Err(message),
+        Err(message)
+    }
+
+    /// As [`Context::try_send`], of bytes that are copied only once, to where they go. `false`: nothing was sent.
+    pub(crate) fn try_send_bytes(&mut self, to: Pid, tag: Option<i64>, data: &[u8]) -> bool {
+        if to.node() != self.shared.env.node() {
+            return self.try_remote(to, tag, data);
         }
+        let Some(target) = self.target(to) else {
+            return true;
+        };
+        let message = Message {
+            tag,
+            data: Bytes::copy_from_slice(data),
+            resources: Vec::new(),
+        };
+        target.offer_message(message).is_ok()
+    }
+
+    /// A process of this node; `None` if there is none. One that has ended since takes no message.
+    fn target(&mut self, to: Pid) -> Option<&Shared> {
+        if self.last.as_ref().is_none_or(|last| last.pid != to) {
+            self.last = self.shared.env.find(self.shared.about.environ, to);
+        }
+        self.last.as_deref()
+    }
+
+    fn try_remote(&self, to: Pid, tag: Option<i64>, data: &[u8]) -> bool {
+        let environ = self.shared.about.environ;
+        let remote = self.shared.env.remote();
+        remote.is_some_and(|remote| remote.try_message(environ, self.pid(), to, tag, data))
     }
 
     /// Sends a message. A process that is gone is silence; delivery is at most once.

@@ -686,10 +686,15 @@ impl Environment {
         }
     }
 
-    /// Puts a message from another node into a mailbox here.
-    pub fn deliver_message(&self, environ: Environ, to: Pid, message: Message) {
+    /// Puts messages from another node into a mailbox here, in one step. A process that is gone is silence.
+    pub fn deliver_messages(
+        &self,
+        environ: Environ,
+        to: Pid,
+        messages: impl IntoIterator<Item = Message>,
+    ) {
         if let Some(shared) = self.find(environ, to) {
-            shared.receive_message(message);
+            shared.receive_messages(messages.into_iter());
         }
     }
 

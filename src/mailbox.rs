@@ -10,11 +10,14 @@
 //! * `by_tag` names exactly the tagged entries of `skipped`, oldest first.
 //! * `notices` names the entries of `fresh` that the process has not settled.
 
+mod queue;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use tidelock_proto::{ExitReason, NodeId, Pid};
 
+use self::queue::Queue;
 use crate::Resource;
 
 /// Bytes that every entry of a mailbox counts on top of its payload.
@@ -107,19 +110,50 @@ pub(crate) struct Notice {
     pub(crate) reason: ExitReason,
 }
 
+/// What arrived, in little room: a long backlog is made of plain messages.
 #[derive(Debug)]
 enum Entry {
-    Received(Received),
-    Notice(Notice),
+    /// A message without resources.
+    Data(Option<i64>, Bytes),
+    Received(Box<Received>),
+    Notice(Box<Notice>),
     /// A notice that was withdrawn, or that nobody sees.
     Nothing,
+}
+
+impl From<Received> for Entry {
+    fn from(received: Received) -> Self {
+        match received {
+            Received::Message(Message {
+                tag,
+                data,
+                resources,
+            }) if resources.is_empty() => Entry::Data(tag, data),
+            other => Entry::Received(Box::new(other)),
+        }
+    }
+}
+
+impl Entry {
+    /// What the process receives, if anything. All notices have been settled.
+    fn received(self) -> Option<Received> {
+        match self {
+            Entry::Data(tag, data) => Some(Received::Message(Message {
+                tag,
+                data,
+                resources: Vec::new(),
+            })),
+            Entry::Received(received) => Some(*received),
+            Entry::Notice(_) | Entry::Nothing => None,
+        }
+    }
 }
 
 /// The mailbox of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     /// Arrived, and not passed over by a receive by tag. The number of the first is `base`.
-    fresh: VecDeque<Entry>,
+    fresh: Queue<Entry>,
     base: u64,
     /// Passed over.
     skipped: BTreeMap<u64, Received>,
@@ -141,13 +175,13 @@ impl Mailbox {
 
     pub(crate) fn push(&mut self, received: Received) {
         self.bytes += received.bytes();
-        self.fresh.push_back(Entry::Received(received));
+        self.fresh.push_back(received.into());
     }
 
     pub(crate) fn push_notice(&mut self, notice: Notice) {
         self.bytes += MAILBOX_ENTRY_BYTES;
         self.notices.push_back(self.base + self.fresh.len() as u64);
-        self.fresh.push_back(Entry::Notice(notice));
+        self.fresh.push_back(Entry::Notice(Box::new(notice)));
     }
 
     /// Whether there are notices to settle.
@@ -161,11 +195,14 @@ impl Mailbox {
             return;
         };
         let at = usize::try_from(number - self.base).expect("a mailbox fits into memory");
-        let entry = &mut self.fresh[at];
+        let entry = self
+            .fresh
+            .get_mut(at)
+            .expect("a notice is not taken before");
         if let Entry::Notice(notice) = std::mem::replace(entry, Entry::Nothing)
-            && let Some(received) = judge(notice)
+            && let Some(received) = judge(*notice)
         {
-            *entry = Entry::Received(received);
+            *entry = received.into();
         }
     }
 
@@ -198,9 +235,9 @@ impl Mailbox {
             return Some(received);
         }
         loop {
-            match self.pop_front()? {
-                Entry::Received(received) => return Some(received),
-                Entry::Nothing | Entry::Notice(_) => self.bytes -= MAILBOX_ENTRY_BYTES,
+            match self.pop_front()?.received() {
+                Some(received) => return Some(received),
+                None => self.bytes -= MAILBOX_ENTRY_BYTES,
             }
         }
     }
@@ -231,15 +268,15 @@ impl Mailbox {
     fn pop_fresh(&mut self, accept: impl Fn(u64, &Received) -> bool) -> Option<Received> {
         loop {
             let number = self.base;
-            match self.pop_front()? {
-                Entry::Received(received) if accept(number, &received) => return Some(received),
-                Entry::Received(received) => {
+            match self.pop_front()?.received() {
+                Some(received) if accept(number, &received) => return Some(received),
+                Some(received) => {
                     if let Some(tag) = received.tag() {
                         self.by_tag.entry(tag).or_default().push_back(number);
                     }
                     self.skipped.insert(number, received);
                 }
-                Entry::Nothing | Entry::Notice(_) => self.bytes -= MAILBOX_ENTRY_BYTES,
+                None => self.bytes -= MAILBOX_ENTRY_BYTES,
             }
         }
     }

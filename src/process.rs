@@ -401,6 +401,21 @@ impl Shared {
         self.push_message(self.core(), message)
     }
 
+    /// As [`Shared::receive_message`] for each, in one step.
+    pub(crate) fn receive_messages(&self, messages: impl Iterator<Item = Message>) {
+        let mut core = self.core();
+        for message in messages {
+            if core.block.ended().is_some() || core.must_end() {
+                break;
+            }
+            core.mailbox.push(Received::Message(message));
+            self.check_mailbox(&mut core);
+        }
+        let wakers = core.wake();
+        drop(core);
+        wakers.call();
+    }
+
     /// As [`Shared::receive_message`], unless the mailbox is crowded: then the message comes back.
     pub(crate) fn offer_message(&self, message: Message) -> Result<(), Message> {
         let core = self.core();

@@ -43,6 +43,17 @@ pub trait Remote: Send + Sync + 'static {
         signal: &Signal,
     ) -> Result<(), ExitReason>;
 
+    /// Appends a message of bytes if that can be done at once: `false`, nothing was done otherwise. There
+    /// may be no session, it may be congested, or the message too large for the lane.
+    fn try_message(
+        &self,
+        environ: Environ,
+        from: Pid,
+        to: Pid,
+        tag: Option<i64>,
+        data: &[u8],
+    ) -> bool;
+
     /// Appends a message.
     fn message(
         &self,

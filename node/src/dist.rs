@@ -8,7 +8,7 @@
 
 mod handshake;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -114,7 +114,7 @@ pub struct Dist {
     is_mesh: AtomicBool,
     fetcher: Arc<Fetcher>,
     members: RwLock<HashMap<NodeId, Member>>,
-    peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     /// Keys whose nodes an operator has removed; control has the list. None is ever taken off it.
     denied: RwLock<HashSet<[u8; 32]>>,
     /// The newest start of every name that opened a session here.
@@ -310,7 +310,8 @@ impl Dist {
     /// The open sessions.
     pub fn sessions(&self) -> Vec<PeerInfo> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<PeerInfo> = peers
+        // By node: the map is in order.
+        peers
             .values()
             .filter_map(|peer| peer.live())
             .filter(|live| !live.is_over())
@@ -326,9 +327,7 @@ impl Dist {
                 locals: live.locals() as u64,
                 expires_at: live.certificates.not_after(),
             })
-            .collect();
-        all.sort_by_key(|info| info.node);
-        all
+            .collect()
     }
 
     /// Says goodbye to every peer, everything sent before it.
@@ -375,10 +374,8 @@ impl Dist {
 
     fn open_sessions(&self) -> Vec<Arc<Live>> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = peers.values().filter_map(|peer| peer.live()).collect();
-        // One order each time: what is sent to all goes out in it.
-        all.sort_by_key(|live| live.peer);
-        all
+        // By node, so in one order each time: what is sent to all goes out in it.
+        peers.values().filter_map(|peer| peer.live()).collect()
     }
 
     /// The open session with a node.
@@ -534,6 +531,26 @@ impl Remote for Dist {
         }
         live.with(|session| session.signal(environ, from, to, signal))
             .map_err(|_| self.no_session(node))
+    }
+
+    fn try_message(
+        &self,
+        environ: Environ,
+        from: Pid,
+        to: Pid,
+        tag: Option<i64>,
+        data: &[u8],
+    ) -> bool {
+        if data.len() > LANE_PAYLOAD_BYTES_MAX {
+            return false;
+        }
+        let Some(live) = self.live(to.node()) else {
+            return false;
+        };
+        let route = Route { environ, from, to };
+        live.with(|session| {
+            !live.is_congested(session) && session.message(&route, tag, data).is_ok()
+        })
     }
 
     fn message(

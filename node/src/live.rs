@@ -145,7 +145,7 @@ impl Live {
         !session.is_over() && !self.is_congested(&session)
     }
 
-    fn is_congested(&self, session: &Session) -> bool {
+    pub(crate) fn is_congested(&self, session: &Session) -> bool {
         session.is_congested() || self.bulk_backlog.load(Ordering::Relaxed) > HELD_BYTES_MAX as u64
     }
 

@@ -102,8 +102,7 @@ impl fmt::Display for Reason {
 /// What this process sends to one other arrives in the order sent. When the node of `to`
 /// takes in less than it is sent, this call waits.
 pub fn send(to: Pid, tag: i64, bytes: &[u8]) {
-    sys::write_message(tag, bytes);
-    sys::send(to.raw());
+    sys::send(to.raw(), tag, bytes);
 }
 
 /// Sends bytes and waits for a message tagged `reply_tag` that arrives after this call began.
@@ -131,7 +130,10 @@ pub fn request(
 /// Messages without a tag, [`Received::Down`] and [`Received::NodeDown`] match no list but
 /// the empty one. Waits at most `timeout`: `None` waits for ever, zero does not wait.
 pub fn receive(tags: &[i64], timeout: Option<Duration>) -> Received {
-    received(sys::receive(tags, milliseconds(timeout)))
+    match sys::receive(tags, milliseconds(timeout)) {
+        (0, tag, bytes) => Received::Data(Data { tag, bytes }),
+        (kind, ..) => received(kind),
+    }
 }
 
 /// What a handler says of the messages to come.
@@ -188,10 +190,10 @@ pub fn cancel_timer(timer: TimerId) -> bool {
 /// Turns what the host put in the slot into a value.
 fn received(kind: i32) -> Received {
     match kind {
-        0 => Received::Data(Data {
-            tag: sys::tag(),
-            bytes: sys::read_message(),
-        }),
+        0 => {
+            let (tag, bytes) = sys::take_message();
+            Received::Data(Data { tag, bytes })
+        }
         1 => Received::LinkDied(LinkDied {
             pid: Pid::from_raw(sys::died_pid()).expect("a link is to a process"),
             tag: sys::tag(),

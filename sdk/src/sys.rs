@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "calls of imports are unsafe by nature")]
 
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 mod process {
     #[link(wasm_import_module = "lunatic::process")]
@@ -26,10 +27,8 @@ mod message {
         pub(super) fn write_data(data: *const u8, length: usize) -> usize;
         pub(super) fn read_data(data: *mut u8, length: usize) -> usize;
         pub(super) safe fn get_tag() -> i64;
-        pub(super) safe fn data_size() -> u64;
         pub(super) safe fn send(pid: u64) -> u32;
         pub(super) safe fn send_receive_skip_search(pid: u64, tag: i64, timeout: i64) -> i32;
-        pub(super) fn receive(tags: *const i64, length: usize, timeout: i64) -> i32;
     }
 }
 
@@ -70,6 +69,8 @@ mod distributed {
 }
 
 mod tidelock {
+    use super::Found;
+
     #[link(wasm_import_module = "tidelock")]
     unsafe extern "C" {
         #[allow(clippy::too_many_arguments)]
@@ -96,6 +97,23 @@ mod tidelock {
         pub(super) safe fn exit_code() -> i32;
         pub(super) fn log(text: *const u8, length: usize);
         pub(super) fn handle(name: *const u8, length: usize, function: usize, state: u64);
+        pub(super) fn try_send(pid: u64, tag: i64, data: *const u8, length: usize) -> i32;
+        pub(super) fn try_receive(
+            tags: *const i64,
+            tags_length: usize,
+            data: *mut u8,
+            length: usize,
+            found: *mut Found,
+        ) -> i32;
+        pub(super) fn receive(
+            tags: *const i64,
+            tags_length: usize,
+            timeout: i64,
+            data: *mut u8,
+            length: usize,
+            found: *mut Found,
+        ) -> i32;
+        pub(super) fn take_data(data: *mut u8, length: usize, found: *mut Found);
     }
 }
 
@@ -226,26 +244,79 @@ pub(crate) fn write_message(tag: i64, bytes: &[u8]) {
     unsafe { message::write_data(bytes.as_ptr(), bytes.len()) };
 }
 
-/// The bytes of the received message in the slot.
-pub(crate) fn read_message() -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(message::data_size() as usize);
-    // SAFETY: see the module. The host writes as many bytes as it says, at most as many as there is room for;
-    // what it does not write is not looked at.
-    unsafe {
-        let read = message::read_data(bytes.as_mut_ptr(), bytes.capacity());
-        bytes.set_len(read);
-    }
-    bytes
-}
-
-/// Receives; returns the kind of what is in the slot then.
-pub(crate) fn receive(tags: &[i64], timeout: i64) -> i32 {
+/// Sends. Most messages need one call; the others wait, in the slot.
+pub(crate) fn send(pid: u64, tag: i64, bytes: &[u8]) {
     // SAFETY: see the module.
-    unsafe { message::receive(tags.as_ptr(), tags.len(), timeout) }
+    if unsafe { tidelock::try_send(pid, tag, bytes.as_ptr(), bytes.len()) } != 0 {
+        write_message(tag, bytes);
+        message::send(pid);
+    }
 }
 
-pub(crate) fn send(pid: u64) {
-    message::send(pid);
+/// What the host says of a received message.
+#[repr(C)]
+#[derive(Default)]
+struct Found {
+    tag: i64,
+    size: u64,
+}
+
+/// The code of a call that ended by its timeout.
+const TIMED_OUT: i32 = 9027;
+/// More bytes than these are never set aside for a message that has not come yet.
+const ROOM_MAX: usize = 4 << 10;
+
+/// How large the last message was. One of the same size comes with one call, into a vector that fits it.
+static ROOM: AtomicUsize = AtomicUsize::new(0);
+
+/// Receives: the kind of what was received, and the tag and the bytes if it is 0.
+///
+/// Of another kind, the slot holds it.
+pub(crate) fn receive(tags: &[i64], timeout: i64) -> (i32, i64, Vec<u8>) {
+    let mut bytes = Vec::with_capacity(ROOM.load(Ordering::Relaxed));
+    let mut found = Found::default();
+    let (data, room) = (bytes.as_mut_ptr(), bytes.capacity());
+    // SAFETY: see the module.
+    let mut kind =
+        unsafe { tidelock::try_receive(tags.as_ptr(), tags.len(), data, room, &mut found) };
+    if kind == TIMED_OUT && timeout != 0 {
+        // SAFETY: see the module.
+        kind = unsafe {
+            tidelock::receive(tags.as_ptr(), tags.len(), timeout, data, room, &mut found)
+        };
+    }
+    if kind == 0 {
+        filled(&mut bytes, &found);
+    }
+    (kind, found.tag, bytes)
+}
+
+/// The tag and the bytes of the received message in the slot.
+pub(crate) fn take_message() -> (i64, Vec<u8>) {
+    let mut bytes = Vec::with_capacity(ROOM.load(Ordering::Relaxed));
+    let mut found = Found::default();
+    // SAFETY: see the module.
+    unsafe { tidelock::take_data(bytes.as_mut_ptr(), bytes.capacity(), &mut found) };
+    filled(&mut bytes, &found);
+    (found.tag, bytes)
+}
+
+/// Makes the vector what was found: the host has written all of it, or left it in the slot for want of room.
+fn filled(bytes: &mut Vec<u8>, found: &Found) {
+    let size = found.size as usize;
+    let read = if size <= bytes.capacity() {
+        size
+    } else {
+        bytes.reserve_exact(size);
+        // SAFETY: see the module. The host writes as many bytes as it says, at most as many as there is room for.
+        unsafe { message::read_data(bytes.as_mut_ptr(), bytes.capacity()) }
+    };
+    // SAFETY: the host has written so many bytes; what it has not written is not looked at.
+    unsafe { bytes.set_len(read) };
+    if bytes.capacity() / 4 > size {
+        bytes.shrink_to_fit();
+    }
+    ROOM.store(size.min(ROOM_MAX), Ordering::Relaxed);
 }
 
 pub(crate) fn send_receive(pid: u64, tag: i64, timeout: i64) -> i32 {

@@ -6,6 +6,7 @@
 //! read_data   ◀─ └──────────────┘ ◀─receive── own mailbox
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use tidelock_proto::Pid;
@@ -289,16 +290,23 @@ pub(super) async fn send_receive_skip_search(
 }
 
 async fn receive(mut call: Call<'_>, tags_ptr: u32, tags_len: u32, timeout: u64) -> Result<u32> {
-    let filter = match tags_len {
-        0 => Filter::Any,
+    let filter = filter(&mut call, tags_ptr, tags_len)?;
+    wait(&mut call, filter, timeout, deadline(timeout)).await
+}
+
+/// What a receive with these tags accepts.
+fn filter(call: &mut Call<'_>, tags_ptr: u32, tags_len: u32) -> Result<Filter> {
+    match tags_len {
+        0 => Ok(Filter::Any),
         1..=TAGS_MAX => {
             let bytes = call.bytes("tags_ptr", tags_ptr, tags_len * 8)?;
             let (tags, _) = bytes.as_chunks::<8>();
-            Filter::Tags(tags.iter().map(|tag| i64::from_le_bytes(*tag)).collect())
+            Ok(Filter::Tags(
+                tags.iter().map(|tag| i64::from_le_bytes(*tag)).collect(),
+            ))
         }
-        _ => return Err(call.trap(format_args!("tags_len: more than {TAGS_MAX} tags"))),
-    };
-    wait(&mut call, filter, timeout, deadline(timeout)).await
+        _ => Err(call.trap(format_args!("tags_len: more than {TAGS_MAX} tags"))),
+    }
 }
 
 /// Puts the next message that fits into the slot. On a timeout the slot stays as it is.
@@ -309,11 +317,22 @@ async fn wait(
     deadline: Option<tokio::time::Instant>,
 ) -> Result<u32> {
     let state = call.state();
-    let mut received = state.context.try_receive(&filter);
-    if received.is_none() && timeout != 0 {
-        received = state.context.receive(filter, deadline).await;
-    }
+    let received = next(state, filter, timeout, deadline).await;
     Ok(received.map_or(TIMED_OUT, |received| hold(state, received)))
+}
+
+/// The next message that fits, at once if it is there.
+async fn next(
+    state: &mut State,
+    filter: Filter,
+    timeout: u64,
+    deadline: Option<tokio::time::Instant>,
+) -> Option<Received> {
+    let received = state.context.try_receive(&filter);
+    if received.is_none() && timeout != 0 {
+        return state.context.receive(filter, deadline).await;
+    }
+    received
 }
 
 impl State {
@@ -379,4 +398,137 @@ fn hold(state: &mut State, received: Received) -> u32 {
     };
     state.held = Some(held);
     kind
+}
+
+// ---- the same in fewer calls ---------------------------------------------------------------------------
+
+/// `create_data`, `write_data` and `send` in one, which never waits and leaves the slot alone. 1: sending would
+/// have to wait, or fails; nothing was sent.
+pub(super) fn try_send(
+    mut call: Call<'_>,
+    process: u64,
+    raw: i64,
+    ptr: u32,
+    len: u32,
+) -> Result<u32> {
+    let (memory, state) = call.parts()?;
+    state.busy_ticks = 0;
+    let Some(bytes) = memory.get(ptr as usize..ptr as usize + len as usize) else {
+        return Err(call.outside("ptr", ptr, u64::from(len)));
+    };
+    let max = state.message_bytes_max;
+    if bytes.len() > max {
+        return Err(call.trap(format_args!("a message has at most {max} bytes")));
+    }
+    let Some(to) = Pid::from_raw(process) else {
+        return Ok(0);
+    };
+    Ok(u32::from(!state.context.try_send_bytes(
+        to,
+        tag(raw),
+        bytes,
+    )))
+}
+
+/// Where a guest wants a received message: inside of its memory, which never shrinks.
+struct Place {
+    bytes: Range<usize>,
+    found: usize,
+}
+
+/// Bytes of a tag and a size.
+const FOUND_BYTES: usize = 16;
+
+impl Place {
+    /// Checks it before anything is received, since what was received must not be lost.
+    fn new(call: &mut Call<'_>, ptr: u32, len: u32, found_ptr: u32) -> Result<Self> {
+        let size = call.parts()?.0.len();
+        let place = Self {
+            bytes: ptr as usize..ptr as usize + len as usize,
+            found: found_ptr as usize,
+        };
+        if place.bytes.end > size {
+            return Err(call.outside("ptr", ptr, u64::from(len)));
+        }
+        if place.found + FOUND_BYTES > size {
+            return Err(call.outside("found_ptr", found_ptr, FOUND_BYTES as u64));
+        }
+        Ok(place)
+    }
+
+    /// Writes the tag and the size, and the bytes if all of them have room: whether they had.
+    fn put(self, memory: &mut [u8], tag: Option<i64>, bytes: &[u8]) -> bool {
+        let found = &mut memory[self.found..self.found + FOUND_BYTES];
+        found[..8].copy_from_slice(&tag.unwrap_or(0).to_le_bytes());
+        found[8..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        let fits = bytes.len() <= self.bytes.len();
+        if fits {
+            memory[self.bytes][..bytes.len()].copy_from_slice(bytes);
+        }
+        fits
+    }
+}
+
+/// Copies what was received to its place. What the place cannot take is in the slot, which is empty otherwise.
+fn give(call: &mut Call<'_>, received: Received, place: Place) -> Result<u32> {
+    let (memory, state) = call.parts()?;
+    if let Received::Message(message) = &received
+        && place.put(memory, message.tag, &message.data)
+        && message.resources.is_empty()
+    {
+        state.held = None;
+        return Ok(0);
+    }
+    Ok(hold(state, received))
+}
+
+/// Receives what is there, in one call that never waits.
+pub(super) fn try_receive(
+    mut call: Call<'_>,
+    tags_ptr: u32,
+    tags_len: u32,
+    ptr: u32,
+    len: u32,
+    found_ptr: u32,
+) -> Result<u32> {
+    let place = Place::new(&mut call, ptr, len, found_ptr)?;
+    let filter = filter(&mut call, tags_ptr, tags_len)?;
+    let state = call.state();
+    state.busy_ticks = 0;
+    match state.context.try_receive(&filter) {
+        Some(received) => give(&mut call, received, place),
+        None => Ok(TIMED_OUT),
+    }
+}
+
+/// As [`try_receive`], waiting.
+pub(super) async fn receive_into(
+    mut call: Call<'_>,
+    tags_ptr: u32,
+    tags_len: u32,
+    timeout: u64,
+    ptr: u32,
+    len: u32,
+    found_ptr: u32,
+) -> Result<u32> {
+    let place = Place::new(&mut call, ptr, len, found_ptr)?;
+    let filter = filter(&mut call, tags_ptr, tags_len)?;
+    let deadline = deadline(timeout);
+    match next(call.state(), filter, timeout, deadline).await {
+        Some(received) => give(&mut call, received, place),
+        None => Ok(TIMED_OUT),
+    }
+}
+
+/// Moves the message in the slot to its place, as if it had been received there.
+pub(super) fn take_data(mut call: Call<'_>, ptr: u32, len: u32, found_ptr: u32) -> Result<()> {
+    let place = Place::new(&mut call, ptr, len, found_ptr)?;
+    let (memory, state) = call.parts()?;
+    let Some(Held::Data(data)) = &state.held else {
+        return Err(call.trap(NO_DATA));
+    };
+    if place.put(memory, data.tag, data.body.as_slice()) && data.resources.is_empty() {
+        state.held = None;
+    }
+    Ok(())
 }

@@ -616,11 +616,30 @@ impl Session {
     ///
     /// The session must be ended with this error. Actions of frames before the bad one stand.
     pub fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
-        self.partial.extend_from_slice(bytes);
+        let mut rest = bytes;
+        // First what began in an earlier read, and no more than that: the others are read where they are.
+        while !self.partial.is_empty() && !self.over {
+            if let Some(frame) = wire::decode(&mut self.partial)? {
+                self.handle_frame(frame)?;
+                continue;
+            }
+            let lacking = wire::lacking(&self.partial)?.min(rest.len());
+            if lacking == 0 {
+                return Ok(());
+            }
+            let now = rest.split_off(..lacking).expect("at most all of it");
+            self.partial.extend_from_slice(now);
+        }
         while !self.over {
-            let Some(frame) = wire::decode(&mut self.partial)? else {
+            let Some((frame, used)) = wire::decode_first(rest)? else {
+                if !rest.is_empty() {
+                    // What has begun is given its room at once.
+                    self.partial.reserve(rest.len() + wire::lacking(rest)?);
+                    self.partial.extend_from_slice(rest);
+                }
                 break;
             };
+            rest = &rest[used..];
             self.handle_frame(frame)?;
         }
         Ok(())
@@ -823,6 +842,18 @@ impl Session {
             AskingStep::Stay => {}
         }
         Ok(matches!(step, AskingStep::Adopt | AskingStep::Fail))
+    }
+
+    /// Moves the messages that the caller must deliver next behind `messages`, until that has `max`. They are what
+    /// [`Session::poll_action`] would give one by one.
+    pub fn poll_messages(&mut self, max: usize, messages: &mut Vec<(Route, Option<i64>, Bytes)>) {
+        while messages.len() < max {
+            match self.actions.pop_front() {
+                Some(Action::Message(route, tag, data)) => messages.push((route, tag, data)),
+                Some(other) => return self.actions.push_front(other),
+                None => return,
+            }
+        }
     }
 
     /// What the caller must do next, if anything.

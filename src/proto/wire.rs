@@ -265,7 +265,51 @@ fn finish(out: &mut [u8], at: usize) {
 ///
 /// [`WireError`]; the buffer is of no further use.
 pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, WireError> {
-    let Some((header, _)) = buffer.split_first_chunk::<HEADER_BYTES>() else {
+    let lacking = lacking(buffer)?;
+    if lacking > 0 {
+        buffer.reserve(lacking);
+        return Ok(None);
+    }
+    let (kind, size) = header(buffer)?.expect("a whole frame has a header");
+    let body = buffer
+        .split_to(HEADER_BYTES + size)
+        .freeze()
+        .slice(HEADER_BYTES..);
+    decode_body(kind, &body, |from| keep(&body, from)).map(Some)
+}
+
+/// Reads the first whole frame of `bytes`, and says how many of them it takes; `None` if there is none yet.
+///
+/// # Errors
+///
+/// [`WireError`]; the rest of the bytes is of no further use.
+pub fn decode_first(bytes: &[u8]) -> Result<Option<(Frame, usize)>, WireError> {
+    let Some((kind, size)) = header(bytes)? else {
+        return Ok(None);
+    };
+    let Some(body) = bytes[HEADER_BYTES..].get(..size) else {
+        return Ok(None);
+    };
+    let frame = decode_body(kind, body, |from| Bytes::copy_from_slice(&body[from..]))?;
+    Ok(Some((frame, HEADER_BYTES + size)))
+}
+
+/// How many bytes the frame at the beginning of `bytes` lacks, as far as can be said yet; 0: it is whole.
+///
+/// # Errors
+///
+/// [`WireError`]: no frame begins so.
+pub fn lacking(bytes: &[u8]) -> Result<usize, WireError> {
+    let whole = match header(bytes)? {
+        Some((_, size)) => HEADER_BYTES + size,
+        None => HEADER_BYTES,
+    };
+    Ok(whole.saturating_sub(bytes.len()))
+}
+
+/// Kind and size of the body of the frame that begins here, if its header is there.
+fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, WireError> {
+    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
     let [a, b, c, d, kind] = *header;
@@ -284,72 +328,71 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, WireError> {
     if size > max {
         return Err(WireError::Length(length));
     }
-    if buffer.len() < HEADER_BYTES + size {
-        buffer.reserve(HEADER_BYTES + size - buffer.len());
-        return Ok(None);
-    }
-    let mut frame = buffer.split_to(HEADER_BYTES + size);
-    let body = frame.split_off(HEADER_BYTES);
-    decode_body(kind, body).map(Some)
+    Ok(Some((kind, size)))
 }
 
-fn decode_body(kind: u8, body: BytesMut) -> Result<Frame, WireError> {
+/// `keep` gives the payload of a message, which begins there.
+fn decode_body(
+    kind: u8,
+    body: &[u8],
+    keep: impl FnOnce(usize) -> Bytes,
+) -> Result<Frame, WireError> {
     Ok(match kind {
-        HELLO => Frame::Hello(whole(&body, "hello")?),
-        STALE => Frame::Stale(whole(&body, "stale")?),
+        HELLO => Frame::Hello(whole(body, "hello")?),
+        STALE => Frame::Stale(whole(body, "stale")?),
         SIGNAL => {
-            let (route, signal) = whole(&body, "signal")?;
+            let (route, signal) = whole(body, "signal")?;
             Frame::Signal(route, signal)
         }
         MESSAGE => {
-            let ((route, tag), used) = part::<(Route, Option<i64>)>(&body, "message")?;
-            let payload = keep(body, used);
+            let ((route, tag), used) = part::<(Route, Option<i64>)>(body, "message")?;
+            let payload = keep(used);
             if payload.len() > LANE_PAYLOAD_BYTES_MAX {
                 return Err(WireError::Body("message"));
             }
             Frame::Message(route, tag, payload)
         }
         BULK => {
-            let (route, tag, head) = whole(&body, "bulk")?;
+            let (route, tag, head) = whole(body, "bulk")?;
             Frame::Bulk(route, tag, head)
         }
         PREPARE => {
-            let (reference, prepare) = whole(&body, "prepare")?;
+            let (reference, prepare) = whole(body, "prepare")?;
             Frame::Prepare(reference, prepare)
         }
         PREPARED => {
-            let (reference, pid) = whole(&body, "prepared")?;
+            let (reference, pid) = whole(body, "prepared")?;
             Frame::Prepared(reference, pid)
         }
         REFUSED => {
-            let (reference, why) = whole(&body, "refused")?;
+            let (reference, why) = whole(body, "refused")?;
             Frame::Refused(reference, why)
         }
-        START => Frame::Start(whole(&body, "start")?),
-        CANCEL => Frame::Cancel(whole(&body, "cancel")?),
-        CANCELLED => Frame::Cancelled(whole(&body, "cancelled")?),
+        START => Frame::Start(whole(body, "start")?),
+        CANCEL => Frame::Cancel(whole(body, "cancel")?),
+        CANCELLED => Frame::Cancelled(whole(body, "cancelled")?),
         QUERY => {
-            let (reference, pid) = whole(&body, "query")?;
+            let (reference, pid) = whole(body, "query")?;
             Frame::Query(reference, pid)
         }
         ANSWER => {
-            let (reference, exists) = whole(&body, "answer")?;
+            let (reference, exists) = whole(body, "answer")?;
             Frame::Answer(reference, exists)
         }
-        GOODBYE => match whole::<u8>(&body, "goodbye")? {
+        GOODBYE => match whole::<u8>(body, "goodbye")? {
             0 => Frame::Goodbye,
             _ => return Err(WireError::Body("goodbye")),
         },
-        RENEW => match whole::<Renew>(&body, "renew")? {
+        RENEW => match whole::<Renew>(body, "renew")? {
             renew if renew.is_bounded() => Frame::Renew(renew),
             _ => return Err(WireError::Body("renew")),
         },
         CONFIG => {
-            let (slot, config) = whole(&body, "config")?;
+            let (slot, config) = whole(body, "config")?;
             Frame::Config(slot, Arc::new(config))
         }
         REQUEST => {
-            let (reference, request) = whole(&body, "request")?;
+            let (reference, request) = whole(body, "request")?;
             Frame::Request(reference, request)
         }
         unknown => return Err(WireError::Kind(unknown)),
@@ -370,11 +413,11 @@ fn whole<T: DeserializeOwned>(body: &[u8], name: &'static str) -> Result<T, Wire
 }
 
 /// Small payloads are copied out, so that they do not keep a whole read buffer alive.
-fn keep(mut body: BytesMut, from: usize) -> Bytes {
+fn keep(body: &Bytes, from: usize) -> Bytes {
     if body.len() - from < 4096 {
         Bytes::copy_from_slice(&body[from..])
     } else {
-        body.split_off(from).freeze()
+        body.slice(from..)
     }
 }
 

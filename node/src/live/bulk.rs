@@ -98,7 +98,8 @@ impl Driver {
             data,
             resources: Vec::new(),
         };
-        self.env.deliver_message(route.environ, route.to, message);
+        self.env
+            .deliver_messages(route.environ, route.to, [message]);
         Ok(())
     }
 

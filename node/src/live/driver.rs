@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tidelock::{Environment, LentThread, Message, Pid, Refusal, SpawnAnswer, SpawnError};
 use tidelock_proto::lease::{Lease, Verdict};
-use tidelock_proto::session::{Action, Session, SessionError};
+use tidelock_proto::session::{Action, SessionError};
 use tidelock_proto::switch::off;
 use tidelock_proto::wire::{Datagram, Route};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -23,6 +23,12 @@ use crate::transport::LaneReader;
 
 /// Bytes read from the lane before anything else gets its turn.
 pub(super) const READ_BYTES: usize = 256 << 10;
+
+/// Messages delivered in one step; meanwhile their receiver cannot take any.
+const MESSAGES_MAX: usize = 64;
+
+/// A message that has arrived: whose it is, its tag, its bytes.
+type Arrived = (Route, Option<i64>, Bytes);
 
 /// What a session's task keeps while it runs.
 pub(super) struct Driver {
@@ -41,6 +47,8 @@ pub(super) struct Driver {
     pub(super) early_bulk: HashMap<u64, Bytes>,
     /// What those count.
     pub(super) early_bytes: usize,
+    /// Messages on their way to mailboxes; empty between two steps.
+    messages: Vec<Arrived>,
 }
 
 impl Driver {
@@ -61,6 +69,7 @@ impl Driver {
             announced: Announced::default(),
             early_bulk: HashMap::new(),
             early_bytes: 0,
+            messages: Vec::new(),
         }
     }
 
@@ -205,11 +214,52 @@ impl Driver {
     }
 
     fn carry_out(&mut self) -> Result<(), SessionError> {
+        let mut messages = std::mem::take(&mut self.messages);
         loop {
-            let action = self.live.with(Session::poll_action);
-            let Some(action) = action else { return Ok(()) };
-            self.act(action)?;
+            let action = self.live.with(|session| {
+                session.poll_messages(MESSAGES_MAX, &mut messages);
+                if messages.is_empty() {
+                    session.poll_action()
+                } else {
+                    None
+                }
+            });
+            if !messages.is_empty() {
+                self.deliver(&mut messages)?;
+            } else if let Some(action) = action {
+                self.act(action)?;
+            } else {
+                self.messages = messages;
+                return Ok(());
+            }
         }
+    }
+
+    /// Carries out as many [`Action::Message`], those in a row for one process in one step.
+    fn deliver(&mut self, messages: &mut Vec<Arrived>) -> Result<(), SessionError> {
+        if !self.held.is_empty() {
+            return messages
+                .drain(..)
+                .try_for_each(|(route, tag, data)| self.act(Action::Message(route, tag, data)));
+        }
+        let mut messages = messages.drain(..).peekable();
+        while let Some((Route { environ, to, .. }, ..)) = messages.peek() {
+            let (environ, to) = (*environ, *to);
+            let of_one = |(route, ..): &Arrived| (route.environ, route.to) == (environ, to);
+            let mut rest = std::iter::from_fn(|| messages.next_if(of_one));
+            self.env.deliver_messages(
+                environ,
+                to,
+                rest.by_ref().map(|(_, tag, data)| Message {
+                    tag,
+                    data,
+                    resources: Vec::new(),
+                }),
+            );
+            // Whoever is gone takes none.
+            rest.for_each(drop);
+        }
+        Ok(())
     }
 
     pub(super) fn act(&mut self, action: Action) -> Result<(), SessionError> {
@@ -248,7 +298,8 @@ impl Driver {
                     data,
                     resources: Vec::new(),
                 };
-                self.env.deliver_message(route.environ, route.to, message);
+                self.env
+                    .deliver_messages(route.environ, route.to, [message]);
             }
             Action::Bulk(route, tag, head) => return self.bulk_named(route, tag, head),
             Action::Make(reference, prepare) => self.make(reference, *prepare),

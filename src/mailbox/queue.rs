@@ -1,0 +1,103 @@
+//! First in, first out, in pieces: a long queue is never moved to a larger place, and gives back what is read.
+//!
+//! A `VecDeque` that doubles has touched twice the memory of what it holds, and memory that is touched for the
+//! first time is what a backlog costs most. A queue that stays short is one `VecDeque` and nothing else.
+
+use std::collections::VecDeque;
+
+/// Entries of one piece.
+const PIECE: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    /// The oldest.
+    first: VecDeque<T>,
+    /// The others. All but the last are full.
+    #[expect(clippy::box_collection, reason = "few queues ever have others")]
+    later: Option<Box<VecDeque<VecDeque<T>>>>,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self {
+            first: VecDeque::new(),
+            later: None,
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    pub(super) fn len(&self) -> usize {
+        let later = self.later.as_ref().map_or(0, |later| {
+            let last = later.back().map_or(0, VecDeque::len);
+            later.len().saturating_sub(1) * PIECE + last
+        });
+        self.first.len() + later
+    }
+
+    pub(super) fn push_back(&mut self, entry: T) {
+        if self.later.is_none() && self.first.len() < PIECE {
+            return self.first.push_back(entry);
+        }
+        let later = self.later.get_or_insert_default();
+        match later.back_mut() {
+            Some(last) if last.len() < PIECE => last.push_back(entry),
+            _ => {
+                let mut last = VecDeque::with_capacity(PIECE);
+                last.push_back(entry);
+                later.push_back(last);
+            }
+        }
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<T> {
+        let entry = self.first.pop_front()?;
+        if self.first.is_empty()
+            && let Some(later) = &mut self.later
+        {
+            match later.pop_front() {
+                Some(next) => self.first = next,
+                None => self.later = None,
+            }
+        }
+        Some(entry)
+    }
+
+    pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut T> {
+        let Some(behind) = at.checked_sub(self.first.len()) else {
+            return self.first.get_mut(at);
+        };
+        let later = self.later.as_mut()?;
+        later.get_mut(behind / PIECE)?.get_mut(behind % PIECE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes and pops around the ends of pieces, compared with the queue of the standard library.
+    #[test]
+    fn is_a_queue() {
+        let sizes = [0, 1, 2, 63, 64, 65, 127, 128, 129, 200];
+        let runs = |a: usize| sizes.map(|b| sizes.map(|c| [a, b, c, 70, 500]));
+        for [pushed, popped, more, less, rest] in sizes.map(runs).concat().concat() {
+            let (mut queue, mut model) = (Queue::default(), VecDeque::new());
+            let mut next = 0;
+            for (pushes, pops) in [(pushed, popped), (more, less), (1, rest)] {
+                for _ in 0..pushes {
+                    queue.push_back(next);
+                    model.push_back(next);
+                    next += 1;
+                }
+                for at in 0..=model.len() {
+                    assert_eq!(queue.get_mut(at), model.get_mut(at));
+                }
+                for _ in 0..pops {
+                    assert_eq!(queue.pop_front(), model.pop_front());
+                }
+                assert_eq!(queue.len(), model.len());
+            }
+        }
+    }
+}
