@@ -2,7 +2,8 @@
 
 use bytes::BytesMut;
 use tidelock_proto::wire::{
-    CONTROL_BYTES_MAX, Datagram, Frame, HEADER_BYTES, LANE_PAYLOAD_BYTES_MAX, decode,
+    CONTROL_BYTES_MAX, Datagram, Frame, HEADER_BYTES, LANE_PAYLOAD_BYTES_MAX, decode, decode_first,
+    lacking,
 };
 
 /// Takes `data` for what comes in a lane, and for a datagram.
@@ -11,15 +12,25 @@ pub fn run(data: &[u8]) {
     let mut rest = data;
     loop {
         match decode(&mut buffer) {
-            Ok(Some(frame)) => rest = check(&frame, rest, buffer.len()),
+            Ok(Some(frame)) => {
+                let used = rest.len() - buffer.len();
+                assert_eq!(decode_first(rest), Ok(Some((frame.clone(), used))));
+                assert_eq!(lacking(rest), Ok(0));
+                rest = check(&frame, rest, buffer.len());
+            }
             Ok(None) => {
+                assert_eq!(decode_first(rest), Ok(None));
+                assert!(lacking(rest).expect("it may become a frame") > 0);
                 assert_eq!(buffer, rest, "bytes are kept until the rest comes");
                 let room = buffer.capacity();
                 let bound = 4 * (CONTROL_BYTES_MAX + HEADER_BYTES) + data.len();
                 assert!(room <= bound, "{room} bytes reserved");
                 break;
             }
-            Err(_) => break,
+            Err(error) => {
+                assert_eq!(decode_first(rest), Err(error));
+                break;
+            }
         }
     }
     if let Some(datagram) = Datagram::decode(data) {

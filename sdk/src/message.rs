@@ -116,12 +116,8 @@ pub fn request(
     reply_tag: i64,
     timeout: Option<Duration>,
 ) -> Received {
-    sys::write_message(tag, bytes);
-    received(sys::send_receive(
-        to.raw(),
-        reply_tag,
-        milliseconds(timeout),
-    ))
+    let timeout = milliseconds(timeout);
+    received(sys::request(to.raw(), tag, bytes, reply_tag, timeout))
 }
 
 /// Takes the first message from the mailbox whose tag is one of `tags`; any at all if `tags`
@@ -130,10 +126,7 @@ pub fn request(
 /// Messages without a tag, [`Received::Down`] and [`Received::NodeDown`] match no list but
 /// the empty one. Waits at most `timeout`: `None` waits for ever, zero does not wait.
 pub fn receive(tags: &[i64], timeout: Option<Duration>) -> Received {
-    match sys::receive(tags, milliseconds(timeout)) {
-        (0, tag, bytes) => Received::Data(Data { tag, bytes }),
-        (kind, ..) => received(kind),
-    }
+    received(sys::receive(tags, milliseconds(timeout)))
 }
 
 /// What a handler says of the messages to come.
@@ -169,7 +162,13 @@ pub enum Next {
 ///
 /// Whatever `state` borrows lives as long as the process: the stack of this call is gone by then.
 pub fn handle<S: 'static>(mut state: S, handler: fn(&mut S, Received) -> Next) {
-    sys::handle(move |kind| handler(&mut state, received(kind)) == Next::Continue);
+    sys::handle(move |kind| {
+        let (tag, bytes) = match kind {
+            0 => sys::take_message(),
+            _ => (0, Vec::new()),
+        };
+        handler(&mut state, received((kind, tag, bytes))) == Next::Continue
+    });
 }
 
 /// Names a message that is still to be sent.
@@ -187,13 +186,10 @@ pub fn cancel_timer(timer: TimerId) -> bool {
     sys::cancel_timer(timer.0)
 }
 
-/// Turns what the host put in the slot into a value.
-fn received(kind: i32) -> Received {
+/// Turns what the host gave, or put in the slot, into a value.
+fn received((kind, tag, bytes): sys::Kind) -> Received {
     match kind {
-        0 => {
-            let (tag, bytes) = sys::take_message();
-            Received::Data(Data { tag, bytes })
-        }
+        0 => Received::Data(Data { tag, bytes }),
         1 => Received::LinkDied(LinkDied {
             pid: Pid::from_raw(sys::died_pid()).expect("a link is to a process"),
             tag: sys::tag(),

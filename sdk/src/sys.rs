@@ -28,7 +28,6 @@ mod message {
         pub(super) fn read_data(data: *mut u8, length: usize) -> usize;
         pub(super) safe fn get_tag() -> i64;
         pub(super) safe fn send(pid: u64) -> u32;
-        pub(super) safe fn send_receive_skip_search(pid: u64, tag: i64, timeout: i64) -> i32;
     }
 }
 
@@ -111,6 +110,18 @@ mod tidelock {
             timeout: i64,
             data: *mut u8,
             length: usize,
+            found: *mut Found,
+        ) -> i32;
+        #[allow(clippy::too_many_arguments)]
+        pub(super) fn request(
+            pid: u64,
+            tag: i64,
+            data: *const u8,
+            length: usize,
+            reply_tag: i64,
+            timeout: i64,
+            reply: *mut u8,
+            reply_length: usize,
             found: *mut Found,
         ) -> i32;
         pub(super) fn take_data(data: *mut u8, length: usize, found: *mut Found);
@@ -269,36 +280,55 @@ const ROOM_MAX: usize = 4 << 10;
 /// How large the last message was. One of the same size comes with one call, into a vector that fits it.
 static ROOM: AtomicUsize = AtomicUsize::new(0);
 
-/// Receives: the kind of what was received, and the tag and the bytes if it is 0.
-///
-/// Of another kind, the slot holds it.
-pub(crate) fn receive(tags: &[i64], timeout: i64) -> (i32, i64, Vec<u8>) {
+/// The kind of what was received, and the tag and the bytes if it is 0. Of another kind, the slot holds it.
+pub(crate) type Kind = (i32, i64, Vec<u8>);
+
+/// Has a host function receive into a vector, which it is told the place and the room of.
+fn into_vector(receive: impl FnOnce(*mut u8, usize, *mut Found) -> i32) -> Kind {
     let mut bytes = Vec::with_capacity(ROOM.load(Ordering::Relaxed));
     let mut found = Found::default();
-    let (data, room) = (bytes.as_mut_ptr(), bytes.capacity());
-    // SAFETY: see the module.
-    let mut kind =
-        unsafe { tidelock::try_receive(tags.as_ptr(), tags.len(), data, room, &mut found) };
-    if kind == TIMED_OUT && timeout != 0 {
-        // SAFETY: see the module.
-        kind = unsafe {
-            tidelock::receive(tags.as_ptr(), tags.len(), timeout, data, room, &mut found)
-        };
-    }
+    let kind = receive(bytes.as_mut_ptr(), bytes.capacity(), &mut found);
     if kind == 0 {
         filled(&mut bytes, &found);
     }
     (kind, found.tag, bytes)
 }
 
+/// Receives.
+pub(crate) fn receive(tags: &[i64], timeout: i64) -> Kind {
+    into_vector(|data, room, found| {
+        let (tags, length) = (tags.as_ptr(), tags.len());
+        // SAFETY: see the module.
+        let kind = unsafe { tidelock::try_receive(tags, length, data, room, found) };
+        if kind != TIMED_OUT || timeout == 0 {
+            return kind;
+        }
+        // SAFETY: see the module.
+        unsafe { tidelock::receive(tags, length, timeout, data, room, found) }
+    })
+}
+
+/// Sends, and receives the answer.
+pub(crate) fn request(pid: u64, tag: i64, bytes: &[u8], reply_tag: i64, timeout: i64) -> Kind {
+    into_vector(|data, room, found| {
+        let (sent, length) = (bytes.as_ptr(), bytes.len());
+        // SAFETY: see the module.
+        unsafe {
+            tidelock::request(
+                pid, tag, sent, length, reply_tag, timeout, data, room, found,
+            )
+        }
+    })
+}
+
 /// The tag and the bytes of the received message in the slot.
 pub(crate) fn take_message() -> (i64, Vec<u8>) {
-    let mut bytes = Vec::with_capacity(ROOM.load(Ordering::Relaxed));
-    let mut found = Found::default();
-    // SAFETY: see the module.
-    unsafe { tidelock::take_data(bytes.as_mut_ptr(), bytes.capacity(), &mut found) };
-    filled(&mut bytes, &found);
-    (found.tag, bytes)
+    let (_, tag, bytes) = into_vector(|data, room, found| {
+        // SAFETY: see the module.
+        unsafe { tidelock::take_data(data, room, found) };
+        0
+    });
+    (tag, bytes)
 }
 
 /// Makes the vector what was found: the host has written all of it, or left it in the slot for want of room.
@@ -317,10 +347,6 @@ fn filled(bytes: &mut Vec<u8>, found: &Found) {
         bytes.shrink_to_fit();
     }
     ROOM.store(size.min(ROOM_MAX), Ordering::Relaxed);
-}
-
-pub(crate) fn send_receive(pid: u64, tag: i64, timeout: i64) -> i32 {
-    message::send_receive_skip_search(pid, tag, timeout)
 }
 
 pub(crate) fn tag() -> i64 {

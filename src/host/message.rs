@@ -6,7 +6,6 @@
 //! read_data   ◀─ └──────────────┘ ◀─receive── own mailbox
 //! ```
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use tidelock_proto::Pid;
@@ -55,7 +54,7 @@ pub(super) fn tag(raw: i64) -> Option<i64> {
     (raw != 0).then_some(raw)
 }
 
-const NO_DATA: &str = "there is no data message in the scratch slot";
+pub(super) const NO_DATA: &str = "there is no data message in the scratch slot";
 
 fn data<'a>(call: &'a mut Call<'_>) -> Result<&'a mut Data> {
     if !matches!(call.state().held, Some(Held::Data(_))) {
@@ -274,19 +273,30 @@ pub(super) async fn send_receive_skip_search(
     timeout: u64,
 ) -> Result<u32> {
     let message = take(&mut call)?;
+    let reply = ask(&mut call, process, message, tag, timeout).await?;
+    Ok(reply.map_or(TIMED_OUT, |reply| hold(call.state(), reply)))
+}
+
+/// Sends, and waits for a message with this tag that comes afterwards.
+pub(super) async fn ask(
+    call: &mut Call<'_>,
+    process: u64,
+    message: Message,
+    tag: i64,
+    timeout: u64,
+) -> Result<Option<Received>> {
     let deadline = deadline(timeout);
     let mark = call.state().context.mark();
-    let sent = deliver(&mut call, process, message);
+    let sent = deliver(call, process, message);
     match deadline {
         None => sent.await?,
         // A congested way may take longer than the caller can wait: then nothing was sent.
         Some(deadline) => match timeout_at(deadline, sent).await {
             Ok(sent) => sent?,
-            Err(_) => return Ok(TIMED_OUT),
+            Err(_) => return Ok(None),
         },
     };
-    let filter = Filter::Since(tag, mark);
-    wait(&mut call, filter, timeout, deadline).await
+    Ok(next(call.state(), Filter::Since(tag, mark), timeout, deadline).await)
 }
 
 async fn receive(mut call: Call<'_>, tags_ptr: u32, tags_len: u32, timeout: u64) -> Result<u32> {
@@ -295,7 +305,7 @@ async fn receive(mut call: Call<'_>, tags_ptr: u32, tags_len: u32, timeout: u64)
 }
 
 /// What a receive with these tags accepts.
-fn filter(call: &mut Call<'_>, tags_ptr: u32, tags_len: u32) -> Result<Filter> {
+pub(super) fn filter(call: &mut Call<'_>, tags_ptr: u32, tags_len: u32) -> Result<Filter> {
     match tags_len {
         0 => Ok(Filter::Any),
         1..=TAGS_MAX => {
@@ -322,7 +332,7 @@ async fn wait(
 }
 
 /// The next message that fits, at once if it is there.
-async fn next(
+pub(super) async fn next(
     state: &mut State,
     filter: Filter,
     timeout: u64,
@@ -354,7 +364,7 @@ impl State {
 }
 
 /// Puts a received message into the slot; the code of its kind.
-fn hold(state: &mut State, received: Received) -> u32 {
+pub(super) fn hold(state: &mut State, received: Received) -> u32 {
     let (held, kind) = match received {
         Received::Message(Message {
             tag,
@@ -398,137 +408,4 @@ fn hold(state: &mut State, received: Received) -> u32 {
     };
     state.held = Some(held);
     kind
-}
-
-// ---- the same in fewer calls ---------------------------------------------------------------------------
-
-/// `create_data`, `write_data` and `send` in one, which never waits and leaves the slot alone. 1: sending would
-/// have to wait, or fails; nothing was sent.
-pub(super) fn try_send(
-    mut call: Call<'_>,
-    process: u64,
-    raw: i64,
-    ptr: u32,
-    len: u32,
-) -> Result<u32> {
-    let (memory, state) = call.parts()?;
-    state.busy_ticks = 0;
-    let Some(bytes) = memory.get(ptr as usize..ptr as usize + len as usize) else {
-        return Err(call.outside("ptr", ptr, u64::from(len)));
-    };
-    let max = state.message_bytes_max;
-    if bytes.len() > max {
-        return Err(call.trap(format_args!("a message has at most {max} bytes")));
-    }
-    let Some(to) = Pid::from_raw(process) else {
-        return Ok(0);
-    };
-    Ok(u32::from(!state.context.try_send_bytes(
-        to,
-        tag(raw),
-        bytes,
-    )))
-}
-
-/// Where a guest wants a received message: inside of its memory, which never shrinks.
-struct Place {
-    bytes: Range<usize>,
-    found: usize,
-}
-
-/// Bytes of a tag and a size.
-const FOUND_BYTES: usize = 16;
-
-impl Place {
-    /// Checks it before anything is received, since what was received must not be lost.
-    fn new(call: &mut Call<'_>, ptr: u32, len: u32, found_ptr: u32) -> Result<Self> {
-        let size = call.parts()?.0.len();
-        let place = Self {
-            bytes: ptr as usize..ptr as usize + len as usize,
-            found: found_ptr as usize,
-        };
-        if place.bytes.end > size {
-            return Err(call.outside("ptr", ptr, u64::from(len)));
-        }
-        if place.found + FOUND_BYTES > size {
-            return Err(call.outside("found_ptr", found_ptr, FOUND_BYTES as u64));
-        }
-        Ok(place)
-    }
-
-    /// Writes the tag and the size, and the bytes if all of them have room: whether they had.
-    fn put(self, memory: &mut [u8], tag: Option<i64>, bytes: &[u8]) -> bool {
-        let found = &mut memory[self.found..self.found + FOUND_BYTES];
-        found[..8].copy_from_slice(&tag.unwrap_or(0).to_le_bytes());
-        found[8..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-        let fits = bytes.len() <= self.bytes.len();
-        if fits {
-            memory[self.bytes][..bytes.len()].copy_from_slice(bytes);
-        }
-        fits
-    }
-}
-
-/// Copies what was received to its place. What the place cannot take is in the slot, which is empty otherwise.
-fn give(call: &mut Call<'_>, received: Received, place: Place) -> Result<u32> {
-    let (memory, state) = call.parts()?;
-    if let Received::Message(message) = &received
-        && place.put(memory, message.tag, &message.data)
-        && message.resources.is_empty()
-    {
-        state.held = None;
-        return Ok(0);
-    }
-    Ok(hold(state, received))
-}
-
-/// Receives what is there, in one call that never waits.
-pub(super) fn try_receive(
-    mut call: Call<'_>,
-    tags_ptr: u32,
-    tags_len: u32,
-    ptr: u32,
-    len: u32,
-    found_ptr: u32,
-) -> Result<u32> {
-    let place = Place::new(&mut call, ptr, len, found_ptr)?;
-    let filter = filter(&mut call, tags_ptr, tags_len)?;
-    let state = call.state();
-    state.busy_ticks = 0;
-    match state.context.try_receive(&filter) {
-        Some(received) => give(&mut call, received, place),
-        None => Ok(TIMED_OUT),
-    }
-}
-
-/// As [`try_receive`], waiting.
-pub(super) async fn receive_into(
-    mut call: Call<'_>,
-    tags_ptr: u32,
-    tags_len: u32,
-    timeout: u64,
-    ptr: u32,
-    len: u32,
-    found_ptr: u32,
-) -> Result<u32> {
-    let place = Place::new(&mut call, ptr, len, found_ptr)?;
-    let filter = filter(&mut call, tags_ptr, tags_len)?;
-    let deadline = deadline(timeout);
-    match next(call.state(), filter, timeout, deadline).await {
-        Some(received) => give(&mut call, received, place),
-        None => Ok(TIMED_OUT),
-    }
-}
-
-/// Moves the message in the slot to its place, as if it had been received there.
-pub(super) fn take_data(mut call: Call<'_>, ptr: u32, len: u32, found_ptr: u32) -> Result<()> {
-    let place = Place::new(&mut call, ptr, len, found_ptr)?;
-    let (memory, state) = call.parts()?;
-    let Some(Held::Data(data)) = &state.held else {
-        return Err(call.trap(NO_DATA));
-    };
-    if place.put(memory, data.tag, data.body.as_slice()) && data.resources.is_empty() {
-        state.held = None;
-    }
-    Ok(())
 }

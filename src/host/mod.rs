@@ -20,6 +20,7 @@
 mod certificates;
 mod distributed;
 mod error;
+mod mail;
 mod message;
 mod metrics;
 mod networking;
@@ -64,6 +65,7 @@ pub(crate) fn link(linker: &mut Linker) -> Result<()> {
     networking::link(linker)?;
     certificates::link(linker)?;
     sqlite::link(linker)?;
+    mail::link(linker)?;
     tidelock::link(linker)
 }
 
@@ -106,7 +108,7 @@ impl<'a> Call<'a> {
 
     /// The error that ends the calling process, naming the function.
     fn trap(&self, text: impl std::fmt::Display) -> Error {
-        Error::msg(format!("{}: {text}", self.name))
+        trap_in(self.name, text)
     }
 
     /// The guest's memory and the state beside it.
@@ -123,9 +125,7 @@ impl<'a> Call<'a> {
     }
 
     fn outside(&self, arg: &str, ptr: u32, len: u64) -> Error {
-        self.trap(format_args!(
-            "{arg}: {len} bytes at {ptr} are outside of the memory"
-        ))
+        outside(self.name, arg, ptr, len)
     }
 
     /// Bytes of the guest.
@@ -200,6 +200,18 @@ impl<'a> Call<'a> {
         let id = id.map_err(|full| self.trap(full))?;
         self.put_u64(arg, ptr, id)
     }
+}
+
+/// The error that ends the process which calls this function.
+fn trap_in(function: &str, text: impl std::fmt::Display) -> Error {
+    Error::msg(format!("{function}: {text}"))
+}
+
+fn outside(function: &str, arg: &str, ptr: u32, len: u64) -> Error {
+    trap_in(
+        function,
+        format_args!("{arg}: {len} bytes at {ptr} are outside of the memory"),
+    )
 }
 
 /// The moment a timeout in milliseconds ends; None: never.

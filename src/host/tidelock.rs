@@ -5,7 +5,7 @@
 
 use tidelock_proto::{ExitReason, NodeId, Pid};
 
-use super::message::{receive_into, tag, take_data, try_receive, try_send};
+use super::message::tag;
 use super::process::{Described, Wanted, may_spawn, pid_of, wanted};
 use super::state::{Handler, Held};
 use super::{Call, Caller, Linker, Result, TIMED_OUT, deadline, sync, waits};
@@ -24,9 +24,6 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
         "node_of" => node_of(process: u64);
         "log" => log(ptr: u32, len: u32);
         "handle" => handle(name_ptr: u32, name_len: u32, function: u32, state: u64);
-        "try_send" => try_send(process: u64, tag: i64, ptr: u32, len: u32);
-        "try_receive" => try_receive(tags_ptr: u32, tags_len: u32, ptr: u32, len: u32, found_ptr: u32);
-        "take_data" => take_data(ptr: u32, len: u32, found_ptr: u32);
     }
     waits! { linker, "tidelock";
         "link" => link_to(process: u64, tag: i64, timeout: u64, error_ptr: u32);
@@ -37,9 +34,6 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
         );
         "monitor" => monitor(process: u64);
         "monitor_node" => monitor_node(node: u64);
-        "receive" => receive_into(
-            tags_ptr: u32, tags_len: u32, timeout: u64, ptr: u32, len: u32, found_ptr: u32
-        );
     }
     Ok(())
 }

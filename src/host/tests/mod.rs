@@ -6,6 +6,7 @@ mod faults;
 mod hostile;
 mod ids;
 mod life;
+mod mail;
 mod message;
 mod modules;
 mod networking;
