@@ -12,7 +12,7 @@
 
 mod queue;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use tidelock_proto::{ExitReason, NodeId, Pid};
@@ -68,24 +68,6 @@ pub enum Received {
     },
 }
 
-impl Received {
-    fn tag(&self) -> Option<i64> {
-        match self {
-            Received::Message(message) => message.tag,
-            Received::LinkDied { tag, .. } => *tag,
-            Received::Down { .. } | Received::NodeDown { .. } => None,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        MAILBOX_ENTRY_BYTES
-            + match self {
-                Received::Message(message) => message.data.len(),
-                Received::LinkDied { .. } | Received::Down { .. } | Received::NodeDown { .. } => 0,
-            }
-    }
-}
-
 /// What a receive accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Filter {
@@ -121,21 +103,48 @@ enum Entry {
     Nothing,
 }
 
-impl From<Received> for Entry {
-    fn from(received: Received) -> Self {
-        match received {
-            Received::Message(Message {
-                tag,
-                data,
-                resources,
-            }) if resources.is_empty() => Entry::Data(tag, data),
-            other => Entry::Received(Box::new(other)),
+impl From<Message> for Entry {
+    fn from(message: Message) -> Self {
+        if message.resources.is_empty() {
+            Entry::Data(message.tag, message.data)
+        } else {
+            Entry::Received(Box::new(Received::Message(message)))
         }
     }
 }
 
 impl Entry {
-    /// What the process receives, if anything. All notices have been settled.
+    fn tag(&self) -> Option<i64> {
+        match self {
+            Entry::Data(tag, _) => *tag,
+            Entry::Received(received) => match received.as_ref() {
+                Received::Message(message) => message.tag,
+                Received::LinkDied { tag, .. } => *tag,
+                Received::Down { .. } | Received::NodeDown { .. } => None,
+            },
+            Entry::Notice(_) | Entry::Nothing => None,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        MAILBOX_ENTRY_BYTES
+            + match self {
+                Entry::Data(_, data) => data.len(),
+                Entry::Received(received) => match received.as_ref() {
+                    Received::Message(message) => message.data.len(),
+                    Received::LinkDied { .. }
+                    | Received::Down { .. }
+                    | Received::NodeDown { .. } => 0,
+                },
+                Entry::Notice(_) | Entry::Nothing => 0,
+            }
+    }
+
+    /// Whether there is something to receive. All notices have been settled.
+    fn is_something(&self) -> bool {
+        matches!(self, Entry::Data(..) | Entry::Received(_))
+    }
+
     fn received(self) -> Option<Received> {
         match self {
             Entry::Data(tag, data) => Some(Received::Message(Message {
@@ -156,8 +165,8 @@ pub(crate) struct Mailbox {
     fresh: Queue<Entry>,
     base: u64,
     /// Passed over.
-    skipped: BTreeMap<u64, Received>,
-    by_tag: HashMap<i64, VecDeque<u64>>,
+    skipped: BTreeMap<u64, Entry>,
+    by_tag: BTreeMap<i64, VecDeque<u64>>,
     notices: VecDeque<u64>,
     bytes: usize,
 }
@@ -173,9 +182,18 @@ impl Mailbox {
         self.bytes
     }
 
+    /// Appends the news of an end.
     pub(crate) fn push(&mut self, received: Received) {
-        self.bytes += received.bytes();
-        self.fresh.push_back(received.into());
+        self.push_entry(Entry::Received(Box::new(received)));
+    }
+
+    pub(crate) fn push_message(&mut self, message: Message) {
+        self.push_entry(message.into());
+    }
+
+    fn push_entry(&mut self, entry: Entry) {
+        self.bytes += entry.bytes();
+        self.fresh.push_back(entry);
     }
 
     pub(crate) fn push_notice(&mut self, notice: Notice) {
@@ -202,7 +220,7 @@ impl Mailbox {
         if let Entry::Notice(notice) = std::mem::replace(entry, Entry::Nothing)
             && let Some(received) = judge(*notice)
         {
-            *entry = received.into();
+            *entry = Entry::Received(Box::new(received));
         }
     }
 
@@ -214,31 +232,33 @@ impl Mailbox {
     /// Takes the oldest entry that `filter` accepts. All notices have been settled.
     pub(crate) fn pop(&mut self, filter: &Filter) -> Option<Received> {
         debug_assert!(self.notices.is_empty(), "settle first");
-        let received = match filter {
+        let entry = match filter {
             Filter::Any => self.pop_any(),
-            Filter::Tags(tags) => self.pop_skipped(tags).or_else(|| {
-                self.pop_fresh(|_, received| received.tag().is_some_and(|tag| tags.contains(&tag)))
-            }),
-            Filter::Since(wanted, mark) => self
-                .pop_fresh(|number, received| number >= mark.0 && received.tag() == Some(*wanted)),
+            Filter::Tags(tags) => self
+                .pop_skipped(tags)
+                .or_else(|| self.pop_fresh(|_, tag| tags.contains(&tag))),
+            Filter::Since(wanted, mark) => {
+                self.pop_fresh(|number, tag| number >= mark.0 && tag == *wanted)
+            }
         }?;
-        self.bytes -= received.bytes();
-        Some(received)
+        self.bytes -= entry.bytes();
+        entry.received()
     }
 
-    fn pop_any(&mut self) -> Option<Received> {
-        if let Some((number, received)) = self.skipped.pop_first() {
-            if let Some(tag) = received.tag() {
+    fn pop_any(&mut self) -> Option<Entry> {
+        if let Some((number, entry)) = self.skipped.pop_first() {
+            if let Some(tag) = entry.tag() {
                 let front = self.pop_index(tag);
                 debug_assert_eq!(front, Some(number));
             }
-            return Some(received);
+            return Some(entry);
         }
         loop {
-            match self.pop_front()?.received() {
-                Some(received) => return Some(received),
-                None => self.bytes -= MAILBOX_ENTRY_BYTES,
+            let entry = self.pop_front()?;
+            if entry.is_something() {
+                return Some(entry);
             }
+            self.bytes -= entry.bytes();
         }
     }
 
@@ -257,7 +277,7 @@ impl Mailbox {
         front
     }
 
-    fn pop_skipped(&mut self, tags: &[i64]) -> Option<Received> {
+    fn pop_skipped(&mut self, tags: &[i64]) -> Option<Entry> {
         let oldest = |tag: &i64| self.by_tag.get(tag)?.front().map(|number| (*number, *tag));
         let (number, tag) = tags.iter().filter_map(oldest).min()?;
         self.pop_index(tag);
@@ -265,19 +285,22 @@ impl Mailbox {
     }
 
     /// Looks through what is fresh; what is passed over is indexed and not looked at again.
-    fn pop_fresh(&mut self, accept: impl Fn(u64, &Received) -> bool) -> Option<Received> {
+    fn pop_fresh(&mut self, accept: impl Fn(u64, i64) -> bool) -> Option<Entry> {
         loop {
             let number = self.base;
-            match self.pop_front()?.received() {
-                Some(received) if accept(number, &received) => return Some(received),
-                Some(received) => {
-                    if let Some(tag) = received.tag() {
-                        self.by_tag.entry(tag).or_default().push_back(number);
-                    }
-                    self.skipped.insert(number, received);
-                }
-                None => self.bytes -= MAILBOX_ENTRY_BYTES,
+            let entry = self.pop_front()?;
+            let tag = entry.tag();
+            if tag.is_some_and(|tag| accept(number, tag)) {
+                return Some(entry);
             }
+            if !entry.is_something() {
+                self.bytes -= entry.bytes();
+                continue;
+            }
+            if let Some(tag) = tag {
+                self.by_tag.entry(tag).or_default().push_back(number);
+            }
+            self.skipped.insert(number, entry);
         }
     }
 }
@@ -286,13 +309,12 @@ impl Mailbox {
 mod tests {
     use super::*;
 
-    fn tagged(tag: i64, text: &str) -> Received {
-        let data = Bytes::copy_from_slice(text.as_bytes());
-        Received::Message(Message {
+    fn tagged(tag: i64, text: &str) -> Message {
+        Message {
             tag: (tag != 0).then_some(tag),
-            data,
+            data: Bytes::copy_from_slice(text.as_bytes()),
             resources: Vec::new(),
-        })
+        }
     }
 
     fn text(received: Option<Received>) -> Option<String> {
@@ -306,10 +328,10 @@ mod tests {
     fn order_survives_receives_that_find_nothing() {
         let mut mailbox = Mailbox::default();
         for (tag, name) in [(1, "a"), (2, "b"), (0, "c"), (1, "d"), (2, "e")] {
-            mailbox.push(tagged(tag, name));
+            mailbox.push_message(tagged(tag, name));
         }
         assert_eq!(text(mailbox.pop(&Filter::Tags(vec![9]))), None);
-        mailbox.push(tagged(9, "f"));
+        mailbox.push_message(tagged(9, "f"));
         assert_eq!(
             text(mailbox.pop(&Filter::Tags(vec![2]))).as_deref(),
             Some("b")
@@ -327,11 +349,11 @@ mod tests {
     #[test]
     fn a_mark_hides_what_came_before_it() {
         let mut mailbox = Mailbox::default();
-        mailbox.push(tagged(5, "old"));
+        mailbox.push_message(tagged(5, "old"));
         let mark = mailbox.mark();
         assert_eq!(text(mailbox.pop(&Filter::Since(5, mark))), None);
-        mailbox.push(tagged(6, "other"));
-        mailbox.push(tagged(5, "new"));
+        mailbox.push_message(tagged(6, "other"));
+        mailbox.push_message(tagged(5, "new"));
         assert_eq!(
             text(mailbox.pop(&Filter::Since(5, mark))).as_deref(),
             Some("new")
@@ -350,7 +372,7 @@ mod tests {
             tag: Some(3),
             reason: ExitReason::NoProcess,
         };
-        mailbox.push(tagged(3, "first"));
+        mailbox.push_message(tagged(3, "first"));
         mailbox.push_notice(notice(1));
         mailbox.push_notice(notice(2));
         mailbox.settle(|_| None);

@@ -183,6 +183,13 @@ fn register(slot: &mut Option<Waker>, poller: &Poller<'_>) {
     }
 }
 
+/// Lets go of the lock, and wakes whoever waits for a change.
+fn wake(mut core: MutexGuard<'_, Core>) {
+    let wakers = core.wake();
+    drop(core);
+    wakers.call();
+}
+
 /// Wakers to call once no lock is held.
 #[must_use]
 struct Wakers(Option<Waker>, Option<Waker>);
@@ -398,45 +405,42 @@ impl Shared {
     /// Puts a message into the mailbox; one that has ended takes nothing. `true`: the mailbox is above
     /// half of a bound, and local senders yield once per send.
     pub(crate) fn receive_message(&self, message: Message) -> bool {
-        self.push_message(self.core(), message)
+        let mut core = self.core();
+        let crowded = self.put(&mut core, message) && self.is_crowded(&core);
+        wake(core);
+        crowded
+    }
+
+    /// As [`Shared::receive_message`], unless the mailbox is crowded: then the message comes back.
+    pub(crate) fn offer_message(&self, message: Message) -> Result<(), Message> {
+        let mut core = self.core();
+        if self.is_crowded(&core) {
+            return Err(message);
+        }
+        self.put(&mut core, message);
+        wake(core);
+        Ok(())
     }
 
     /// As [`Shared::receive_message`] for each, in one step.
     pub(crate) fn receive_messages(&self, messages: impl Iterator<Item = Message>) {
         let mut core = self.core();
         for message in messages {
-            if core.block.ended().is_some() || core.must_end() {
+            if !self.put(&mut core, message) {
                 break;
             }
-            core.mailbox.push(Received::Message(message));
-            self.check_mailbox(&mut core);
         }
-        let wakers = core.wake();
-        drop(core);
-        wakers.call();
+        wake(core);
     }
 
-    /// As [`Shared::receive_message`], unless the mailbox is crowded: then the message comes back.
-    pub(crate) fn offer_message(&self, message: Message) -> Result<(), Message> {
-        let core = self.core();
-        if self.is_crowded(&core) {
-            return Err(message);
-        }
-        self.push_message(core, message);
-        Ok(())
-    }
-
-    fn push_message(&self, mut core: MutexGuard<'_, Core>, message: Message) -> bool {
-        if core.block.ended().is_some() {
+    /// Whether it was taken: a process that has ended, or must, takes nothing.
+    fn put(&self, core: &mut Core, message: Message) -> bool {
+        if core.block.ended().is_some() || core.must_end() {
             return false;
         }
-        core.mailbox.push(Received::Message(message));
-        self.check_mailbox(&mut core);
-        let crowded = self.is_crowded(&core);
-        let wakers = core.wake();
-        drop(core);
-        wakers.call();
-        crowded
+        core.mailbox.push_message(message);
+        self.check_mailbox(core);
+        true
     }
 
     fn is_crowded(&self, core: &Core) -> bool {
@@ -458,9 +462,7 @@ impl Shared {
     pub(crate) fn condemn(&self, reason: ExitReason) {
         let mut core = self.core();
         core.condemn(reason);
-        let wakers = core.wake();
-        drop(core);
-        wakers.call();
+        wake(core);
     }
 
     /// The process ends: everybody who must know is told in this one step. Later calls do nothing.
