@@ -123,7 +123,7 @@ fn receive_by_tag(count: u64) {
         }
         for _ in 0..count {
             me.send(myself, message(2)).await.expect("it is here");
-            take(&mut me, Filter::Tags(vec![2])).await;
+            take(&mut me, Filter::Tag(2)).await;
         }
         ExitReason::Normal
     });

@@ -73,6 +73,8 @@ pub enum Received {
 pub enum Filter {
     /// The oldest of any kind.
     Any,
+    /// The oldest with this tag.
+    Tag(i64),
     /// The oldest with one of these tags.
     Tags(Vec<i64>),
     /// The oldest with this tag that arrived after the mark.
@@ -234,6 +236,9 @@ impl Mailbox {
         debug_assert!(self.notices.is_empty(), "settle first");
         let entry = match filter {
             Filter::Any => self.pop_any(),
+            Filter::Tag(wanted) => self
+                .pop_skipped(std::slice::from_ref(wanted))
+                .or_else(|| self.pop_fresh(|_, tag| tag == *wanted)),
             Filter::Tags(tags) => self
                 .pop_skipped(tags)
                 .or_else(|| self.pop_fresh(|_, tag| tags.contains(&tag))),
@@ -330,12 +335,9 @@ mod tests {
         for (tag, name) in [(1, "a"), (2, "b"), (0, "c"), (1, "d"), (2, "e")] {
             mailbox.push_message(tagged(tag, name));
         }
-        assert_eq!(text(mailbox.pop(&Filter::Tags(vec![9]))), None);
+        assert_eq!(text(mailbox.pop(&Filter::Tag(9))), None);
         mailbox.push_message(tagged(9, "f"));
-        assert_eq!(
-            text(mailbox.pop(&Filter::Tags(vec![2]))).as_deref(),
-            Some("b")
-        );
+        assert_eq!(text(mailbox.pop(&Filter::Tag(2))).as_deref(), Some("b"));
         assert_eq!(
             text(mailbox.pop(&Filter::Tags(vec![9, 1]))).as_deref(),
             Some("a")
@@ -383,12 +385,9 @@ mod tests {
                 reason: n.reason,
             })
         });
-        assert_eq!(
-            text(mailbox.pop(&Filter::Tags(vec![3]))).as_deref(),
-            Some("first")
-        );
+        assert_eq!(text(mailbox.pop(&Filter::Tag(3))).as_deref(), Some("first"));
         assert!(matches!(
-            mailbox.pop(&Filter::Tags(vec![3])),
+            mailbox.pop(&Filter::Tag(3)),
             Some(Received::LinkDied { .. })
         ));
         assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));

@@ -172,7 +172,11 @@ impl Core {
 
     /// Remembers whom to wake when something changes.
     pub(crate) fn wake_me(&mut self, poller: &Poller<'_>) {
-        register(&mut self.waiter, poller);
+        // The task itself is woken anyway.
+        match &self.task {
+            Some(task) if task.will_wake(poller.waker()) => self.waiter = None,
+            _ => register(&mut self.waiter, poller),
+        }
     }
 }
 

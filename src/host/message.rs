@@ -311,9 +311,10 @@ pub(super) fn filter(call: &mut Call<'_>, tags_ptr: u32, tags_len: u32) -> Resul
         1..=TAGS_MAX => {
             let bytes = call.bytes("tags_ptr", tags_ptr, tags_len * 8)?;
             let (tags, _) = bytes.as_chunks::<8>();
-            Ok(Filter::Tags(
-                tags.iter().map(|tag| i64::from_le_bytes(*tag)).collect(),
-            ))
+            Ok(match tags {
+                [tag] => Filter::Tag(i64::from_le_bytes(*tag)),
+                tags => Filter::Tags(tags.iter().map(|tag| i64::from_le_bytes(*tag)).collect()),
+            })
         }
         _ => Err(call.trap(format_args!("tags_len: more than {TAGS_MAX} tags"))),
     }

@@ -130,11 +130,10 @@ impl<'a> Call<'a> {
 
     /// Bytes of the guest.
     fn bytes(&mut self, arg: &str, ptr: u32, len: u32) -> Result<&[u8]> {
+        let name = self.name;
         let range = ptr as usize..ptr as usize + len as usize;
-        if self.parts()?.0.get(range.clone()).is_none() {
-            return Err(self.outside(arg, ptr, u64::from(len)));
-        }
-        Ok(&self.parts()?.0[range])
+        let bytes = self.parts()?.0.get(range);
+        bytes.ok_or_else(|| outside(name, arg, ptr, u64::from(len)))
     }
 
     /// UTF-8 text of the guest.
