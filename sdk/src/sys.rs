@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "calls of imports are unsafe by nature")]
 
 use std::io::Write;
+use std::string::FromUtf8Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 mod process {
@@ -446,15 +447,19 @@ pub(crate) fn exit_code() -> i32 {
 
 /// The reason of the message in the slot, as text.
 pub(crate) fn exit_reason() -> String {
-    let mut text = vec![0; 256];
+    // Most reasons are a few words.
+    let mut text = Vec::with_capacity(64);
     loop {
-        // SAFETY: see the module; the host writes no more than `text.len()` bytes.
-        let length = unsafe { tidelock::exit_reason(text.as_mut_ptr(), text.len()) };
-        let fits = length <= text.len();
-        text.resize(length, 0);
-        if fits {
-            return String::from_utf8_lossy(&text).into_owned();
+        // SAFETY: see the module; the host writes no more bytes than there is room for, and says how many there are.
+        let length = unsafe { tidelock::exit_reason(text.as_mut_ptr(), text.capacity()) };
+        if length > text.capacity() {
+            text.reserve_exact(length);
+            continue;
         }
+        // SAFETY: the host has written so many bytes.
+        unsafe { text.set_len(length) };
+        let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+        return String::from_utf8(text).unwrap_or_else(lossy);
     }
 }
 
