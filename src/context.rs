@@ -23,6 +23,9 @@ use crate::process::{Core, Shared};
 use crate::remote::SpawnAnswer;
 use crate::{LinkError, Module, SendError, SpawnError, TimedOut};
 
+/// What is copied even if the receiver may not have room for it.
+const COPIED_BYTES_MAX: usize = 4 << 10;
+
 /// A process to be made.
 #[derive(Debug, Clone)]
 pub struct SpawnRequest {
@@ -135,7 +138,8 @@ impl Context {
 
     // ---- sending -----------------------------------------------------------------------------
 
-    /// Sends without waiting. `Err` gives the message back: [`Context::send`] would wait or fail.
+    /// Sends without waiting. `Err` gives the message back: [`Context::send`] would wait or fail, or it is for
+    /// another node and too large for the lane (64 KiB).
     pub fn try_send(&mut self, to: Pid, message: Message) -> Result<(), Message> {
         if to.node() == self.shared.env.node() {
             let target = self.target(to);
@@ -155,6 +159,9 @@ impl Context {
         let Some(target) = self.target(to) else {
             return true;
         };
+        if data.len() > COPIED_BYTES_MAX && target.is_crowded() {
+            return false;
+        }
         let message = Message {
             tag,
             data: Bytes::copy_from_slice(data),

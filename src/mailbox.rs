@@ -105,6 +105,9 @@ enum Entry {
     Nothing,
 }
 
+/// A backlog is counted in these.
+const _: () = assert!(size_of::<Entry>() <= 48);
+
 impl From<Message> for Entry {
     fn from(message: Message) -> Self {
         if message.resources.is_empty() {
@@ -362,6 +365,25 @@ mod tests {
         );
         assert_eq!(text(mailbox.pop(&Filter::Any)).as_deref(), Some("old"));
         assert_eq!(text(mailbox.pop(&Filter::Any)).as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn bytes_are_counted_whatever_a_message_carries() {
+        let mut mailbox = Mailbox::default();
+        let mut message = tagged(3, "bytes");
+        mailbox.push_message(message.clone());
+        assert_eq!(mailbox.bytes(), MAILBOX_ENTRY_BYTES + 5);
+        message.resources.push(std::sync::Arc::new(()));
+        mailbox.push_message(message);
+        assert_eq!(mailbox.bytes(), 2 * (MAILBOX_ENTRY_BYTES + 5));
+        assert!(mailbox.pop(&Filter::Tag(9)).is_none());
+        for resources in [0, 1] {
+            let Some(Received::Message(message)) = mailbox.pop(&Filter::Tag(3)) else {
+                panic!("two messages were passed over");
+            };
+            assert_eq!(message.resources.len(), resources);
+        }
+        assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
     }
 
     #[test]

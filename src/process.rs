@@ -410,7 +410,7 @@ impl Shared {
     /// half of a bound, and local senders yield once per send.
     pub(crate) fn receive_message(&self, message: Message) -> bool {
         let mut core = self.core();
-        let crowded = self.put(&mut core, message) && self.is_crowded(&core);
+        let crowded = self.put(&mut core, message) && self.crowds(&core);
         wake(core);
         crowded
     }
@@ -418,7 +418,7 @@ impl Shared {
     /// As [`Shared::receive_message`], unless the mailbox is crowded: then the message comes back.
     pub(crate) fn offer_message(&self, message: Message) -> Result<(), Message> {
         let mut core = self.core();
-        if self.is_crowded(&core) {
+        if self.crowds(&core) {
             return Err(message);
         }
         self.put(&mut core, message);
@@ -447,7 +447,12 @@ impl Shared {
         true
     }
 
-    fn is_crowded(&self, core: &Core) -> bool {
+    /// Whether [`Shared::offer_message`] would give a message back now.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowds(&self.core())
+    }
+
+    fn crowds(&self, core: &Core) -> bool {
         let limits = self.env.limits();
         core.mailbox.len() > limits.mailbox_len_max / 2
             || core.mailbox.bytes() > limits.mailbox_bytes_max / 2

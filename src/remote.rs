@@ -52,7 +52,10 @@ pub trait Remote: Send + Sync + 'static {
         to: Pid,
         tag: Option<i64>,
         data: &[u8],
-    ) -> bool;
+    ) -> bool {
+        let _ = (environ, from, to, tag, data);
+        false
+    }
 
     /// Appends a message.
     fn message(

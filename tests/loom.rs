@@ -524,10 +524,6 @@ impl Remote for Lane {
         Box::pin(async { Ok(()) })
     }
 
-    fn try_message(&self, _: Environ, _: Pid, _: Pid, _: Option<i64>, _: &[u8]) -> bool {
-        false
-    }
-
     fn is_ready(&self, _node: NodeId) -> bool {
         true
     }

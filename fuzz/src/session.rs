@@ -55,7 +55,15 @@ fn chunks(input: &mut Input<'_>) {
         .chunks(size)
         .try_for_each(|piece| cut.handle_bytes(piece));
     assert_eq!(outcome, of_pieces);
+    let mut messages = Vec::new();
     loop {
+        // One side gives messages in a row at once.
+        cut.poll_messages(size, &mut messages);
+        for (route, tag, data) in messages.drain(..) {
+            let message = Action::Message(route, tag, data);
+            check_parties(&message, None);
+            assert_eq!(whole.poll_action(), Some(message));
+        }
         let action = whole.poll_action();
         assert_eq!(action, cut.poll_action());
         match action {

@@ -10,7 +10,8 @@
 //!
 //! 1. A block's change and the appending of its signals are one step under the block's lock;
 //!    the session's lock is taken inside it, never the other way round.
-//! 2. Actions are carried out one by one, in order, before more bytes are read.
+//! 2. Actions are carried out in order before more bytes are read: one by one, but messages in a row for one process,
+//!    which change nothing else, in one step.
 //! 3. *Adopt* enters the parent's half, appends Start and answers the parent in one step under the
 //!    parent's lock.
 //! 4. At the end: what had arrived whole is carried out, then waiting spawns, parked children and

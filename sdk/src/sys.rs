@@ -1,7 +1,8 @@
 //! The imports, and one safe function for each.
 //!
 //! This is the only file with `unsafe` in it. Every import that takes an address gets it
-//! from a reference that lives across the call, with the length that belongs to it; the
+//! from a reference that lives across the call, with the length that belongs to it, or the spare
+//! room of a vector, which is counted as filled only as far as the host has written it; the
 //! host checks both against the memory and traps otherwise. No import keeps an address.
 
 #![allow(unsafe_code, reason = "calls of imports are unsafe by nature")]
@@ -26,7 +27,6 @@ mod message {
     unsafe extern "C" {
         pub(super) safe fn create_data(tag: i64, capacity: u64);
         pub(super) fn write_data(data: *const u8, length: usize) -> usize;
-        pub(super) fn read_data(data: *mut u8, length: usize) -> usize;
         pub(super) safe fn get_tag() -> i64;
         pub(super) safe fn send(pid: u64) -> u32;
     }
@@ -290,9 +290,11 @@ fn into_vector(receive: impl FnOnce(*mut u8, usize, *mut Found) -> i32) -> Kind 
     let mut found = Found::default();
     let kind = receive(bytes.as_mut_ptr(), bytes.capacity(), &mut found);
     if kind == 0 {
-        filled(&mut bytes, &found);
+        let tag = found.tag;
+        filled(&mut bytes, found);
+        return (kind, tag, bytes);
     }
-    (kind, found.tag, bytes)
+    (kind, 0, bytes)
 }
 
 /// Receives.
@@ -333,17 +335,15 @@ pub(crate) fn take_message() -> (i64, Vec<u8>) {
 }
 
 /// Makes the vector what was found: the host has written all of it, or left it in the slot for want of room.
-fn filled(bytes: &mut Vec<u8>, found: &Found) {
+fn filled(bytes: &mut Vec<u8>, mut found: Found) {
+    if found.size as usize > bytes.capacity() {
+        bytes.reserve_exact(found.size as usize);
+        // SAFETY: see the module. There is room now, so nothing stays in the slot.
+        unsafe { tidelock::take_data(bytes.as_mut_ptr(), bytes.capacity(), &mut found) };
+    }
     let size = found.size as usize;
-    let read = if size <= bytes.capacity() {
-        size
-    } else {
-        bytes.reserve_exact(size);
-        // SAFETY: see the module. The host writes as many bytes as it says, at most as many as there is room for.
-        unsafe { message::read_data(bytes.as_mut_ptr(), bytes.capacity()) }
-    };
     // SAFETY: the host has written so many bytes; what it has not written is not looked at.
-    unsafe { bytes.set_len(read) };
+    unsafe { bytes.set_len(size) };
     if bytes.capacity() / 4 > size {
         bytes.shrink_to_fit();
     }

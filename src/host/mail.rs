@@ -35,8 +35,8 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
     Ok(())
 }
 
-/// `create_data`, `write_data` and `send` in one, which never waits and leaves the slot alone. 1: sending would
-/// have to wait, or fails; nothing was sent.
+/// `create_data`, `write_data` and `send` in one, which never waits and leaves the slot alone. 1: nothing was
+/// sent; it would have to wait, or fails, or is too long for the lane.
 fn try_send(mut call: Call<'_>, process: u64, raw: i64, ptr: u32, len: u32) -> Result<u32> {
     let (bytes, state) = outgoing(&mut call, ptr, len)?;
     state.busy_ticks = 0;

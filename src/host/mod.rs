@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Functions that never wait are plain calls, about 4 ns; the others cost 30 ns more even when they are
-//! ready at once, which is why only `receive` among the frequent ones is of that kind.
+//! ready at once, so sending and receiving have a form that does not wait (`mail.rs`).
 
 mod certificates;
 mod distributed;

@@ -35,8 +35,10 @@ impl<T> Queue<T> {
         self.first.len() + later
     }
 
+    #[inline]
     pub(super) fn push_back(&mut self, entry: T) {
-        if self.later.is_none() && self.first.len() < PIECE {
+        let is_short = self.later.as_ref().is_none_or(|later| later.is_empty());
+        if is_short && self.first.len() < PIECE {
             return self.first.push_back(entry);
         }
         let later = self.later.get_or_insert_default();
@@ -50,6 +52,7 @@ impl<T> Queue<T> {
         }
     }
 
+    #[inline]
     pub(super) fn pop_front(&mut self) -> Option<T> {
         let entry = self.first.pop_front()?;
         if self.first.is_empty()
@@ -75,6 +78,20 @@ impl<T> Queue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Also if it was long once, and has not been empty since.
+    #[test]
+    fn a_short_queue_makes_no_pieces() {
+        let mut queue = Queue::default();
+        (0..3 * PIECE).for_each(|entry| queue.push_back(entry));
+        (1..3 * PIECE).for_each(|_| assert!(queue.pop_front().is_some()));
+        for entry in 0..1000 {
+            queue.push_back(entry);
+            assert!(queue.pop_front().is_some());
+            assert!(queue.later.as_ref().is_none_or(|later| later.is_empty()));
+        }
+        assert_eq!(queue.len(), 1);
+    }
 
     /// Pushes and pops around the ends of pieces, compared with the queue of the standard library.
     #[test]

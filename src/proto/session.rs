@@ -7,7 +7,7 @@
 //!
 //! The methods sort into commands (`signal`, `message`, `ask`, …: this node → lane), `handle_*`
 //! (lane → this node) and `poll_*` (what the caller must do). After `handle_bytes`, drain
-//! [`Session::poll_action`]; after any command, [`Session::poll_transmit`] may have bytes.
+//! [`Session::poll_action`], and [`Session::poll_messages`] first if several at once are wanted; after any command, [`Session::poll_transmit`] may have bytes.
 //!
 //! # Guarantees
 //!

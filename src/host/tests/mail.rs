@@ -1,7 +1,10 @@
 //! `tidelock`: messages in one call each.
 
+use tidelock_proto::Environ;
+
 use super::tidelock::{CHILD, TIDELOCK};
 use super::*;
+use crate::{Filter, Message};
 
 /// Messages in one call each.
 const SHORT: &str = r#"
@@ -246,4 +249,110 @@ async fn a_crowded_mailbox_is_told_without_waiting() {
     let module = guest(&env, &imports, body).await;
     let pid = start(&env, &module);
     assert_eq!(end(&env, pid).await, ExitReason::Normal);
+}
+
+#[tokio::test]
+async fn a_message_longer_than_the_bound_traps() {
+    let env = environment_with(Limits {
+        message_bytes_max: 100,
+        ..Limits::default()
+    });
+    let data = [
+        FOUND,
+        r#"(func $sent (param $len i32)
+            (drop (call $try_send (call $process_id) (i64.const 0) (i32.const 0) (local.get $len))))
+        (func $asked (param $len i32)
+            (drop (call $ask (call $process_id) (i64.const 5) (i32.const 0) (local.get $len)
+                (i64.const 5) (i64.const 0) (i32.const 200) (i32.const 100) (i32.const 32))))"#,
+    ]
+    .concat();
+    let imports = [SHORT, PROCESS_ID].concat();
+    for name in ["sent", "asked"] {
+        let code = format!("(call ${name} (i32.const 100)) (call ${name} (i32.const 101))");
+        let reason = run_in(&env, &imports, &data, &code).await;
+        assert!(trap(&reason).contains("at most 100 bytes"), "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_stays_in_the_slot_until_it_is_taken() {
+    let code = r#"
+        (call $check32 (call $ask (call $process_id) (i64.const 5) (i32.const 100) (i32.const 8)
+            (i64.const 5) (i64.const -1) (i32.const 200) (i32.const 7) (i32.const 32)) (i32.const 0))
+        (call $found (i64.const 5) (i64.const 8))
+        (call $check (i64.load (i32.const 200)) (i64.const 0))
+        ;; nothing comes: all is as it was
+        (i64.store (i32.const 32) (i64.const 3))
+        (call $check32 (call $ask (call $process_id) (i64.const 6) (i32.const 100) (i32.const 2)
+            (i64.const 4) (i64.const 0) (i32.const 200) (i32.const 8) (i32.const 32))
+            (i32.const 9027))
+        (call $check (i64.load (i32.const 32)) (i64.const 3))
+        (call $check (i64.load (i32.const 200)) (i64.const 0))
+        (call $take (i32.const 200) (i32.const 8) (i32.const 32))
+        (call $found (i64.const 5) (i64.const 8))
+        (call $check (i64.load (i32.const 200)) (i64.load (i32.const 100)))
+        (drop (call $size))"#;
+    let reason = short("", code).await;
+    assert!(trap(&reason).contains("there is no data"), "{reason:?}");
+}
+
+#[tokio::test]
+async fn an_end_is_no_message_to_take() {
+    let imports = [
+        TIDELOCK, SHORT, RECEIVE, GET_TAG, DIE, PROC_EXIT, PROCESS_ID,
+    ]
+    .concat();
+    let code = r#"
+        (call $die (i32.const 0))
+        (drop (call $child (i32.const 120) (i64.const 4)))
+        (call $check32 (call $next) (i32.const 1))
+        (call $take (i32.const 200) (i32.const 8) (i32.const 32))"#;
+    let reason = run(&imports, CHILD, code).await;
+    assert!(trap(&reason).contains("there is no data"), "{reason:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_must_end_takes_nothing_more() {
+    let env = environment_with(Limits {
+        mailbox_len_max: 8,
+        ..Limits::default()
+    });
+    let (go, wait) = std::sync::mpsc::channel();
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let busy = env.spawn_native("busy", SpawnOptions::default(), |_| async move {
+        begin.send(()).unwrap();
+        // Its thread stands still, so it does not look whether it must end.
+        wait.recv().unwrap();
+        std::future::pending().await
+    });
+    let busy = busy.unwrap();
+    begun.await.unwrap();
+    for count in [100, 1] {
+        let messages = std::iter::repeat_n(Message::default(), count);
+        env.deliver_messages(Environ::default(), busy, messages);
+        assert_eq!(env.info(busy).unwrap().queued, 9);
+    }
+    go.send(()).unwrap();
+    assert_eq!(end(&env, busy).await, ExitReason::MailboxFull);
+}
+
+#[tokio::test]
+async fn one_that_has_ended_is_silence_to_whoever_has_sent_to_it() {
+    let env = environment();
+    let parent = env.spawn_native("parent", SpawnOptions::default(), |mut me| async move {
+        let env = me.environment().clone();
+        let child = env.spawn_native("child", SpawnOptions::default(), |mut me| async move {
+            me.receive(Filter::Any, None).await.unwrap();
+            ExitReason::Exit(3)
+        });
+        let child = child.unwrap();
+        me.try_send(child, Message::default()).unwrap();
+        assert_eq!(env.wait(child).await, ExitReason::Exit(3));
+        for _ in 0..2 {
+            me.try_send(child, Message::default()).unwrap();
+            assert!(me.try_send_bytes(child, None, &[1; 9000]));
+        }
+        ExitReason::Normal
+    });
+    assert_eq!(end(&env, parent.unwrap()).await, ExitReason::Normal);
 }

@@ -37,10 +37,6 @@ impl Remote for Silent {
         }
     }
 
-    fn try_message(&self, _: Environ, _: Pid, _: Pid, _: Option<i64>, _: &[u8]) -> bool {
-        false
-    }
-
     fn is_ready(&self, _: NodeId) -> bool {
         !self.congested
     }
