@@ -87,8 +87,8 @@ mod tests {
         (1..3 * PIECE).for_each(|_| assert!(queue.pop_front().is_some()));
         for entry in 0..1000 {
             queue.push_back(entry);
-            assert!(queue.pop_front().is_some());
             assert!(queue.later.as_ref().is_none_or(|later| later.is_empty()));
+            assert!(queue.pop_front().is_some());
         }
         assert_eq!(queue.len(), 1);
     }
