@@ -162,11 +162,7 @@ impl Context {
         if data.len() > COPIED_BYTES_MAX && target.is_crowded() {
             return false;
         }
-        let message = Message {
-            tag,
-            data: Bytes::copy_from_slice(data),
-            resources: Vec::new(),
-        };
+        let message = Message::new(tag, Bytes::copy_from_slice(data));
         target.offer_message(message).is_ok()
     }
 

@@ -34,6 +34,17 @@ pub struct Message {
     pub resources: Vec<Resource>,
 }
 
+impl Message {
+    /// A message of bytes alone.
+    pub fn new(tag: Option<i64>, data: Bytes) -> Self {
+        Message {
+            tag,
+            data,
+            resources: Vec::new(),
+        }
+    }
+}
+
 /// What a process receives.
 #[derive(Debug, Clone)]
 pub enum Received {
@@ -152,11 +163,7 @@ impl Entry {
 
     fn received(self) -> Option<Received> {
         match self {
-            Entry::Data(tag, data) => Some(Received::Message(Message {
-                tag,
-                data,
-                resources: Vec::new(),
-            })),
+            Entry::Data(tag, data) => Some(Received::Message(Message::new(tag, data))),
             Entry::Received(received) => Some(*received),
             Entry::Notice(_) | Entry::Nothing => None,
         }

@@ -4,10 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::message::milliseconds;
+use crate::sys::TIMED_OUT;
 use crate::{NodeId, Pid, sys};
-
-/// What the host answers when a time limit passed.
-const TIMED_OUT: i32 = 9027;
 
 /// The process that asks.
 pub fn me() -> Pid {

@@ -273,8 +273,8 @@ struct Found {
     size: u64,
 }
 
-/// The code of a call that ended by its timeout.
-const TIMED_OUT: i32 = 9027;
+/// What the host answers when a time limit passed.
+pub(crate) const TIMED_OUT: i32 = 9027;
 /// More bytes than these are never set aside for a message that has not come yet.
 const ROOM_MAX: usize = 4 << 10;
 
@@ -290,11 +290,9 @@ fn into_vector(receive: impl FnOnce(*mut u8, usize, *mut Found) -> i32) -> Kind 
     let mut found = Found::default();
     let kind = receive(bytes.as_mut_ptr(), bytes.capacity(), &mut found);
     if kind == 0 {
-        let tag = found.tag;
-        filled(&mut bytes, found);
-        return (kind, tag, bytes);
+        filled(&mut bytes, &mut found);
     }
-    (kind, 0, bytes)
+    (kind, found.tag, bytes)
 }
 
 /// Receives.
@@ -335,11 +333,11 @@ pub(crate) fn take_message() -> (i64, Vec<u8>) {
 }
 
 /// Makes the vector what was found: the host has written all of it, or left it in the slot for want of room.
-fn filled(bytes: &mut Vec<u8>, mut found: Found) {
+fn filled(bytes: &mut Vec<u8>, found: &mut Found) {
     if found.size as usize > bytes.capacity() {
         bytes.reserve_exact(found.size as usize);
         // SAFETY: see the module. There is room now, so nothing stays in the slot.
-        unsafe { tidelock::take_data(bytes.as_mut_ptr(), bytes.capacity(), &mut found) };
+        unsafe { tidelock::take_data(bytes.as_mut_ptr(), bytes.capacity(), found) };
     }
     let size = found.size as usize;
     // SAFETY: the host has written so many bytes; what it has not written is not looked at.

@@ -79,15 +79,9 @@ async fn request(
 ) -> Result<u32> {
     let place = Place::new(&mut call, ("reply_ptr", reply_ptr, reply_len), found_ptr)?;
     let (bytes, _) = outgoing(&mut call, ptr, len)?;
-    let message = Message {
-        tag: tag(raw),
-        data: Bytes::copy_from_slice(bytes),
-        resources: Vec::new(),
-    };
-    match ask(&mut call, process, message, reply_tag, timeout).await? {
-        Some(reply) => give(&mut call, reply, place),
-        None => Ok(TIMED_OUT),
-    }
+    let message = Message::new(tag(raw), Bytes::copy_from_slice(bytes));
+    let reply = ask(&mut call, process, message, reply_tag, timeout).await?;
+    give(&mut call, reply, place)
 }
 
 /// Where a guest wants a received message: inside of its memory, which never shrinks.
@@ -130,8 +124,12 @@ impl Place {
     }
 }
 
-/// Copies what was received to its place. What the place cannot take is in the slot, which is empty otherwise.
-fn give(call: &mut Call<'_>, received: Received, place: Place) -> Result<u32> {
+/// Copies what was received, if anything was, to its place. What the place cannot take is in the slot, which is
+/// empty otherwise.
+fn give(call: &mut Call<'_>, received: Option<Received>, place: Place) -> Result<u32> {
+    let Some(received) = received else {
+        return Ok(TIMED_OUT);
+    };
     let (memory, state) = call.parts()?;
     if let Received::Message(message) = &received
         && place.put(memory, message.tag, &message.data)
@@ -156,10 +154,8 @@ fn try_receive(
     let filter = filter(&mut call, tags_ptr, tags_len)?;
     let state = call.state();
     state.busy_ticks = 0;
-    match state.context.try_receive(&filter) {
-        Some(received) => give(&mut call, received, place),
-        None => Ok(TIMED_OUT),
-    }
+    let received = state.context.try_receive(&filter);
+    give(&mut call, received, place)
 }
 
 /// As [`try_receive`], waiting.
@@ -175,10 +171,8 @@ async fn receive(
     let place = Place::new(&mut call, ("ptr", ptr, len), found_ptr)?;
     let filter = filter(&mut call, tags_ptr, tags_len)?;
     let deadline = deadline(timeout);
-    match next(call.state(), filter, timeout, deadline).await {
-        Some(received) => give(&mut call, received, place),
-        None => Ok(TIMED_OUT),
-    }
+    let received = next(call.state(), filter, timeout, deadline).await;
+    give(&mut call, received, place)
 }
 
 /// Moves the message in the slot to its place, as if it had been received there.

@@ -93,11 +93,7 @@ impl Driver {
                 "a bulk stream carries as many bytes as were announced".into(),
             ));
         }
-        let message = Message {
-            tag,
-            data,
-            resources: Vec::new(),
-        };
+        let message = Message::new(tag, data);
         self.env
             .deliver_messages(route.environ, route.to, [message]);
         Ok(())

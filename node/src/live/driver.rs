@@ -47,8 +47,6 @@ pub(super) struct Driver {
     pub(super) early_bulk: HashMap<u64, Bytes>,
     /// What those count.
     pub(super) early_bytes: usize,
-    /// Messages on their way to mailboxes; empty between two steps.
-    messages: Vec<Arrived>,
 }
 
 impl Driver {
@@ -69,7 +67,6 @@ impl Driver {
             announced: Announced::default(),
             early_bulk: HashMap::new(),
             early_bytes: 0,
-            messages: Vec::new(),
         }
     }
 
@@ -214,35 +211,28 @@ impl Driver {
     }
 
     fn carry_out(&mut self) -> Result<(), SessionError> {
-        let mut messages = std::mem::take(&mut self.messages);
         loop {
+            let mut messages = Vec::new();
             let action = self.live.with(|session| {
                 session.poll_messages(MESSAGES_MAX, &mut messages);
-                if messages.is_empty() {
-                    session.poll_action()
-                } else {
-                    None
-                }
+                messages.is_empty().then(|| session.poll_action())
             });
-            if !messages.is_empty() {
-                self.deliver(&mut messages)?;
-            } else if let Some(action) = action {
-                self.act(action)?;
-            } else {
-                self.messages = messages;
-                return Ok(());
+            match action {
+                None => self.deliver(messages)?,
+                Some(Some(action)) => self.act(action)?,
+                Some(None) => return Ok(()),
             }
         }
     }
 
     /// Carries out as many [`Action::Message`], those in a row for one process in one step.
-    fn deliver(&mut self, messages: &mut Vec<Arrived>) -> Result<(), SessionError> {
+    fn deliver(&mut self, messages: Vec<Arrived>) -> Result<(), SessionError> {
         if !self.held.is_empty() {
             return messages
-                .drain(..)
+                .into_iter()
                 .try_for_each(|(route, tag, data)| self.act(Action::Message(route, tag, data)));
         }
-        let mut messages = messages.drain(..).peekable();
+        let mut messages = messages.into_iter().peekable();
         while let Some((Route { environ, to, .. }, ..)) = messages.peek() {
             let (environ, to) = (*environ, *to);
             let of_one = |(route, ..): &Arrived| (route.environ, route.to) == (environ, to);
@@ -250,11 +240,7 @@ impl Driver {
             self.env.deliver_messages(
                 environ,
                 to,
-                rest.by_ref().map(|(_, tag, data)| Message {
-                    tag,
-                    data,
-                    resources: Vec::new(),
-                }),
+                rest.by_ref().map(|(_, tag, data)| Message::new(tag, data)),
             );
             // Whoever is gone takes none.
             rest.for_each(drop);
@@ -293,11 +279,7 @@ impl Driver {
                 }
             }
             Action::Message(route, tag, data) => {
-                let message = Message {
-                    tag,
-                    data,
-                    resources: Vec::new(),
-                };
+                let message = Message::new(tag, data);
                 self.env
                     .deliver_messages(route.environ, route.to, [message]);
             }
