@@ -12,6 +12,7 @@
 )]
 
 mod bars;
+mod machine;
 mod peers;
 mod program;
 mod rows;
@@ -24,6 +25,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 
+use machine::Taken;
 use peers::{Done, Peers};
 use program::Figures;
 use rows::{GROWTH, Place, ROWS, Row};
@@ -138,28 +140,25 @@ impl Ours {
     }
 
     fn run(&self, row: &str, place: Place) -> Result<Figures> {
-        let guest = match place {
-            Place::One | Place::Two | Place::Nodes => "many.wasm",
-            Place::OneIdle => "idle.wasm",
-            Place::OneSmallest => "smallest.wat",
-            Place::TwoLarge => "large.wasm",
-            Place::TwoBig => "big.wasm",
-            Place::Compute => "kernels.wasm",
+        let (one, more) = (&["run"][..], &["dev", "--once", "--nodes"][..]);
+        let (words, guest) = match place {
+            Place::One => (one, "many.wasm"),
+            Place::OneIdle => (one, "idle.wasm"),
+            Place::OneSmallest => (one, "smallest.wat"),
+            Place::Compute => (one, "kernels.wasm"),
+            Place::Two | Place::Nodes => (more, "many.wasm"),
+            Place::TwoLarge => (more, "large.wasm"),
+            Place::TwoBig => (more, "big.wasm"),
             Place::Start => return self.starts(row),
         };
         let mut command = Command::new(&self.tidelock);
-        match place {
-            Place::One | Place::OneIdle | Place::OneSmallest | Place::Compute | Place::Start => {
-                command.arg("run")
-            }
-            Place::Two | Place::TwoLarge | Place::TwoBig => {
-                command.args(["dev", "--nodes", "2", "--once"])
-            }
-            Place::Nodes => {
-                let nodes = row.rsplit(':').next().unwrap_or_default();
-                command.args(["dev", "--nodes", nodes, "--once"])
-            }
-        };
+        command.args(words);
+        if words == more {
+            command.arg(match place {
+                Place::Nodes => row.rsplit(':').next().unwrap_or_default(),
+                _ => "2",
+            });
+        }
         command.arg(match place {
             Place::OneSmallest => root().join("benches/guest").join(guest),
             _ => self.guests.join(guest),
@@ -206,6 +205,7 @@ fn main() -> Result<()> {
     let peers = Peers::build(args.no_erlang || args.short, args.no_rust || args.short);
     let mut lines = Vec::new();
     let mut wrong = Vec::new();
+    let mut taken = Taken::default();
     let rows = match (args.growth, args.short) {
         (true, _) => vec![GROWTH],
         (false, true) => vec![ROWS, GROWTH],
@@ -221,6 +221,9 @@ fn main() -> Result<()> {
             if !args.only.is_empty() && !args.only.iter().any(|part| size.contains(part)) {
                 continue;
             }
+            if !args.short {
+                taken.look();
+            }
             let line = measure(&args, row, size, &ours, &peers);
             if let Err(why) = &line.ours {
                 wrong.push(format!("{size}: {why}"));
@@ -232,8 +235,11 @@ fn main() -> Result<()> {
         Form::Text if args.short => {
             println!("{} rows, {} wrong", lines.len(), wrong.len());
         }
-        Form::Text => print!("{}", table::text(&lines)),
-        Form::Json => println!("{}", table::json(&lines)),
+        Form::Text => println!("{}{taken}", table::text(&lines)),
+        Form::Json => {
+            println!("{}", table::json(&lines));
+            eprintln!("{taken}");
+        }
     }
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
