@@ -121,6 +121,8 @@ pub struct Dist {
     newest: Mutex<HashMap<String, NodeId>>,
     events: broadcast::Sender<PeerEvent>,
     draining: watch::Sender<bool>,
+    /// It says goodbye to its peers: no session opens any more.
+    leaving: AtomicBool,
     /// Where sessions and sockets run, apart from guests.
     network: Handle,
     me: std::sync::Weak<Dist>,
@@ -133,6 +135,8 @@ struct Peer {
     live: RwLock<Option<Arc<Live>>>,
     /// The last session ended, or the last dial failed: nobody is placed there until one opens.
     lost: AtomicBool,
+    /// It said goodbye. Whoever starts again is another node, so it is not dialled any more.
+    left: AtomicBool,
     /// Why there is no session: how the last one ended, or what the last dial came to.
     why: Mutex<String>,
     /// Dials that came to nothing. Whoever waited for one of them has its answer.
@@ -197,6 +201,7 @@ impl Dist {
             newest: Mutex::default(),
             events: broadcast::channel(1024).0,
             draining: watch::Sender::new(false),
+            leaving: AtomicBool::new(false),
             network: config.network,
             me: me.clone(),
         })
@@ -330,16 +335,32 @@ impl Dist {
             .collect()
     }
 
-    /// Says goodbye to every peer, everything sent before it.
+    /// Says goodbye to every peer, everything sent before it. From the first word on no session opens: one that did
+    /// would end with the socket, and its peer would take that for a crash.
     pub async fn leave(&self) {
         self.drain();
-        let all = self.open_sessions();
-        let leaving = all.iter().map(|live| live.leave());
-        let patience = self.lease;
+        self.leaving.store(true, Ordering::SeqCst);
+        let goodbye = async {
+            // Also to those that were about to open.
+            loop {
+                let all = self.open_sessions();
+                if all.is_empty() {
+                    return;
+                }
+                futures_util::future::join_all(all.iter().map(|live| live.leave())).await;
+            }
+        };
         // A peer that does not answer within a lease is told nothing more.
-        let _: Result<_, _> =
-            tokio::time::timeout(patience, futures_util::future::join_all(leaving)).await;
+        let _: Result<_, _> = tokio::time::timeout(self.lease, goodbye).await;
         self.transport.close().await;
+    }
+
+    /// The error for a session that would begin while this node leaves.
+    fn check_stays(&self) -> Result<(), String> {
+        match self.leaving.load(Ordering::SeqCst) {
+            true => Err("this node leaves".into()),
+            false => Ok(()),
+        }
     }
 
     fn peer(&self, node: NodeId) -> Arc<Peer> {
@@ -353,6 +374,7 @@ impl Dist {
                 pair: Mutex::new(Pair::new(self.us, node)),
                 live: RwLock::default(),
                 lost: AtomicBool::new(false),
+                left: AtomicBool::new(false),
                 why: Mutex::new("no session".into()),
                 failures: AtomicU64::new(0),
                 reconnecting: AtomicBool::new(false),
@@ -430,8 +452,14 @@ impl Dist {
         });
     }
 
-    /// Whether control lists the node as alive, and no later start of it has shown itself.
+    /// Whether control lists the node as alive, it has not said goodbye, and no later start of it has shown itself.
     fn takes_part(&self, node: NodeId) -> bool {
+        if self
+            .find(node)
+            .is_some_and(|peer| peer.left.load(Ordering::Relaxed))
+        {
+            return false;
+        }
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         let newest = lock(&self.newest);
         members.get(&node).is_some_and(|member| {

@@ -291,8 +291,20 @@ async fn a_node_that_leaves_is_told_at_once() {
     });
     is_ready.await.expect("linked");
     let started = Instant::now();
+    let mut sessions: Vec<_> = bench.nodes[..2]
+        .iter()
+        .map(|node| node.dist().events())
+        .collect();
     bench.nodes[2].leave().await;
     let all = said(&mut heard).await;
+    for events in &mut sessions {
+        // It is not dialled once more while it leaves: that session would end like one of a node that crashed.
+        let heard: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        let [PeerEvent::Down { node, why, .. }] = &heard[..] else {
+            panic!("{heard:?}");
+        };
+        assert_eq!((*node, why.as_str()), (gone, "left"));
+    }
     eprintln!(
         "told of all three {:?} after the node began to leave",
         started.elapsed()

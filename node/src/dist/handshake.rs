@@ -69,6 +69,10 @@ impl Dist {
             };
         };
         let peer = self.peer(node);
+        if peer.left.load(Ordering::Relaxed) && peer.live().is_none() {
+            return Err(down(lock(&peer.why).clone()));
+        }
+        self.check_stays().map_err(down)?;
         // One dial at a time; what it comes to is the answer for all who waited for it.
         let failures = peer.failures.load(Ordering::Acquire);
         let _dialling = peer.dialling.lock().await;
@@ -166,6 +170,7 @@ impl Dist {
         }
         self.replace_older(&known).await?;
         let _opening = peer.opening.lock().await;
+        self.check_stays()?;
         if !lock(&peer.pair).handle_answer(epoch) {
             connection.close("another session is open");
             return Ok(false);
@@ -223,9 +228,10 @@ impl Dist {
         if !connection.takes_datagrams() {
             return Err("peer does not take datagrams".into());
         }
+        self.check_stays()?;
         self.replace_older(&known).await?;
         let peer = self.peer(hello.from);
-        let mut lane = connection.open_lane().await.map_err(told)?;
+        let mut lane = in_time(connection.open_lane()).await.map_err(told)?;
         let mut bytes = Vec::new();
         let opening = peer.opening.lock().await;
         let verdict = lock(&peer.pair).handle_hello(hello.epoch);
@@ -233,7 +239,7 @@ impl Dist {
             Verdict::Stale(highest) => {
                 drop(opening);
                 Frame::Stale(highest).encode(&mut bytes);
-                lane.write(bytes.into()).await.map_err(told)?;
+                in_time(lane.write(bytes.into())).await.map_err(told)?;
                 // The peer closes when it has read it.
                 let _: Result<_, _> =
                     tokio::time::timeout(HELLO_TIME_MAX, connection.closed()).await;
@@ -249,10 +255,11 @@ impl Dist {
                 if lock(&peer.pair).handle_hello(hello.epoch) != Verdict::Accept {
                     return Err("another session is open".into());
                 }
+                self.check_stays()?;
                 lock(&peer.pair).handle_accepted(hello.epoch);
                 self.hello(connection, hello.from, hello.epoch)
                     .encode(&mut bytes);
-                let written = lane.write(bytes.into()).await;
+                let written = in_time(lane.write(bytes.into())).await;
                 let epoch = hello.epoch;
                 self.begin(
                     &peer,
@@ -349,11 +356,18 @@ impl Dist {
         });
         // It may have been removed since its ticket was looked at, before there was a session to end.
         self.end_if_denied(&live);
+        // It may leave since then.
+        if self.check_stays().is_err() {
+            live.with(Session::goodbye);
+            live.end(SessionError::Left);
+        }
         // And this node may have renewed its own since the handshake began.
         live.show(&self.transport.identity());
         let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
         self.network.spawn(async move {
             let why = live.clone().drive(drive, bulk).await;
+            peer.left
+                .store(why == SessionError::Left, Ordering::Relaxed);
             tracing::warn!(peer = %peer.node, epoch, %why, "session over");
             let why = why.to_string();
             // Nobody may be listening.
@@ -372,6 +386,16 @@ impl Dist {
             }
         });
     }
+}
+
+/// Waits for room that the peer has to give, as long as for a Hello of its.
+async fn in_time<T>(
+    step: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, TransportError> {
+    let late = |_| TransportError::Closed("peer gives a Hello no room".into());
+    tokio::time::timeout(HELLO_TIME_MAX, step)
+        .await
+        .map_err(late)?
 }
 
 /// A peer whose certificate and ticket were checked.
