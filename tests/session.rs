@@ -965,15 +965,16 @@ fn a_cancel_ends_what_there_is() {
         session
     };
     for (session, actions) in [
-        (state(false, false, false), vec![]),
+        (state(false, false, false), vec![Action::End(1)]),
         (state(true, false, false), vec![Action::End(1)]),
         (state(true, false, true), vec![Action::End(1)]),
-        (state(false, false, true), vec![]),
+        (state(false, false, true), vec![Action::End(1)]),
     ] {
         let mut session = session;
         assert_eq!(take(&mut session, Frame::Cancel(1)), Ok(actions));
         assert_eq!(session.poll_transmit(), cancelled);
         assert!(session.at_rest(), "nothing is left of it");
+        assert!(!session.is_wanted(1));
         assert!(!session.made(1, here(9)), "it is dropped without a trace");
         session.refuse(1, Refusal::Draining);
         assert_eq!(session.poll_transmit(), None);

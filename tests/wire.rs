@@ -330,8 +330,8 @@ fn a_frame_that_comes_in_parts_is_given_its_room_once() {
 
 /// A mailbox may keep a payload for long; the read buffer it came in is many times its size.
 #[test]
-fn a_small_payload_does_not_keep_what_was_read_with_it() {
-    for (length, copied) in [(0, true), (4_095, true), (4_096, false), (60_000, false)] {
+fn a_payload_does_not_keep_what_was_read_with_it() {
+    for length in [0, 1, 4_096, 60_000] {
         let payload = vec![7; length];
         let bytes = bytes_of(&Frame::Message(route(), None, payload.clone().into()));
         let mut buffer = BytesMut::from(&bytes[..]);
@@ -340,7 +340,7 @@ fn a_small_payload_does_not_keep_what_was_read_with_it() {
             panic!("a message of {length} bytes");
         };
         assert_eq!(taken, payload);
-        assert_ne!(read.contains(&taken.as_ptr()), copied, "{length} bytes");
+        assert!(!read.contains(&taken.as_ptr()), "{length} bytes");
     }
 }
 

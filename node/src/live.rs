@@ -30,6 +30,7 @@ use tidelock::{Environment, ExitReason, NodeId, Parked, Pid, SpawnAnswer, SpawnE
 use tidelock_proto::session::{Session, SessionError};
 use tidelock_proto::switch::off;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::bulk::{HELD_BYTES_MAX, write_bulk};
@@ -47,6 +48,29 @@ pub(crate) struct Waiting {
     pub(crate) parent: Pid,
     pub(crate) link: Option<Option<i64>>,
 }
+
+/// Bytes of the requests for children whose modules are not there yet; one more is refused.
+const MAKING_BYTES_MAX: usize = 64 << 20;
+
+/// Children whose modules are fetched or compiled, each by a task of its own.
+#[derive(Default)]
+struct Making {
+    tasks: HashMap<u64, (AbortHandle, usize)>,
+    /// What their requests take.
+    bytes: usize,
+}
+
+impl Making {
+    /// Forgets one; what it made, if anything, is somebody else's.
+    fn remove(&mut self, reference: u64) -> Option<AbortHandle> {
+        let (task, bytes) = self.tasks.remove(&reference)?;
+        self.bytes -= bytes;
+        Some(task)
+    }
+}
+
+/// Told in one go; then others of this thread have a turn.
+const TOLD_AT_ONCE: usize = 4096;
 
 /// One session, as everybody who sends over it sees it.
 pub(crate) struct Live {
@@ -68,6 +92,8 @@ pub(crate) struct Live {
     verdict: Mutex<Option<SessionError>>,
     waiting: Mutex<HashMap<u64, Waiting>>,
     parked: Mutex<BTreeMap<u64, Parked>>,
+    /// Children whose modules are not there yet.
+    making: Mutex<Making>,
     queries: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
     bulk_out: mpsc::UnboundedSender<(u64, Bytes)>,
     bulk_backlog: AtomicU64,
@@ -113,6 +139,7 @@ impl Live {
             verdict: Mutex::default(),
             waiting: Mutex::default(),
             parked: Mutex::default(),
+            making: Mutex::default(),
             queries: Mutex::default(),
             bulk_out,
             bulk_backlog: AtomicU64::new(0),
@@ -244,7 +271,7 @@ impl Live {
         let mut driver = Driver::new(self.clone(), env.clone(), fetcher, draining);
         let why = driver.run(&mut lane_in, early, lease).await;
         let why = lock(&self.verdict).take().unwrap_or(why);
-        self.tell(&env, &why);
+        self.tell(&env, &why).await;
         if off("nothing of an ended session is taken in") {
             tokio::spawn(async move {
                 while let Ok(Some(bytes)) = lane_in.read(READ_BYTES).await
@@ -267,8 +294,9 @@ impl Live {
         why
     }
 
-    /// Tells everybody that the session has ended, once.
-    fn tell(&self, env: &Environment, why: &SessionError) {
+    /// Tells everybody that the session has ended, once. The lease of other sessions runs meanwhile, on the same
+    /// thread.
+    async fn tell(&self, env: &Environment, why: &SessionError) {
         let node = self.peer;
         let how = why.to_string();
         let ending = lock(&self.session).end();
@@ -282,13 +310,20 @@ impl Live {
             }
         }
         lock(&self.waiting).clear();
+        let making = std::mem::take(&mut *lock(&self.making));
+        for (task, _) in making.tasks.values() {
+            task.abort();
+        }
         // Dropping them ends the children, unrun. What is being prepared is dropped when ready.
         let parked = std::mem::take(&mut *lock(&self.parked));
         drop(parked);
         lock(&self.queries).clear();
         let reason = ExitReason::NodeDown { node, how };
         let (began, processes) = (Instant::now(), ending.locals.len());
-        for local in ending.locals {
+        for (told, local) in ending.locals.into_iter().enumerate() {
+            if told > 0 && told.is_multiple_of(TOLD_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
             if off("a lost session is told") {
                 continue;
             }

@@ -55,8 +55,13 @@ impl Fetcher {
             let mut under_way = lock(&self.under_way);
             under_way.entry(which).or_default().clone()
         };
+        let waiting = Waiting {
+            fetcher: self,
+            which,
+            cell,
+        };
         let get = || self.get(hash, connection, env);
-        let outcome = cell.get_or_init(get).await.clone();
+        let outcome = waiting.cell.get_or_init(get).await.clone();
         // A failure is not remembered: the module may be deployed in a moment.
         lock(&self.under_way).remove(&which);
         outcome
@@ -104,6 +109,26 @@ impl Fetcher {
                 }
                 drop(turn);
             });
+        }
+    }
+}
+
+/// One that waits for a module. The last one to give up forgets that it was asked for.
+struct Waiting<'a> {
+    fetcher: &'a Fetcher,
+    which: (NodeId, ModuleHash),
+    cell: Fetched,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.fetcher.under_way);
+        if let Some(cell) = under_way.get(&self.which)
+            && Arc::ptr_eq(cell, &self.cell)
+            // This one and the one in the map.
+            && Arc::strong_count(cell) == 2
+        {
+            under_way.remove(&self.which);
         }
     }
 }

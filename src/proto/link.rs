@@ -30,7 +30,7 @@
 //! It does not know where a process lives: local links obey the same table. It holds no mailbox:
 //! a LinkDied is *queued* by the caller under a number, and counts only while [`Block::take`] says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -181,7 +181,7 @@ struct Row {
     /// An `unlink()` waits for the acknowledgement.
     unlink_waits: bool,
     /// Numbers of the LinkDieds the process has not taken yet.
-    queued: Vec<u64>,
+    queued: VecDeque<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -596,7 +596,7 @@ impl Block {
             }
             (Some(tag), call) => {
                 self.next += 1;
-                row.queued.push(number);
+                row.queued.push_back(number);
                 out.push(Effect::Tell {
                     number,
                     about: peer,

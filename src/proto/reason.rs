@@ -70,6 +70,23 @@ impl ExitReason {
         }
     }
 
+    /// Bytes of its text, which are kept beside it.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            ExitReason::Trap(text)
+            | ExitReason::Limit(text)
+            | ExitReason::Fault(text)
+            | ExitReason::NotStarted(text)
+            | ExitReason::LinkDied { why: text, .. }
+            | ExitReason::NodeDown { how: text, .. } => text.len(),
+            ExitReason::Normal
+            | ExitReason::Exit(_)
+            | ExitReason::Killed(_)
+            | ExitReason::NoProcess
+            | ExitReason::MailboxFull => 0,
+        }
+    }
+
     /// The same reason with every text within [`TEXT_BYTES_MAX`].
     pub fn bounded(self) -> Self {
         match self {

@@ -141,7 +141,7 @@ pub enum Action {
     Refused(u64, Refusal),
     /// Run the parked child.
     Run(u64),
-    /// End the parked child, unrun, if it has not ended, and let go of it.
+    /// Let go of the child: one that is being made is not made any more, a parked one ends, unrun, if it has not ended.
     End(u64),
     /// Answer with [`Session::answer`].
     Query(u64, Pid),
@@ -513,6 +513,11 @@ impl Session {
         self.put(&Frame::Prepared(reference, child)).is_ok()
     }
 
+    /// Whether somebody still waits for the child of [`Action::Make`].
+    pub fn is_wanted(&self, reference: u64) -> bool {
+        self.hosts.get(&reference) == Some(&Hosting::Preparing)
+    }
+
     /// Says that the child of [`Action::Make`] will not exist. Harmless if nobody asks any more.
     pub fn refuse(&mut self, reference: u64, why: Refusal) {
         if self.hosts.get(&reference) == Some(&Hosting::Preparing) {
@@ -815,8 +820,7 @@ impl Session {
         {
             // The mutation: what is being made goes on.
         } else if let Some(hosting) = self.hosts.remove(&reference)
-            && hosting.handle_cancel() == HostingStep::End
-            && !off("Cancel ends a parked child")
+            && !(hosting.handle_cancel() == HostingStep::End && off("Cancel ends a parked child"))
         {
             self.actions.push_back(Action::End(reference));
         }

@@ -71,6 +71,13 @@ impl ProcessConfig {
     pub fn is_short(&self) -> bool {
         self.args.is_empty() && self.env.is_empty() && self.preopens.is_empty()
     }
+
+    /// Bytes of its words, variables and directories.
+    pub fn text_bytes(&self) -> usize {
+        let variables = self.env.iter().flat_map(|(name, value)| [name, value]);
+        let texts = self.args.iter().chain(&self.preopens).chain(variables);
+        texts.map(|text| size_of::<String>() + text.len()).sum()
+    }
 }
 
 impl Default for ProcessConfig {
@@ -109,6 +116,14 @@ pub struct Prepare {
     pub link: Option<Option<i64>>,
     /// `Some(reference)`: monitored by the parent.
     pub monitor: Option<u64>,
+}
+
+impl Prepare {
+    /// About as many bytes as keeping it takes.
+    pub fn bytes(&self) -> usize {
+        let params = self.params.len() * size_of::<Param>();
+        size_of::<Prepare>() + self.entry.len() + params + self.config.text_bytes()
+    }
 }
 
 /// A [`Prepare`] whose configuration a slot of the session holds, since protocol 3.

@@ -275,7 +275,8 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, WireError> {
         .split_to(HEADER_BYTES + size)
         .freeze()
         .slice(HEADER_BYTES..);
-    decode_body(kind, &body, |from| keep(&body, from)).map(Some)
+    // Copied, since the rest of the buffer may be much longer, and would stay with it.
+    decode_body(kind, &body, |from| Bytes::copy_from_slice(&body[from..])).map(Some)
 }
 
 /// Reads the first whole frame of `bytes`, and says how many of them it takes; `None` if there is none yet.
@@ -409,15 +410,6 @@ fn whole<T: DeserializeOwned>(body: &[u8], name: &'static str) -> Result<T, Wire
         Ok(value)
     } else {
         Err(WireError::Body(name))
-    }
-}
-
-/// Small payloads are copied out, so that they do not keep a whole read buffer alive.
-fn keep(body: &Bytes, from: usize) -> Bytes {
-    if body.len() - from < 4096 {
-        Bytes::copy_from_slice(&body[from..])
-    } else {
-        body.slice(from..)
     }
 }
 

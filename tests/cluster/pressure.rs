@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use tidelock_certs::{Environments, Identity, Ticket, testing};
 use tidelock_node::transport::{Connection, Opened, Socket, Transport};
 use tidelock_proto::link::{LinkAnswer, Signal};
-use tidelock_proto::spawn::{Prepare, ProcessConfig};
+use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
 use tidelock_proto::wire::{BulkHead, Frame, Hello, Route};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid};
 
@@ -707,6 +707,85 @@ fn a_peer_that_never_sends_its_module_holds_up_nobody_else() {
         assert!(matches!(made, Frame::Prepared(1, _)), "{made:?}");
         answering.await.expect("no panic").expect("it was taken");
     });
+    by.undisturbed();
+}
+
+/// One request of a megabyte for a process of [`MODULE`].
+fn wanted_with_much(number: u64, parent: &str) -> Frame {
+    let Frame::Prepare(_, mut prepare) = wanted(parent) else {
+        unreachable!("it is one");
+    };
+    prepare.entry = "x".repeat((1 << 20) - 4096);
+    Frame::Prepare(number, prepare)
+}
+
+#[test]
+fn spawns_that_wait_for_a_module_are_bounded_and_given_up_with_a_cancel() {
+    let by = Bystanders::new();
+    let mut silent = by.welcome(1202);
+    by.cluster.block_on(async {
+        silent.answer_pings();
+        // As many as have room, of which none is answered, since the module does not come.
+        for round in 0..3 {
+            let first = 1 + 100 * round;
+            for number in first..first + 65 {
+                silent.say(&wanted_with_much(number, "n1202.1")).await;
+            }
+            let full = silent.frame().await.expect("an answer");
+            let Frame::Refused(number, Refusal::Full(why)) = full else {
+                panic!("{full:?}");
+            };
+            assert!(
+                number >= first + 60,
+                "the bound is 64 MiB, and {number} is below it"
+            );
+            assert!(why.contains("wait for their modules"), "{why}");
+            // All of them are given up, and nothing is left of them: as many have room again.
+            for number in first..number {
+                silent.say(&Frame::Cancel(number)).await;
+            }
+            let mut cancelled = 0;
+            while cancelled < number - first {
+                match silent.frame().await.expect("an answer") {
+                    Frame::Cancelled(_) => cancelled += 1,
+                    Frame::Refused(late, Refusal::Full(_)) => assert!(late > number),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    });
+    by.undisturbed();
+}
+
+#[test]
+fn a_question_from_another_tenant_takes_nothing_from_a_link() {
+    let by = Bystanders::new();
+    let mut stranger = by.welcome(1203);
+    let bound = by.cluster.spawn("a", &["bind", "n1203.1"]);
+    let other = Route {
+        environ: Environ(7),
+        ..route("n1203.2", &bound.pid)
+    };
+    by.cluster.block_on(async {
+        stranger.answer_pings();
+        stranger.let_bind(2).await;
+        // There is no such process in tenant 7.
+        for signal in [
+            Signal::Monitor { reference: 4 },
+            Signal::Link { id: 1, tag: None },
+        ] {
+            stranger.say(&Frame::Signal(other, signal)).await;
+            let answer = stranger.frame().await.expect("an answer");
+            let said = format!("{answer:?}");
+            assert!(
+                said.contains("NoProcess") || said.contains("exists: false"),
+                "{said}"
+            );
+        }
+    });
+    bound.one("bound");
+    stranger.connection.close("the end");
+    bound.one("link");
     by.undisturbed();
 }
 

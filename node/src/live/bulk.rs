@@ -1,12 +1,12 @@
 //! Messages of their own streams: written one after the other, read two at a time, and delivered in the lane's order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tidelock::Message;
+use tidelock::{LinkSignal, Message};
 use tidelock_proto::session::{Action, SessionError};
 use tidelock_proto::wire::{BulkHead, Route};
 use tokio::sync::{Semaphore, mpsc};
@@ -61,6 +61,10 @@ impl Held {
     pub(super) fn cost(&self) -> usize {
         match self {
             Held::Action(Action::Message(_, _, payload)) => payload.len() + 64,
+            Held::Action(Action::Deliver(
+                _,
+                LinkSignal::Exit { reason, .. } | LinkSignal::Down { reason, .. },
+            )) => 128 + reason.text_bytes(),
             Held::Action(_) => 128,
             Held::Bulk(..) => BULK_COST_BYTES,
         }
@@ -124,9 +128,10 @@ impl Driver {
             match held {
                 Held::Bulk(route, tag, head) => {
                     self.bulk_named(route, tag, head)?;
-                    // It has not come: what is behind it stays behind it.
-                    if let Some(again) = self.held.get_mut(&pair) {
-                        again.append(&mut queue);
+                    // It has not come, and is the first again: what is behind it stays behind it.
+                    if let Some(first) = self.held.get_mut(&pair).and_then(VecDeque::pop_front) {
+                        queue.push_front(first);
+                        self.held.insert(pair, queue);
                         return Ok(());
                     }
                 }
@@ -171,8 +176,7 @@ pub(super) async fn read_bulk(
                 return Err(SessionError::Misbehaved(rule));
             }
             if bytes.capacity() - bytes.len() < chunk.len() {
-                // Growing copies, so it is done once if the lane has come to this message. What is not filled is
-                // address space, not memory.
+                // Growing copies, so it is done once if the lane has come to this message.
                 let whole = lock(&announced).get(&number).copied().unwrap_or(0);
                 let whole = usize::try_from(whole).unwrap_or(usize::MAX);
                 let more = match whole.saturating_sub(bytes.len()) {
@@ -183,7 +187,12 @@ pub(super) async fn read_bulk(
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok((number, bytes.freeze()))
+        // What nobody counts is not kept.
+        let tight = match bytes.capacity() / 2 > bytes.len() + BULK_COST_BYTES {
+            true => Bytes::copy_from_slice(&bytes),
+            false => bytes.freeze(),
+        };
+        Ok((number, tight))
     };
     let outcome = outcome.await;
     // If nobody listens, the session is over.

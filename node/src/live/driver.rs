@@ -6,16 +6,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tidelock::{Environment, LentThread, Message, Pid, Refusal, SpawnAnswer, SpawnError};
+use tidelock::{
+    Environment, LentThread, LinkSignal, Message, Pid, Refusal, SpawnAnswer, SpawnError,
+};
 use tidelock_proto::lease::{Lease, Verdict};
-use tidelock_proto::session::{Action, SessionError};
+use tidelock_proto::session::{self, Action, SessionError};
 use tidelock_proto::switch::off;
 use tidelock_proto::wire::{Datagram, Route};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::bulk::{Announced, BULK_READERS, Held, read_bulk};
-use super::{Live, Waiting};
+use super::{Live, MAKING_BYTES_MAX, Waiting};
 use crate::lock;
 use crate::modules::Fetcher;
 use crate::spin::Spin;
@@ -272,10 +274,14 @@ impl Driver {
                 if let Some(answer) = self.env.deliver(environ, from, to, signal)
                     && !off("the dead answer")
                 {
-                    self.live.with(|session| {
-                        // If the session is over, its end is the answer.
-                        let _: Result<(), _> = session.signal(environ, to, from, &answer);
-                    });
+                    self.answer_for_nobody(
+                        Route {
+                            environ,
+                            from: to,
+                            to: from,
+                        },
+                        &answer,
+                    );
                 }
             }
             Action::Message(route, tag, data) => {
@@ -298,6 +304,9 @@ impl Driver {
                 }
             }
             Action::End(reference) => {
+                if let Some(task) = lock(&self.live.making).remove(reference) {
+                    task.abort();
+                }
                 // Dropping it ends the child, unrun.
                 let parked = lock(&self.live.parked).remove(&reference);
                 drop(parked);
@@ -320,6 +329,25 @@ impl Driver {
             Action::Renew(renew) => self.live.renewed(&renew)?,
         }
         Ok(())
+    }
+
+    /// Answers in place of a process that the peer's tenant does not have.
+    fn answer_for_nobody(&self, route: Route, answer: &LinkSignal) {
+        let Route { environ, from, to } = route;
+        // Another tenant may have one of that number. It is none of the peer's business, and who it has to do with stays.
+        let lives = || self.env.tenant_of(from).is_some();
+        let stays = lives();
+        self.live.with(|session| {
+            // If the session is over, its end is the answer.
+            let _: Result<(), session::Over> = session.signal(environ, from, to, answer);
+            if stays {
+                let _: Result<(), session::Over> = session.note(from);
+            }
+        });
+        if stays && !lives() {
+            // It may have been forgotten before it was noted.
+            self.live.forget(from);
+        }
     }
 
     fn adopt(&mut self, reference: u64, child: Pid) {
@@ -356,13 +384,26 @@ impl Driver {
         if let Some(module) = env.modules().find(&prepare.module) {
             return finish_make(&live, &env, reference, prepare, &module);
         }
-        tokio::spawn(async move {
+        let bytes = prepare.bytes();
+        let mut making = lock(&self.live.making);
+        if making.bytes + bytes > MAKING_BYTES_MAX {
+            let waiting = making.tasks.len();
+            let why = Refusal::Full(format!("{waiting} spawns of yours wait for their modules"));
+            drop(making);
+            return live.with(|session| session.refuse(reference, why));
+        }
+        making.bytes += bytes;
+        let task = tokio::spawn(async move {
             let fetched = fetcher.fetch(prepare.module, live.peer, &live.connection, &env);
-            match fetched.await {
+            let fetched = fetched.await;
+            lock(&live.making).remove(reference);
+            match fetched {
                 Ok(module) => finish_make(&live, &env, reference, prepare, &module),
                 Err(why) => live.with(|session| session.refuse(reference, why)),
             }
         });
+        // It forgets itself after this: the lock is held.
+        making.tasks.insert(reference, (task.abort_handle(), bytes));
     }
 }
 
@@ -388,6 +429,11 @@ fn finish_make(
     prepare: tidelock::Prepare,
     module: &tidelock::Module,
 ) {
+    if !live.with(|session| session.is_wanted(reference))
+        && !off("Cancel reaches a child that is made")
+    {
+        return;
+    }
     match env.park(prepare, module, live.epoch, reference) {
         Ok(parked) => {
             let mut all = lock(&live.parked);
