@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tidelock_proto::link::{Effect, LinkForm, LinkOutcome};
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 use tidelock_proto::switch::off;
-use tidelock_proto::{ExitReason, NodeId, Pid};
-use tokio::sync::oneshot;
+use tidelock_proto::{Environ, ExitReason, NodeId, Pid};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -50,10 +50,29 @@ pub struct Context {
     shared: Arc<Shared>,
     /// Whom it sent to last on this node: most send to the same one again.
     last: Option<Arc<Shared>>,
-    timers: HashMap<u64, AbortHandle>,
+    timers: HashMap<u64, Timer>,
     /// At how many the finished ones are swept out next.
     timers_swept: usize,
     next_timer: u64,
+    /// Each timer that has not fired holds it, too, so its holders tell how many there are.
+    timers_held: Option<Arc<()>>,
+}
+
+/// A timer that was set. Whoever takes the message out first, to send it or to have it back, has it alone.
+struct Timer {
+    unsent: Weak<Mutex<Option<Unsent>>>,
+    task: AbortHandle,
+}
+
+/// What a timer sends, and its room among the timers of its process and of the environment until it is sent.
+struct Unsent {
+    message: Message,
+    _own: Arc<()>,
+    _room: [OwnedSemaphorePermit; 2],
+}
+
+fn take_out(unsent: &Mutex<Option<Unsent>>) -> Option<Unsent> {
+    unsent.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 impl std::fmt::Debug for Context {
@@ -70,12 +89,18 @@ impl Context {
             timers: HashMap::new(),
             timers_swept: 64,
             next_timer: 0,
+            timers_held: None,
         }
     }
 
     /// Which process this is.
     pub fn pid(&self) -> Pid {
         self.shared.pid
+    }
+
+    /// Its tenant.
+    pub fn environ(&self) -> Environ {
+        self.shared.about.environ
     }
 
     /// The environment it lives in.
@@ -97,7 +122,22 @@ impl Context {
 
     /// Takes what `filter` accepts, if it is there.
     pub fn try_receive(&mut self, filter: &Filter) -> Option<Received> {
-        self.shared.core().pop(filter)
+        loop {
+            // Others get at the mailbox in between.
+            if let Poll::Ready(received) = self.receive_step(filter) {
+                return received;
+            }
+        }
+    }
+
+    /// As [`Context::try_receive`], in one step of bounded length; `Pending`: there is more to look at.
+    pub(crate) fn receive_step(&mut self, filter: &Filter) -> Poll<Option<Received>> {
+        let mut core = self.shared.core();
+        let received = core.pop(filter);
+        if received.is_none() && core.is_looking() {
+            return Poll::Pending;
+        }
+        Poll::Ready(received)
     }
 
     /// Waits for what `filter` accepts, at most until `deadline`; `None`: the deadline came first.
@@ -116,8 +156,9 @@ impl Context {
             if let Some(received) = core.pop(&filter) {
                 return Poll::Ready(received);
             }
-            if core.must_end() {
-                // Our own task has to look: it may have polled us after its own check.
+            if core.must_end() || core.is_looking() {
+                // Our own task has to look: it may have polled us after its own check. And a long mailbox is looked
+                // through in steps.
                 poller.waker().wake_by_ref();
             }
             core.wake_me(poller);
@@ -202,39 +243,80 @@ impl Context {
     }
 
     /// Sends a message later. The timer outlives this process.
+    ///
+    /// One more timer than [`Limits`](crate::Limits) allow is not set: this process ends.
     pub fn send_after(&mut self, to: Pid, message: Message, delay: Duration) -> u64 {
+        let timer = self.fired_timer();
+        let unsent = match self.unsent(message) {
+            Ok(unsent) => Arc::new(Mutex::new(Some(unsent))),
+            Err(why) => {
+                self.shared.condemn(ExitReason::Limit(why));
+                return timer;
+            }
+        };
+        if self.timers.len() >= self.timers_swept {
+            self.timers
+                .retain(|_, timer| timer.unsent.strong_count() > 0);
+            self.timers_swept = (self.timers.len() * 2).max(64);
+        }
         let (env, environ, from) = (
             self.shared.env.clone(),
             self.shared.about.environ,
             self.shared.pid,
         );
+        let kept = Arc::downgrade(&unsent);
         let task = self.shared.env.scheduler().runtime().spawn(async move {
             tokio::time::sleep(delay).await;
-            // A node that cannot be reached is silence, as a process that is gone.
-            let _: Result<(), SendError> = env.send_as(environ, from, to, message).await;
-        });
-        if self.timers.len() >= self.timers_swept {
-            self.timers.retain(|_, timer| !timer.is_finished());
-            self.timers_swept = (self.timers.len() * 2).max(64);
-            let max = self.shared.env.limits().timers_max;
-            if self.timers.len() >= max {
-                let why = format!("{max} timers under way (timers_max)");
-                self.shared.condemn(ExitReason::Limit(why));
+            if let Some(unsent) = take_out(&unsent) {
+                let sent = env.send_as(environ, from, to, unsent.message);
+                // A node that cannot be reached is silence, as a process that is gone.
+                let _: Result<(), SendError> = sent.await;
             }
-        }
-        let timer = self.next_timer;
-        self.next_timer += 1;
-        self.timers.insert(timer, task.abort_handle());
+        });
+        let set = Timer {
+            unsent: kept,
+            task: task.abort_handle(),
+        };
+        self.timers.insert(timer, set);
         timer
     }
 
-    /// Takes a timer back; `false` if there is none, or it has fired.
-    pub fn cancel_timer(&mut self, timer: u64) -> bool {
-        self.timers.remove(&timer).is_some_and(|timer| {
-            let pending = !timer.is_finished();
-            timer.abort();
-            pending
+    /// The number of a timer that has fired, since its message is for nobody.
+    pub(crate) fn fired_timer(&mut self) -> u64 {
+        let timer = self.next_timer;
+        self.next_timer += 1;
+        timer
+    }
+
+    /// A message for a timer, with its room; without any, the bound that is reached.
+    fn unsent(&mut self, message: Message) -> Result<Unsent, String> {
+        let env = &self.shared.env;
+        let own = self.timers_held.get_or_insert_default();
+        let max = env.limits().timers_max;
+        // One of the holders is this process.
+        if Arc::strong_count(own) > max {
+            return Err(format!(
+                "{max} timers under way (timers_max): cancel some, or wait until they fire"
+            ));
+        }
+        Ok(Unsent {
+            _own: own.clone(),
+            _room: env.timer_room(message.data.len())?,
+            message,
         })
+    }
+
+    /// Takes a timer back; `false` if there is none, or it has fired. Its message is sent if and only if it has.
+    pub fn cancel_timer(&mut self, timer: u64) -> bool {
+        let Some(Timer { unsent, task }) = self.timers.remove(&timer) else {
+            return false;
+        };
+        let unsent = unsent.upgrade();
+        let taken = unsent.and_then(|unsent| take_out(&unsent));
+        if taken.is_some() {
+            task.abort();
+        }
+        taken.is_some()
     }
 
     // ---- links and monitors ------------------------------------------------------------------

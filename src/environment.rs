@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, link};
-use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
 
 use crate::context::{not_clustered, unreachable};
 use crate::info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo};
@@ -39,7 +39,8 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// How long a process made for another node waits for its start. Then it ends, unrun.
     pub parked_max: Duration,
-    /// Registered names. One more is refused.
+    /// Registered names of the default tenant, and as many of all others together, each of which has a tenth
+    /// of them at the most. One more is refused.
     pub names_max: usize,
     /// Bytes of Wasm kept for running and shipping. The oldest not in use are dropped above it.
     pub modules_bytes_max: usize,
@@ -47,6 +48,11 @@ pub struct Limits {
     pub ends_max: usize,
     /// Timers of one process that have not fired. One more ends it.
     pub timers_max: usize,
+    /// Timers of all processes, those that have ended among them, that have not fired. Whoever sets one more
+    /// ends.
+    pub all_timers_max: usize,
+    /// Bytes of the messages that those hold. Whoever sets one beyond it ends.
+    pub all_timers_bytes_max: usize,
     /// Sockets that guests hold open. One more is an error for whoever opens it; a connection that is
     /// accepted beyond it is closed.
     pub sockets_max: usize,
@@ -67,6 +73,8 @@ impl Default for Limits {
             modules_bytes_max: 1 << 30,
             ends_max: 65_536,
             timers_max: 100_000,
+            all_timers_max: 1_000_000,
+            all_timers_bytes_max: 256 << 20,
             sockets_max: 65_536,
             remote_preopens: Vec::new(),
         }
@@ -133,6 +141,8 @@ struct Inner {
     output: Option<Output>,
     /// One permit for each socket that guests may still open.
     sockets: Arc<Semaphore>,
+    /// One permit for each timer that may still be set, and for each byte of their messages.
+    timers: [Arc<Semaphore>; 2],
     certificates: Option<Arc<dyn Certificates>>,
     /// A configuration that a process from elsewhere was asked with, and what it was given.
     last_allowed: Mutex<Option<(Arc<ProcessConfig>, Arc<ProcessConfig>)>>,
@@ -239,9 +249,11 @@ impl Environment {
             lines: broadcast::channel(4096).0,
             stdio: config.stdio,
             output: config.output,
-            sockets: Arc::new(Semaphore::new(
-                config.limits.sockets_max.min(Semaphore::MAX_PERMITS),
-            )),
+            sockets: permits(config.limits.sockets_max),
+            timers: [
+                permits(config.limits.all_timers_max),
+                permits(config.limits.all_timers_bytes_max),
+            ],
             certificates: config.certificates,
             limits: config.limits,
             last_allowed: Mutex::new(None),
@@ -288,7 +300,7 @@ impl Environment {
         self.0.certificates.as_ref()
     }
 
-    /// Names of processes.
+    /// Names of processes, of each tenant its own.
     pub fn registry(&self) -> &Registry {
         &self.0.registry
     }
@@ -301,6 +313,26 @@ impl Environment {
     /// A permit is a socket that a guest may open.
     pub(crate) fn sockets(&self) -> &Arc<Semaphore> {
         &self.0.sockets
+    }
+
+    /// Room for one more timer whose message has so many bytes, until it is dropped; without any, the bound
+    /// that is reached.
+    pub(crate) fn timer_room(&self, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], String> {
+        let [timers, timer_bytes] = &self.0.timers;
+        let full = |max: usize, what: &str| {
+            format!("{max} {what} are under way on this node: set fewer, or wait until they fire")
+        };
+        let Ok(one) = timers.clone().try_acquire_owned() else {
+            let max = self.0.limits.all_timers_max;
+            return Err(full(max, "timers (all_timers_max)"));
+        };
+        let bytes = u32::try_from(bytes).ok();
+        let bytes = bytes.and_then(|bytes| timer_bytes.clone().try_acquire_many_owned(bytes).ok());
+        let Some(bytes) = bytes else {
+            let max = self.0.limits.all_timers_bytes_max;
+            return Err(full(max, "bytes of timers (all_timers_bytes_max)"));
+        };
+        Ok([one, bytes])
     }
 
     /// Connects this environment to others. Only the first call counts; it comes before the first
@@ -891,6 +923,11 @@ impl Environment {
             let _: Result<usize, _> = self.0.lines.send(line);
         }
     }
+}
+
+/// So many permits, or as many as there can be.
+fn permits(max: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
 }
 
 /// Whether `dir` is one of `allowed` or below it, without a way up.

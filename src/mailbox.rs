@@ -12,7 +12,7 @@
 
 mod queue;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use tidelock_proto::{ExitReason, NodeId, Pid};
@@ -22,6 +22,12 @@ use crate::Resource;
 
 /// Bytes that every entry of a mailbox counts on top of its payload.
 pub const MAILBOX_ENTRY_BYTES: usize = 64;
+
+/// Entries that one step of a receive by tag passes over at the most. Whoever sends to the process waits for
+/// the step, the thread of a node's sessions among them.
+const SCAN_MAX: usize = 1024;
+/// Wanted tags that are compared one by one; more are looked up.
+const FEW_TAGS: usize = 8;
 
 /// A message, as guests send it.
 #[derive(Debug, Clone, Default)]
@@ -147,12 +153,15 @@ impl Entry {
             + match self {
                 Entry::Data(_, data) => data.len(),
                 Entry::Received(received) => match received.as_ref() {
-                    Received::Message(message) => message.data.len(),
-                    Received::LinkDied { .. }
-                    | Received::Down { .. }
-                    | Received::NodeDown { .. } => 0,
+                    Received::Message(message) => {
+                        message.data.len() + message.resources.len() * size_of::<Resource>()
+                    }
+                    Received::LinkDied { reason, .. }
+                    | Received::Down { reason, .. }
+                    | Received::NodeDown { reason, .. } => reason.text_bytes(),
                 },
-                Entry::Notice(_) | Entry::Nothing => 0,
+                Entry::Notice(notice) => notice.reason.text_bytes(),
+                Entry::Nothing => 0,
             }
     }
 
@@ -209,9 +218,8 @@ impl Mailbox {
     }
 
     pub(crate) fn push_notice(&mut self, notice: Notice) {
-        self.bytes += MAILBOX_ENTRY_BYTES;
         self.notices.push_back(self.base + self.fresh.len() as u64);
-        self.fresh.push_back(Entry::Notice(Box::new(notice)));
+        self.push_entry(Entry::Notice(Box::new(notice)));
     }
 
     /// Whether there are notices to settle.
@@ -229,10 +237,22 @@ impl Mailbox {
             .fresh
             .get_mut(at)
             .expect("a notice is not taken before");
+        self.bytes -= entry.bytes();
         if let Entry::Notice(notice) = std::mem::replace(entry, Entry::Nothing)
             && let Some(received) = judge(*notice)
         {
             *entry = Entry::Received(Box::new(received));
+        }
+        self.bytes += entry.bytes();
+        // A process that never receives has none of them for long.
+        while let Some(Entry::Nothing) = self.fresh.front() {
+            self.drop_front();
+        }
+    }
+
+    fn drop_front(&mut self) {
+        if let Some(entry) = self.pop_front() {
+            self.bytes -= entry.bytes();
         }
     }
 
@@ -241,7 +261,10 @@ impl Mailbox {
         Mark(self.base + self.fresh.len() as u64)
     }
 
-    /// Takes the oldest entry that `filter` accepts. All notices have been settled.
+    /// Takes the oldest entry that `filter` accepts, of those it looks at. All notices have been settled.
+    ///
+    /// `None` says that there is none only if nothing is [fresh](Self::has_fresh) afterwards: one step looks at a
+    /// thousand that were not looked at before.
     pub(crate) fn pop(&mut self, filter: &Filter) -> Option<Received> {
         debug_assert!(self.notices.is_empty(), "settle first");
         let entry = match filter {
@@ -249,9 +272,13 @@ impl Mailbox {
             Filter::Tag(wanted) => self
                 .pop_skipped(std::slice::from_ref(wanted))
                 .or_else(|| self.pop_fresh(|_, tag| tag == *wanted)),
-            Filter::Tags(tags) => self
-                .pop_skipped(tags)
-                .or_else(|| self.pop_fresh(|_, tag| tags.contains(&tag))),
+            Filter::Tags(tags) => self.pop_skipped(tags).or_else(|| {
+                if tags.len() <= FEW_TAGS || self.fresh.len() <= FEW_TAGS {
+                    return self.pop_fresh(|_, tag| tags.contains(&tag));
+                }
+                let tags: BTreeSet<i64> = tags.iter().copied().collect();
+                self.pop_fresh(|_, tag| tags.contains(&tag))
+            }),
             Filter::Since(wanted, mark) => {
                 self.pop_fresh(|number, tag| number >= mark.0 && tag == *wanted)
             }
@@ -299,9 +326,14 @@ impl Mailbox {
         self.skipped.remove(&number)
     }
 
-    /// Looks through what is fresh; what is passed over is indexed and not looked at again.
+    /// Whether something was not looked at since it arrived.
+    pub(crate) fn has_fresh(&self) -> bool {
+        self.fresh.len() > 0
+    }
+
+    /// Looks through what is fresh, for a while; what is passed over is indexed and not looked at again.
     fn pop_fresh(&mut self, accept: impl Fn(u64, i64) -> bool) -> Option<Entry> {
-        loop {
+        for _ in 0..SCAN_MAX {
             let number = self.base;
             let entry = self.pop_front()?;
             let tag = entry.tag();
@@ -317,6 +349,7 @@ impl Mailbox {
             }
             self.skipped.insert(number, entry);
         }
+        None
     }
 }
 
@@ -382,13 +415,16 @@ mod tests {
         assert_eq!(mailbox.bytes(), MAILBOX_ENTRY_BYTES + 5);
         message.resources.push(std::sync::Arc::new(()));
         mailbox.push_message(message);
-        assert_eq!(mailbox.bytes(), 2 * (MAILBOX_ENTRY_BYTES + 5));
+        let of_both = 2 * (MAILBOX_ENTRY_BYTES + 5) + size_of::<Resource>();
+        assert_eq!(mailbox.bytes(), of_both);
         assert!(mailbox.pop(&Filter::Tag(9)).is_none());
         for resources in [0, 1] {
             let Some(Received::Message(message)) = mailbox.pop(&Filter::Tag(3)) else {
                 panic!("two messages were passed over");
             };
             assert_eq!(message.resources.len(), resources);
+            let counted = MAILBOX_ENTRY_BYTES + 5 + size_of::<Resource>();
+            assert_eq!(mailbox.bytes(), (1 - resources) * counted);
         }
         assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
     }
@@ -420,5 +456,51 @@ mod tests {
             Some(Received::LinkDied { .. })
         ));
         assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn one_step_looks_at_so_many_and_the_next_goes_on() {
+        let total = 3 * SCAN_MAX + 10;
+        let many: Vec<i64> = (-100..0).chain([2]).collect();
+        for filter in [Filter::Tag(2), Filter::Tags(vec![3, 2]), Filter::Tags(many)] {
+            let mut mailbox = Mailbox::default();
+            for number in 0..total {
+                mailbox.push_message(tagged(1, &number.to_string()));
+            }
+            mailbox.push_message(tagged(2, "wanted"));
+            for _ in 0..3 {
+                assert_eq!(text(mailbox.pop(&filter)), None);
+                assert!(mailbox.has_fresh());
+            }
+            mailbox.push_message(tagged(2, "later"));
+            assert_eq!(text(mailbox.pop(&filter)).as_deref(), Some("wanted"));
+            assert_eq!(text(mailbox.pop(&filter)).as_deref(), Some("later"));
+            assert_eq!(text(mailbox.pop(&filter)), None);
+            assert!(!mailbox.has_fresh(), "now that is sure");
+            let rest = std::iter::from_fn(|| text(mailbox.pop(&Filter::Any)));
+            let in_order = (0..total).map(|number| number.to_string());
+            assert!(rest.eq(in_order));
+        }
+    }
+
+    #[test]
+    fn a_withdrawn_notice_that_nobody_reads_takes_no_place() {
+        let mut mailbox = Mailbox::default();
+        let about = Pid::new(NodeId(1), 1).unwrap();
+        for number in 0..100 {
+            mailbox.push_notice(Notice {
+                number,
+                about,
+                tag: None,
+                reason: ExitReason::Trap("x".repeat(100)),
+            });
+            assert_eq!(
+                mailbox.bytes(),
+                MAILBOX_ENTRY_BYTES + 100,
+                "its text counts"
+            );
+            mailbox.settle(|_| None);
+            assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
+        }
     }
 }

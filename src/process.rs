@@ -150,6 +150,11 @@ impl Core {
         Some(received)
     }
 
+    /// After [`Core::pop`] has found nothing: whether it has not looked at all that waits.
+    pub(crate) fn is_looking(&self) -> bool {
+        !self.must_end() && self.mailbox.has_fresh()
+    }
+
     pub(crate) fn is_parked(&self) -> bool {
         self.parked.is_some()
     }
@@ -311,6 +316,17 @@ impl Shared {
             match effect {
                 Effect::Send(to, signal) => {
                     self.send_signal(core, to, signal, after, &mut more);
+                    wakes = false;
+                }
+                // Nobody sees it: the link is gone, and a process that never receives has nothing to read.
+                Effect::Tell {
+                    number,
+                    about,
+                    reason,
+                    ..
+                } if reason.is_normal() => {
+                    let was_queued = core.block.take(about, number);
+                    debug_assert!(was_queued, "it was queued in this step");
                     wakes = false;
                 }
                 Effect::Tell {

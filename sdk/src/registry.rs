@@ -1,4 +1,4 @@
-//! Names for processes, shared by all processes that descend from one first process on one node.
+//! Names for processes, shared by all processes of one tenant on one node.
 
 use crate::{Pid, sys};
 

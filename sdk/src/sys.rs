@@ -275,6 +275,9 @@ struct Found {
 
 /// What the host answers when a time limit passed.
 pub(crate) const TIMED_OUT: i32 = 9027;
+
+/// What it answers when more waits than one call that never waits looks at.
+const TOO_MANY: i32 = 9028;
 /// More bytes than these are never set aside for a message that has not come yet.
 const ROOM_MAX: usize = 4 << 10;
 
@@ -301,8 +304,10 @@ pub(crate) fn receive(tags: &[i64], timeout: i64) -> Kind {
         let (tags, length) = (tags.as_ptr(), tags.len());
         // SAFETY: see the module.
         let kind = unsafe { tidelock::try_receive(tags, length, data, room, found) };
-        if kind != TIMED_OUT || timeout == 0 {
-            return kind;
+        match kind {
+            TIMED_OUT if timeout != 0 => {}
+            TOO_MANY => {}
+            kind => return kind,
         }
         // SAFETY: see the module.
         unsafe { tidelock::receive(tags, length, timeout, data, room, found) }

@@ -6,6 +6,7 @@
 //! ```
 
 use std::ops::Range;
+use std::task::Poll;
 
 use bytes::Bytes;
 use tidelock_proto::Pid;
@@ -13,7 +14,8 @@ use tidelock_proto::Pid;
 use super::message::{NO_DATA, ask, filter, hold, next, tag};
 use super::state::Held;
 use super::{
-    Call, Caller, Linker, Result, State, TIMED_OUT, deadline, outside, sync, trap_in, waits,
+    Call, Caller, Linker, Result, State, TIMED_OUT, TOO_MANY, deadline, outside, sync, trap_in,
+    waits,
 };
 use crate::{Message, Received};
 
@@ -39,7 +41,6 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
 /// sent; it would have to wait, or fails, or is too long for the lane.
 fn try_send(mut call: Call<'_>, process: u64, raw: i64, ptr: u32, len: u32) -> Result<u32> {
     let (bytes, state) = outgoing(&mut call, ptr, len)?;
-    state.busy_ticks = 0;
     let Some(to) = Pid::from_raw(process) else {
         return Ok(0);
     };
@@ -141,7 +142,7 @@ fn give(call: &mut Call<'_>, received: Option<Received>, place: Place) -> Result
     Ok(hold(state, received))
 }
 
-/// Receives what is there, in one call that never waits.
+/// Receives what is there, in one call that never waits: a guest that only polls computes.
 fn try_receive(
     mut call: Call<'_>,
     tags_ptr: u32,
@@ -152,10 +153,10 @@ fn try_receive(
 ) -> Result<u32> {
     let place = Place::new(&mut call, ("ptr", ptr, len), found_ptr)?;
     let filter = filter(&mut call, tags_ptr, tags_len)?;
-    let state = call.state();
-    state.busy_ticks = 0;
-    let received = state.context.try_receive(&filter);
-    give(&mut call, received, place)
+    match call.state().context.receive_step(&filter) {
+        Poll::Ready(received) => give(&mut call, received, place),
+        Poll::Pending => Ok(TOO_MANY),
+    }
 }
 
 /// As [`try_receive`], waiting.

@@ -7,6 +7,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use tidelock_proto::Pid;
 use tokio::time::timeout_at;
@@ -339,11 +340,16 @@ pub(super) async fn next(
     timeout: u64,
     deadline: Option<tokio::time::Instant>,
 ) -> Option<Received> {
-    let received = state.context.try_receive(&filter);
-    if received.is_none() && timeout != 0 {
-        return state.context.receive(filter, deadline).await;
+    loop {
+        match state.context.receive_step(&filter) {
+            Poll::Ready(None) if timeout != 0 => {
+                return state.context.receive(filter, deadline).await;
+            }
+            Poll::Ready(received) => return received,
+            // A long mailbox is looked through in steps; others run in between.
+            Poll::Pending => tokio::task::yield_now().await,
+        }
     }
-    received
 }
 
 impl State {

@@ -10,7 +10,7 @@ use super::{Call, Caller, Linker, Result, sync};
 /// Names kept; further ones are ignored, and counted.
 const NAMES_MAX: usize = 4096;
 /// Bytes of a name; the rest is cut off.
-const NAME_BYTES_MAX: usize = 128;
+const NAME_BYTES_MAX: u32 = 128;
 
 /// What guests of this program reported.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -90,15 +90,16 @@ fn update(mut call: Call<'_>, ptr: u32, len: u32, change: impl FnOnce(&mut f64))
     Ok(())
 }
 
+/// A name, cut at a character. What is cut off is not looked at.
 fn name(call: &mut Call<'_>, ptr: u32, len: u32) -> Result<String> {
-    let mut name = call.text("name_ptr", ptr, len)?;
-    if name.len() > NAME_BYTES_MAX {
-        let end = (0..=NAME_BYTES_MAX)
-            .rev()
-            .find(|&at| name.is_char_boundary(at));
-        name.truncate(end.unwrap_or(0));
-    }
-    Ok(name)
+    const ARG: &str = "name_ptr";
+    call.room(ARG, ptr, len)?;
+    let bytes = call.bytes(ARG, ptr, len.min(NAME_BYTES_MAX))?;
+    let whole = match std::str::from_utf8(bytes) {
+        Err(cut) if len > NAME_BYTES_MAX && cut.error_len().is_none() => cut.valid_up_to(),
+        _ => bytes.len(),
+    };
+    call.text(ARG, ptr, whole as u32)
 }
 
 fn entry<'a, T: Default>(

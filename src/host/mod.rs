@@ -49,6 +49,8 @@ type Result<T> = wasmtime::Result<T>;
 
 /// The code of a call that ended by its timeout.
 const TIMED_OUT: u32 = 9027;
+/// What a receive that never waits answers when it would have to look at more than it does in one call.
+const TOO_MANY: u32 = 9028;
 
 /// Defines every import.
 pub(crate) fn link(linker: &mut Linker) -> Result<()> {

@@ -7,7 +7,8 @@ use tidelock_proto::Pid;
 use tidelock_proto::spawn::ProcessConfig;
 
 use super::{Call, Caller, Linker, Result, deadline, message, sync, waits};
-use crate::{LinkForm, Module, Param, SpawnError, SpawnRequest};
+use crate::wasm::MODULE_BYTES_MAX;
+use crate::{LinkForm, Module, ModuleError, Param, SpawnError, SpawnRequest};
 
 /// "My own" on the interface: the caller's configuration, the caller's module.
 const MINE: u64 = u64::MAX;
@@ -68,9 +69,7 @@ async fn compile_module(mut call: Call<'_>, ptr: u32, len: u32, id_ptr: u32) -> 
         return Ok(-1);
     }
     call.room("id_ptr", id_ptr, 8)?;
-    let bytes = Bytes::copy_from_slice(call.bytes("data_ptr", ptr, len)?);
-    let engine = call.state().context.environment().engine().clone();
-    match Module::compile(&engine, bytes).await {
+    match compiled(&mut call, ptr, len).await? {
         Ok(module) => {
             let id = call
                 .state()
@@ -85,6 +84,25 @@ async fn compile_module(mut call: Call<'_>, ptr: u32, len: u32, id_ptr: u32) -> 
             Ok(1)
         }
     }
+}
+
+/// Compiles bytes of the guest. Too many are refused before they are looked at.
+async fn compiled(
+    call: &mut Call<'_>,
+    ptr: u32,
+    len: u32,
+) -> Result<std::result::Result<Module, ModuleError>> {
+    let bytes = len as usize;
+    if bytes > MODULE_BYTES_MAX {
+        return Ok(Err(ModuleError::TooLarge {
+            bytes,
+            of: "",
+            max: MODULE_BYTES_MAX,
+        }));
+    }
+    let bytes = Bytes::copy_from_slice(call.bytes("data_ptr", ptr, len)?);
+    let engine = call.state().context.environment().engine().clone();
+    Ok(Module::compile(&engine, bytes).await)
 }
 
 fn drop_module(mut call: Call<'_>, id: u64) -> Result<()> {
@@ -113,28 +131,38 @@ fn create_config(mut call: Call<'_>) -> Result<i64> {
     let id = call
         .state()
         .configs
-        .insert(config)
+        .insert(Arc::new(config))
         .map_err(|full| call.trap(full))?;
     Ok(id as i64)
 }
 
 fn drop_config(mut call: Call<'_>, id: u64) -> Result<()> {
     config(&mut call, id)?;
-    call.state().configs.remove(id);
+    let state = call.state();
+    if let Some(dropped) = state.configs.remove(id) {
+        state.configs_bytes -= dropped.text_bytes();
+    }
     Ok(())
 }
 
 /// A configuration the caller made.
-pub(super) fn config<'a>(call: &'a mut Call<'_>, id: u64) -> Result<&'a mut ProcessConfig> {
+pub(super) fn config<'a>(call: &'a mut Call<'_>, id: u64) -> Result<&'a Arc<ProcessConfig>> {
     if call.state().configs.get(id).is_none() {
         return Err(call.trap(format_args!("no config {id}")));
     }
-    Ok(call.state().configs.get_mut(id).expect("checked above"))
+    Ok(call.state().configs.get(id).expect("checked above"))
+}
+
+/// As [`config`], to be changed. Whoever was spawned with it keeps what it was.
+pub(super) fn config_mut<'a>(call: &'a mut Call<'_>, id: u64) -> Result<&'a mut ProcessConfig> {
+    config(call, id)?;
+    let config = call.state().configs.get_mut(id).expect("checked above");
+    Ok(Arc::make_mut(config))
 }
 
 fn set_max_memory(mut call: Call<'_>, id: u64, bytes: u64) -> Result<()> {
     let mine = call.state().context.config().memory_bytes_max;
-    config(&mut call, id)?.memory_bytes_max = bytes.min(mine);
+    config_mut(&mut call, id)?.memory_bytes_max = bytes.min(mine);
     Ok(())
 }
 
@@ -145,7 +173,7 @@ fn get_max_memory(mut call: Call<'_>, id: u64) -> Result<u64> {
 fn set_max_fuel(mut call: Call<'_>, id: u64, units: u64) -> Result<()> {
     let mine = call.state().context.config().fuel_max;
     let asked = (units != NO_LIMIT).then_some(units);
-    config(&mut call, id)?.fuel_max = match (asked, mine) {
+    config_mut(&mut call, id)?.fuel_max = match (asked, mine) {
         (Some(asked), Some(mine)) => Some(asked.min(mine)),
         (asked, mine) => asked.or(mine),
     };
@@ -158,7 +186,7 @@ fn get_max_fuel(mut call: Call<'_>, id: u64) -> Result<u64> {
 
 fn set_can_compile(mut call: Call<'_>, id: u64, can: u32) -> Result<()> {
     let mine = call.state().context.config().can_compile_modules;
-    config(&mut call, id)?.can_compile_modules = can != 0 && mine;
+    config_mut(&mut call, id)?.can_compile_modules = can != 0 && mine;
     Ok(())
 }
 
@@ -168,7 +196,7 @@ fn get_can_compile(mut call: Call<'_>, id: u64) -> Result<u32> {
 
 fn set_can_configure(mut call: Call<'_>, id: u64, can: u32) -> Result<()> {
     let mine = call.state().context.config().can_create_configs;
-    config(&mut call, id)?.can_create_configs = can != 0 && mine;
+    config_mut(&mut call, id)?.can_create_configs = can != 0 && mine;
     Ok(())
 }
 
@@ -178,7 +206,7 @@ fn get_can_configure(mut call: Call<'_>, id: u64) -> Result<u32> {
 
 fn set_can_spawn(mut call: Call<'_>, id: u64, can: u32) -> Result<()> {
     let mine = call.state().context.config().can_spawn_processes;
-    config(&mut call, id)?.can_spawn_processes = can != 0 && mine;
+    config_mut(&mut call, id)?.can_spawn_processes = can != 0 && mine;
     Ok(())
 }
 
@@ -211,7 +239,7 @@ pub(super) struct Described {
 pub(super) fn wanted(call: &mut Call<'_>, described: &Described) -> Result<Wanted> {
     let config = match described.config {
         MINE => call.state().context.config().clone(),
-        id => Arc::new(config(call, id)?.clone()),
+        id => config(call, id)?.clone(),
     };
     let module = match described.module {
         MINE => Some(call.state().module().clone()),
@@ -366,9 +394,10 @@ async fn get_or_spawn(
         params: (params_ptr, params_len),
     };
     let wanted = wanted(&mut call, &described)?;
-    let environment = call.state().context.environment().clone();
+    let context = &call.state().context;
+    let (environment, environ) = (context.environment().clone(), context.environ());
     let _alone = environment.registry().exclusive().await;
-    if let Some((node, process)) = environment.registry().find(&name) {
+    if let Some((node, process)) = environment.registry().find(environ, &name) {
         call.put_u64("node_id_ptr", node_ptr, node)?;
         call.put_u64("id_ptr", id_ptr, process)?;
         return Ok(2);

@@ -1,4 +1,4 @@
-//! `lunatic::registry`: names of processes, shared by all processes of an environment on this node.
+//! `lunatic::registry`: names of processes, shared by all processes of a tenant on this node.
 
 use super::{Call, Caller, Linker, Result, process, sync};
 
@@ -19,8 +19,9 @@ fn put(mut call: Call<'_>, name_ptr: u32, name_len: u32, node: u64, process: u64
 
 /// Sets a name; a full registry ends the caller.
 pub(super) fn register(call: &mut Call<'_>, name: &str, node: u64, process: u64) -> Result<()> {
-    let registry = call.state().context.environment().registry();
-    if registry.put(name, node, process) {
+    let context = &call.state().context;
+    let registry = context.environment().registry();
+    if registry.put(context.environ(), name, node, process) {
         return Ok(());
     }
     Err(call.trap("too many names are registered"))
@@ -35,7 +36,9 @@ fn get(
     process_ptr: u32,
 ) -> Result<u32> {
     let name = process::name(&mut call, ("name", name_ptr, name_len))?;
-    let Some((node, process)) = call.state().context.environment().registry().find(&name) else {
+    let context = &call.state().context;
+    let registry = context.environment().registry();
+    let Some((node, process)) = registry.find(context.environ(), &name) else {
         return Ok(1);
     };
     call.put_u64("node_ptr", node_ptr, node)?;
@@ -45,6 +48,8 @@ fn get(
 
 fn remove(mut call: Call<'_>, name_ptr: u32, name_len: u32) -> Result<()> {
     let name = process::name(&mut call, ("name", name_ptr, name_len))?;
-    call.state().context.environment().registry().remove(&name);
+    let context = &call.state().context;
+    let registry = context.environment().registry();
+    registry.remove(context.environ(), &name);
     Ok(())
 }

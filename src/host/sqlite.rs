@@ -17,6 +17,7 @@ use rusqlite::types::Value;
 use serde::{Deserialize, Serialize};
 use tidelock_proto::bounded;
 
+use super::process::NAME_BYTES_MAX;
 use super::state::Table;
 use super::{Call, Caller, Linker, Result, sync, waits};
 use connection::{Answer, Connection, Fault, Place, SQL_BYTES_MAX};
@@ -27,6 +28,8 @@ const CONNECTIONS_MAX: usize = 16;
 const PATH_BYTES_MAX: u32 = 4096;
 /// Bytes of one list of values to bind, and of what they are decoded to.
 const BIND_BYTES_MAX: usize = 64 << 20;
+/// Values of one such list: SQLite has no more parameters.
+const BIND_VALUES_MAX: u64 = 32_766;
 /// What `sqlite3_step` answers.
 const ROW: u32 = 100;
 const DONE: u32 = 101;
@@ -141,6 +144,11 @@ fn encoded(value: &impl Serialize) -> Vec<u8> {
 
 /// What is to be bound, by place. A value without a key goes to the place it has in the list.
 fn decoded(bytes: &[u8]) -> std::result::Result<Vec<(Place, Value)>, String> {
+    if let Some(count) = bytes.first_chunk::<8>()
+        && u64::from_le_bytes(*count) > BIND_VALUES_MAX
+    {
+        return Err(format!("more than {BIND_VALUES_MAX} values"));
+    }
     let limited = ENCODING.with_limit::<BIND_BYTES_MAX>();
     let (pairs, _): (Vec<(BindKey, BindValue)>, usize) =
         bincode::serde::decode_from_slice(bytes, limited).map_err(|error| error.to_string())?;
@@ -149,6 +157,9 @@ fn decoded(bytes: &[u8]) -> std::result::Result<Vec<(Place, Value)>, String> {
         BindKey::Numeric(number) => usize::try_from(number)
             .map(Place::Number)
             .map_err(|_| format!("no parameter has the number {number}")),
+        BindKey::String(name) if name.len() > NAME_BYTES_MAX as usize => Err(format!(
+            "the name of a parameter has at most {NAME_BYTES_MAX} bytes"
+        )),
         BindKey::String(name) => Ok(Place::Name(name)),
     };
     let pairs = pairs.into_iter().enumerate();

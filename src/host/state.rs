@@ -1,6 +1,7 @@
 //! What the host keeps for one guest: the scratch message and the tables behind its ids.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tidelock_proto::spawn::ProcessConfig;
@@ -16,6 +17,9 @@ use crate::{Context, Environment, Resource};
 /// Entries of one table; a call that would exceed it traps.
 const TABLE_MAX: usize = 65_536;
 
+/// Bytes that a message may keep and not fill, on top of as many as it has.
+const SPARE_BYTES_MAX: usize = 64;
+
 /// The data of a guest's store.
 pub(crate) struct State {
     pub(super) context: Context,
@@ -27,7 +31,10 @@ pub(crate) struct State {
     /// The scratch slot: the outgoing message, or the last received one.
     pub(super) held: Option<Held>,
     pub(super) modules: Table<Module>,
-    pub(super) configs: Table<ProcessConfig>,
+    /// Shared with the processes that were spawned with them.
+    pub(super) configs: Table<Arc<ProcessConfig>>,
+    /// Bytes of the texts of all of them.
+    pub(super) configs_bytes: usize,
     pub(super) errors: Table<String>,
     /// Answers of node look-ups not yet copied.
     pub(super) lookups: Table<Vec<u64>>,
@@ -56,6 +63,7 @@ impl State {
             handler: None,
             modules: Table::new(),
             configs: Table::new(),
+            configs_bytes: 0,
             errors: Table::new(),
             lookups: Table::new(),
             sockets: None,
@@ -168,6 +176,10 @@ impl Body {
 
     pub(super) fn into_bytes(self) -> Bytes {
         match self {
+            // What nobody counts is not kept: a guest says how much room it wants, and need not fill it.
+            Body::Own(bytes) if bytes.capacity() / 2 > bytes.len() + SPARE_BYTES_MAX => {
+                Bytes::copy_from_slice(&bytes)
+            }
             Body::Own(bytes) => bytes.into(),
             Body::Shared(bytes) => bytes,
         }
@@ -221,5 +233,24 @@ impl<T> Table<T> {
 
     pub(super) fn remove(&mut self, id: u64) -> Option<T> {
         self.0.as_mut()?.by_id.remove(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_that_was_asked_for_and_not_used_does_not_travel() {
+        let kept = |length: usize, room: usize| {
+            let mut bytes = Vec::with_capacity(room);
+            bytes.resize(length, 7);
+            let bytes = Body::Own(bytes).into_bytes();
+            assert_eq!(bytes.len(), length);
+            bytes.try_into_mut().map_or(0, |bytes| bytes.capacity())
+        };
+        assert!(kept(1, 64 << 10) < 100, "{}", kept(1, 64 << 10));
+        assert!(kept(1000, 64 << 10) < 1100);
+        assert!(kept(1000, 2000) >= 2000, "a vector that grew is not copied");
     }
 }

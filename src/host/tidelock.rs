@@ -6,7 +6,7 @@
 use tidelock_proto::{ExitReason, NodeId, Pid};
 
 use super::message::tag;
-use super::process::{Described, Wanted, may_spawn, pid_of, wanted};
+use super::process::{self, Described, Wanted, may_spawn, pid_of, wanted};
 use super::state::{Handler, Held};
 use super::{Call, Caller, Linker, Result, TIMED_OUT, deadline, sync, waits};
 use crate::{LinkError, LinkForm, Refusal, SpawnError, SpawnRequest};
@@ -237,7 +237,7 @@ fn handle(
     function: u32,
     state: u64,
 ) -> Result<()> {
-    let name = call.text("name_ptr", name_ptr, name_len)?;
+    let name = process::name(&mut call, ("name", name_ptr, name_len))?;
     let export = call.caller.get_export(&name);
     let Some(export) = export.and_then(wasmtime::Extern::into_func) else {
         return Err(call.trap(format_args!("the module has no exported function {name:?}")));

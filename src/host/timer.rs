@@ -14,13 +14,15 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
     Ok(())
 }
 
-/// The timer outlives its sender.
+/// The timer outlives its sender. That of nobody has fired already.
 fn send_after(mut call: Call<'_>, process: u64, delay: u64) -> Result<u64> {
     let message = message::take(&mut call)?;
     let delay = Duration::from_millis(delay);
-    let to = Pid::from_raw(process);
     let context = &mut call.state().context;
-    Ok(to.map_or(0, |to| context.send_after(to, message, delay)))
+    Ok(match Pid::from_raw(process) {
+        Some(to) => context.send_after(to, message, delay),
+        None => context.fired_timer(),
+    })
 }
 
 fn cancel_timer(mut call: Call<'_>, timer: u64) -> Result<u32> {

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::time::{Instant, SystemTime};
 
 use tidelock_proto::spawn::ProcessConfig;
+use tidelock_proto::wire::CONTROL_BYTES_MAX;
 use tidelock_proto::{Pid, bounded};
 use wasmtime::{Config, Engine, Error, Store, WasmBacktrace};
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
@@ -19,6 +20,11 @@ use crate::{Environment, OutputLine, Stream};
 /// Arguments or variables of one configuration, and bytes of each.
 const ENTRIES_MAX: usize = 1024;
 const ENTRY_BYTES_MAX: u32 = 64 << 10;
+/// Bytes of all texts of one configuration, as [`ProcessConfig::text_bytes`] counts them: so many that a request for a
+/// process on another node always holds them, and the longest name and parameters.
+const CONFIG_BYTES_MAX: usize = CONTROL_BYTES_MAX - (32 << 10);
+/// Bytes of the texts of all configurations that one process has made and not dropped.
+const CONFIGS_BYTES_MAX: usize = 16 << 20;
 
 pub(super) fn link(linker: &mut Linker) -> Result<()> {
     add_to_linker_async(linker, State::wasi)?;
@@ -161,6 +167,23 @@ fn entry(call: &mut Call<'_>, arg: &str, ptr: u32, len: u32) -> Result<String> {
     Ok(text)
 }
 
+/// Takes room for more texts of a configuration; traps if it has too many bytes of them, or all of the caller's have.
+fn take_room(call: &mut Call<'_>, config: u64, texts: &[&str]) -> Result<()> {
+    let more = texts.iter().map(|text| size_of::<String>() + text.len());
+    let more: usize = more.sum();
+    if process::config(call, config)?.text_bytes() + more > CONFIG_BYTES_MAX {
+        let text = format_args!("a config has at most {CONFIG_BYTES_MAX} bytes of texts");
+        return Err(call.trap(text));
+    }
+    let state = call.state();
+    if state.configs_bytes + more > CONFIGS_BYTES_MAX {
+        let text = format_args!("all configs have at most {CONFIGS_BYTES_MAX} bytes of texts");
+        return Err(call.trap(text));
+    }
+    state.configs_bytes += more;
+    Ok(())
+}
+
 fn add_variable(
     mut call: Call<'_>,
     config: u64,
@@ -171,21 +194,23 @@ fn add_variable(
 ) -> Result<()> {
     let key = entry(&mut call, "key_ptr", key_ptr, key_len)?;
     let value = entry(&mut call, "val_ptr", val_ptr, val_len)?;
-    let config = process::config(&mut call, config)?;
-    if config.env.len() >= ENTRIES_MAX {
+    if process::config(&mut call, config)?.env.len() >= ENTRIES_MAX {
         return Err(call.trap(format_args!("more than {ENTRIES_MAX} variables")));
     }
-    config.env.push((key, value));
+    take_room(&mut call, config, &[&key, &value])?;
+    process::config_mut(&mut call, config)?
+        .env
+        .push((key, value));
     Ok(())
 }
 
 fn add_argument(mut call: Call<'_>, config: u64, ptr: u32, len: u32) -> Result<()> {
     let argument = entry(&mut call, "ptr", ptr, len)?;
-    let config = process::config(&mut call, config)?;
-    if config.args.len() >= ENTRIES_MAX {
+    if process::config(&mut call, config)?.args.len() >= ENTRIES_MAX {
         return Err(call.trap(format_args!("more than {ENTRIES_MAX} arguments")));
     }
-    config.args.push(argument);
+    take_room(&mut call, config, &[&argument])?;
+    process::config_mut(&mut call, config)?.args.push(argument);
     Ok(())
 }
 
@@ -199,9 +224,9 @@ fn preopen_dir(mut call: Call<'_>, config: u64, ptr: u32, len: u32) -> Result<()
             "{dir:?} is no directory of this process itself"
         )));
     }
-    let config = process::config(&mut call, config)?;
-    if !config.preopens.contains(&dir) {
-        config.preopens.push(dir);
+    if !process::config(&mut call, config)?.preopens.contains(&dir) {
+        take_room(&mut call, config, &[&dir])?;
+        process::config_mut(&mut call, config)?.preopens.push(dir);
     }
     Ok(())
 }

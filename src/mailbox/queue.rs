@@ -66,6 +66,10 @@ impl<T> Queue<T> {
         Some(entry)
     }
 
+    pub(super) fn front(&self) -> Option<&T> {
+        self.first.front()
+    }
+
     pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut T> {
         let Some(behind) = at.checked_sub(self.first.len()) else {
             return self.first.get_mut(at);

@@ -534,6 +534,54 @@ mod tests {
     use std::task::Poll;
 
     use super::*;
+    use crate::{Environment, EnvironmentConfig, SpawnOptions};
+
+    const MAIL: &str = r#"(module
+        (import "tidelock" "try_send" (func $try_send (param i64 i64 i32 i32) (result i32)))
+        (import "tidelock" "try_receive"
+            (func $try_receive (param i32 i32 i32 i32 i32) (result i32)))
+        (import "tidelock" "receive" (func $receive (param i32 i32 i64 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "sends")
+            (drop (call $try_send (i64.const 0) (i64.const 1) (i32.const 0) (i32.const 8))))
+        (func (export "polls")
+            (drop (call $try_receive (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 8)
+                (i32.const 16))))
+        (func (export "waits")
+            (drop (call $receive (i32.const 0) (i32.const 0) (i64.const 0) (i32.const 0)
+                (i32.const 8) (i32.const 16)))))"#;
+
+    /// Runs these functions in the name of a process that has computed through a few ticks.
+    async fn after_ticks(module: &Module, context: Context, calls: &[(&str, u32)]) {
+        let reservation = module.reserve(context.config()).unwrap();
+        let native = module.native(reservation.is_guarded(module)).await;
+        let native = native.unwrap();
+        let state = State::new(module.clone(), context, Limits::new(reservation));
+        let mut store = Store::new(native.pre.module().engine(), state);
+        store.limiter(|state| state);
+        store.set_epoch_deadline(1 << 40);
+        let instance = native.pre.instantiate_async(&mut store).await.unwrap();
+        for (name, ticks) in calls {
+            store.data_mut().busy_ticks = 7;
+            let called = instance.get_typed_func::<(), ()>(&mut store, name);
+            called.unwrap().call_async(&mut store, ()).await.unwrap();
+            assert_eq!(store.data().busy_ticks, *ticks, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_only_polls_computes_and_one_that_may_wait_does_not() {
+        let env = Environment::new(EnvironmentConfig::default()).unwrap();
+        let bytes = wat::parse_str(MAIL).unwrap();
+        let module = Module::compile(env.engine(), bytes).await.unwrap();
+        let options = SpawnOptions::default();
+        let process = env.spawn_native("guest", options, |me| async move {
+            let calls = [("sends", 7), ("polls", 7), ("waits", 0)];
+            after_ticks(&module, me, &calls).await;
+            ExitReason::Normal
+        });
+        assert_eq!(env.wait(process.unwrap()).await, ExitReason::Normal);
+    }
 
     #[tokio::test]
     async fn ticks_that_pass_while_a_guest_waits_are_not_its_own() {

@@ -549,6 +549,8 @@ fn daemon(role: &str, starter: &[String]) -> Command {
             concat!(env!("CARGO_TARGET_TMPDIR"), "/cluster-cache"),
         )
         .env_remove("TIDELOCK_TOKEN")
+        // It looks like a setting, and is none.
+        .env_remove("TIDELOCK_NODE_BINARY")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

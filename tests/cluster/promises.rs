@@ -179,6 +179,6 @@ fn a_spawn_that_cannot_be_says_why_and_leaves_nothing() {
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{words}");
     assert!(words.contains("nobody-deployed-this"), "{words}");
-    assert_eq!(words.matches("[E1005]").count(), 1, "{words}");
+    assert_eq!(words.matches("[E0022]").count(), 1, "{words}");
     eprintln!("refused: {why}\n{words}");
 }

@@ -52,6 +52,8 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const PEM_BYTES_MAX: u64 = 1 << 20;
 /// Certificates that a client may bring along.
 const CERTIFICATES_MAX: u32 = 256;
+/// Bytes of a text that are looked at to find out whether it is PEM.
+const HEAD_BYTES_MAX: usize = 1024;
 /// Records without data that one step reads before others get their turn.
 const EMPTY_READS_MAX: usize = 64;
 
@@ -528,16 +530,18 @@ fn trusted(call: &mut Call<'_>, ptr: u32, count: u32) -> Result<Outcome<Arc<Clie
 /// Where a certificate lies. The interface says pointer, then length; version 0.14.1 of the guest
 /// library writes them the other way round. A PEM text tells which it is.
 fn certificate(call: &mut Call<'_>, [first, second]: [u32; 2]) -> Result<(u32, u32)> {
-    const BEGIN: &[u8] = b"-----BEGIN";
-    let mut is_pem = |ptr: u32, len: u32| {
-        let bytes = call.bytes("certificate", ptr, len);
-        bytes.is_ok_and(|bytes| bytes.trim_ascii_start().starts_with(BEGIN))
-    };
-    if !is_pem(first, second) && is_pem(second, first) {
+    let mut begins = |ptr: u32, len: u32| call.bytes("certificate", ptr, len).is_ok_and(is_pem);
+    if !begins(first, second) && begins(second, first) {
         return Ok((second, first));
     }
     call.room("certificate", first, second)?;
     Ok((first, second))
+}
+
+/// Whether a PEM text begins here, behind a few blanks at most.
+fn is_pem(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    head.trim_ascii_start().starts_with(b"-----BEGIN")
 }
 
 /// Tries the addresses of the host one after the other, then shakes hands.
@@ -698,4 +702,22 @@ fn set_write_timeout(mut call: Call<'_>, stream: u64, ms: u64) -> Result<()> {
 
 fn get_write_timeout(mut call: Call<'_>, stream: u64) -> Result<u64> {
     Ok(find::<Stream>(&mut call, stream)?.write.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_known_by_its_head() {
+        let behind = |blanks: usize| [&vec![b' '; blanks][..], b"-----BEGIN A-----"].concat();
+        for blanks in [0, 1, 1000] {
+            assert!(is_pem(&behind(blanks)), "{blanks}");
+        }
+        // The rest is not looked at, be it gigabytes.
+        for blanks in [1015, 1 << 20] {
+            assert!(!is_pem(&behind(blanks)), "{blanks}");
+        }
+        assert!(!is_pem(b"") && !is_pem(b"BEGIN"));
+    }
 }

@@ -551,7 +551,7 @@ fn fault(error: &rusqlite::Error) -> Fault {
 fn misuse(text: String) -> Fault {
     Fault {
         code: rusqlite::ffi::SQLITE_MISUSE.cast_unsigned(),
-        text,
+        text: tidelock_proto::bounded(text),
     }
 }
 

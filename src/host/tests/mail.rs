@@ -356,3 +356,53 @@ async fn one_that_has_ended_is_silence_to_whoever_has_sent_to_it() {
     });
     assert_eq!(end(&env, parent.unwrap()).await, ExitReason::Normal);
 }
+
+#[tokio::test]
+async fn one_that_never_receives_is_not_filled_by_normal_ends() {
+    let env = environment_with(Limits {
+        mailbox_len_max: 8,
+        ..Limits::default()
+    });
+    let server = env.spawn_native("server", SpawnOptions::default(), |mut me| async move {
+        let env = me.environment().clone();
+        for _ in 0..100 {
+            let once = |mut me: crate::Context| async move {
+                me.receive(Filter::Any, None).await.unwrap();
+                ExitReason::Normal
+            };
+            let child = env.spawn_native("child", SpawnOptions::default(), once);
+            let child = child.unwrap();
+            me.link(child, None, crate::LinkForm::Value, None)
+                .await
+                .unwrap();
+            me.send(child, Message::default()).await.unwrap();
+            assert_eq!(env.wait(child).await, ExitReason::Normal);
+        }
+        assert_eq!(env.info(me.pid()).unwrap().queued, 0);
+        ExitReason::Normal
+    });
+    assert_eq!(end(&env, server.unwrap()).await, ExitReason::Normal);
+}
+
+/// A call that never waits looks at a thousand; one that may wait finds it, also if it has no time.
+#[tokio::test]
+async fn a_long_mailbox_is_looked_through_in_steps() {
+    let code = r#"
+        (local $count i32)
+        (loop $more
+            (call $post (i64.const 5) (i32.const 8))
+            (local.set $count (i32.add (local.get $count) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $count) (i32.const 5000))))
+        (call $post (i64.const 7) (i32.const 3))
+        (call $check32 (call $next (i32.const 1) (i32.const 8)) (i32.const 9028))
+        (call $check32 (call $next (i32.const 1) (i32.const 8)) (i32.const 9028))
+        (call $check32 (call $receive_into (i32.const 8) (i32.const 1) (i64.const 0) (i32.const 200)
+            (i32.const 8) (i32.const 32)) (i32.const 0))
+        (call $found (i64.const 7) (i64.const 3))
+        ;; all of it was looked at
+        (call $check32 (call $next (i32.const 1) (i32.const 8)) (i32.const 9027))
+        ;; nothing has changed its place
+        (call $check32 (call $next (i32.const 0) (i32.const 8)) (i32.const 0))
+        (call $found (i64.const 5) (i64.const 8))"#;
+    assert_eq!(short("", code).await, ExitReason::Normal);
+}

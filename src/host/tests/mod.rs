@@ -9,6 +9,7 @@ mod life;
 mod mail;
 mod message;
 mod modules;
+mod names;
 mod networking;
 mod pointers;
 mod process;
@@ -17,6 +18,7 @@ mod silent;
 mod small;
 mod sqlite;
 mod tidelock;
+mod timers;
 mod traps;
 mod wasi;
 

@@ -188,6 +188,30 @@ async fn compiled_modules_travel_in_messages_and_errors_have_texts() {
     );
 }
 
+/// The memory is much smaller: nothing of such a module is looked at.
+#[tokio::test]
+async fn a_module_that_is_too_large_is_refused_by_its_length() {
+    let imports = [
+        ERRORS,
+        r#"(import "lunatic::process" "compile_module" (func $compile (param i32 i32 i32) (result i32)))"#,
+    ]
+    .concat();
+    let text = "module has 67108865 bytes, the limit is 67108864";
+    let data = format!(r#"(data (i32.const 100) "{text}")"#);
+    let code = format!(
+        r#"(local $at i32)
+        (call $check32 (call $compile (i32.const 0) (i32.const 67108865) (i32.const 0)) (i32.const 1))
+        (call $check32 (call $error_size (i64.load (i32.const 0))) (i32.const {size}))
+        (call $error_text (i64.load (i32.const 0)) (i32.const 200))
+        (loop
+            (call $check32 (i32.load8_u offset=100 (local.get $at)) (i32.load8_u offset=200 (local.get $at)))
+            (local.set $at (i32.add (local.get $at) (i32.const 1)))
+            (br_if 0 (i32.lt_u (local.get $at) (i32.const {size}))))"#,
+        size = text.len()
+    );
+    assert_eq!(run(&imports, &data, &code).await, ExitReason::Normal);
+}
+
 #[tokio::test]
 async fn a_child_has_the_arguments_of_its_config() {
     let imports = [SPAWN, DIE, RECEIVE, r#"

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tidelock_proto::link::Signal;
 use tidelock_proto::spawn::Prepare;
+use tidelock_proto::wire::{CONTROL_BYTES_MAX, Frame, HEADER_BYTES, decode_first};
 use tidelock_proto::{Environ, NodeId};
 use tokio::sync::oneshot;
 
@@ -18,6 +19,8 @@ struct Silent {
     congested: bool,
     /// Who would be answered.
     asked: Mutex<Vec<oneshot::Sender<SpawnAnswer>>>,
+    /// What they have asked for.
+    wanted: Mutex<Vec<Prepare>>,
     given_up: Mutex<Vec<u64>>,
 }
 
@@ -56,8 +59,9 @@ impl Remote for Silent {
     fn ask(
         &self,
         _: NodeId,
-        _: Prepare,
+        prepare: Prepare,
     ) -> Result<(u64, oneshot::Receiver<SpawnAnswer>), ExitReason> {
+        self.wanted.lock().unwrap().push(prepare);
         let (answer, answered) = oneshot::channel();
         let mut asked = self.asked.lock().unwrap();
         asked.push(answer);
@@ -79,12 +83,17 @@ impl Remote for Silent {
 
 /// Runs `_start` beside that; `$far` is a process there.
 async fn beside(remote: &Arc<Silent>, code: &str) {
+    beside_with(remote, "", code).await;
+}
+
+/// As [`beside`], with more imports.
+async fn beside_with(remote: &Arc<Silent>, more: &str, code: &str) {
     let env = environment();
     let way: Arc<dyn Remote> = remote.clone();
     env.set_remote(Arc::downgrade(&way));
     let far = Pid::new(NodeId(2), 7).expect("a pid").raw();
     let imports = [
-        TIDELOCK, RECEIVE, GET_TAG, DIE, PROC_EXIT, PROCESS_ID, MESSAGES, SPAWN, SPAWN_AT,
+        TIDELOCK, RECEIVE, GET_TAG, DIE, PROC_EXIT, PROCESS_ID, MESSAGES, SPAWN, SPAWN_AT, more,
     ]
     .concat();
     let code = format!(
@@ -127,6 +136,38 @@ async fn a_spawn_that_is_not_answered_is_given_up_in_time_and_the_other_side_is_
     let remote = Arc::<Silent>::default();
     beside(&remote, &[SPAWN_FAR, SPAWN_FAR, SPAWN_AT_FAR].concat()).await;
     assert_eq!(*remote.given_up.lock().unwrap(), [1, 2, 3]);
+}
+
+/// The longest that a guest can make: a full configuration, the longest name and parameters.
+#[tokio::test]
+async fn a_request_for_a_process_fits_into_a_frame_whatever_its_configuration() {
+    let remote = Arc::<Silent>::default();
+    let imports = r#"
+        (import "lunatic::process" "create_config" (func $config (result i64)))
+        (import "lunatic::wasi" "config_add_command_line_argument"
+            (func $arg (param i64 i32 i32)))"#;
+    // Texts and the type of parameters that take most.
+    let make = "(drop (memory.grow (i32.const 1)))
+        (memory.fill (i32.const 65536) (i32.const 0x7b) (i32.const 65536))
+        (call $check (call $config) (i64.const 0))";
+    let add =
+        |bytes: usize| format!("(call $arg (i64.const 0) (i32.const 65536) (i32.const {bytes}))");
+    let spawn = "(call $check32 (i32.const 9027)
+        (call $spawn_on (i64.const 2) (i64.const 1) (i64.const 0) (i64.const -1) (i32.const 65536)
+            (i32.const 4096) (i32.const 65536) (i32.const 4352) (i64.const 10) (i32.const 0)))";
+    let full = add(65_536).repeat(15) + &add(32_384);
+    let code = [make, &full, spawn, spawn].concat();
+    beside_with(&remote, imports, &code).await;
+    let wanted = remote.wanted.lock().unwrap();
+    assert_eq!(wanted.len(), 2);
+    assert!(
+        Arc::ptr_eq(&wanted[0].config, &wanted[1].config),
+        "no request has one of its own"
+    );
+    let mut frame = Vec::new();
+    Frame::Prepare(u64::MAX, Box::new(wanted[0].clone())).encode(&mut frame);
+    assert!(frame.len() - HEADER_BYTES <= CONTROL_BYTES_MAX);
+    assert!(matches!(decode_first(&frame), Ok(Some(_))));
 }
 
 #[tokio::test]

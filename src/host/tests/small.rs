@@ -34,6 +34,27 @@ async fn timers_fire_and_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_timer_of_nobody_has_a_number_of_its_own() {
+    let imports = [
+        MESSAGES,
+        PROCESS_ID,
+        r#"
+        (import "lunatic::timer" "send_after" (func $after (param i64 i64) (result i64)))
+        (import "lunatic::timer" "cancel_timer" (func $cancel (param i64) (result i32)))"#,
+    ]
+    .concat();
+    let code = r#"(local $nobody i64) (local $mine i64)
+        (call $create_data (i64.const 1) (i64.const 0))
+        (local.set $nobody (call $after (i64.const 0) (i64.const 3600000)))
+        (call $create_data (i64.const 1) (i64.const 0))
+        (local.set $mine (call $after (call $process_id) (i64.const 3600000)))
+        (call $check32 (i64.eq (local.get $nobody) (local.get $mine)) (i32.const 0))
+        (call $check32 (call $cancel (local.get $nobody)) (i32.const 0))
+        (call $check32 (call $cancel (local.get $mine)) (i32.const 1))"#;
+    assert_eq!(run(&imports, "", code).await, ExitReason::Normal);
+}
+
+#[tokio::test]
 async fn names_are_put_found_and_removed() {
     let imports = [
         PROCESS_ID,
@@ -131,6 +152,19 @@ async fn version_and_metrics() {
     assert_eq!(metrics.values["test.metric.ab"], 2.5);
     assert_eq!(metrics.histograms["test.metric.abc"], (2, 3.5));
     metrics_are_counted_and_one_more_is_ignored().await;
+}
+
+/// What is cut off is not looked at, be it no text.
+#[tokio::test]
+async fn a_long_name_of_a_metric_is_cut_at_a_character() {
+    let imports = r#"
+        (import "lunatic::metrics" "counter" (func $counter (param i32 i32 i64)))"#;
+    // A character lies across the end, at 127 and 128.
+    let name = format!("cut.{}", "m".repeat(123));
+    let data = format!(r#"(data (i32.const 0) "{name}\c3\a9\ff")"#);
+    let code = "(call $counter (i32.const 0) (i32.const 130) (i64.const 5))";
+    assert_eq!(run(imports, &data, code).await, ExitReason::Normal);
+    assert_eq!(crate::guest_metrics().values[&name], 5.0);
 }
 
 /// The metrics are those of the whole process, so this comes after whoever else wants a histogram.

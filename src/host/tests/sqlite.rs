@@ -401,6 +401,7 @@ async fn a_wrong_value_traps_and_says_why() {
         guest.code(&format!("(call $bind (i64.const 0) {list})"))
     };
     let huge = [&u64::MAX.to_le_bytes()[..], &[0; 8]].concat();
+    let name: &'static str = "b".repeat(4097).leak();
     let cases = [
         (with(b"x"), "bind_value: ptr: "),
         (with(&huge), "bind_value: ptr: "),
@@ -410,6 +411,11 @@ async fn a_wrong_value_traps_and_says_why() {
             with(&list(&[(Key::Name("b"), Val::Null)])),
             "no parameter is called \"b\"",
         ),
+        (
+            with(&list(&[(Key::Name(name), Val::Null)])),
+            "the name of a parameter has at most 4096 bytes",
+        ),
+        (with(&32_767_u64.to_le_bytes()), "more than 32766 values"),
         (
             Guest::new()
                 .opens("")

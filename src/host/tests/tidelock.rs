@@ -327,6 +327,7 @@ async fn a_handler_that_is_missing_or_of_another_type_traps() {
         (named(300, 2), "no exported function"),
         (named(120, 5), "\"typed\" is not (i32, i32, i64) -> i32"),
         (named(65_530, 9), "name_ptr"),
+        (named(0, 4097), "name_len: more than 4096 bytes"),
     ] {
         let reason = handled(&code, "(i32.const 0)").await;
         assert!(trap(&reason).contains(says), "{reason:?} lacks {says:?}");

@@ -100,6 +100,68 @@ async fn clocks_chance_and_an_empty_standard_input() {
     assert!(trap(&reason).contains("random_get: ptr"), "{reason:?}");
 }
 
+/// `$args` adds texts of 64 KiB to a config, each of which counts 24 bytes more; 15 of them leave 32 408 bytes of one.
+/// `$fill` makes configs with so many.
+const FILL: &str = r#"
+    (func $args (param $config i64) (param $count i32)
+        (loop
+            (call $arg (local.get $config) (i32.const 65536) (i32.const 65536))
+            (br_if 0 (local.tee $count (i32.sub (local.get $count) (i32.const 1))))))
+    (func $fill (param $configs i32)
+        (loop
+            (call $args (call $create) (i32.const 15))
+            (br_if 0 (local.tee $configs (i32.sub (local.get $configs) (i32.const 1))))))"#;
+
+#[tokio::test]
+async fn the_texts_of_a_config_and_of_all_of_a_process_have_an_end() {
+    let imports = r#"
+        (import "lunatic::process" "create_config" (func $create (result i64)))
+        (import "lunatic::process" "drop_config" (func $drop_config (param i64)))
+        (import "lunatic::wasi" "config_add_command_line_argument" (func $arg (param i64 i32 i32)))
+        (import "lunatic::wasi" "config_add_environment_variable"
+            (func $var (param i64 i32 i32 i32 i32)))"#;
+    let pair = |bytes: u32| {
+        format!(
+            "(call $var (i64.const 0) (i32.const 65536) (i32.const {bytes}) (i32.const 65536)
+                (i32.const {bytes}))"
+        )
+    };
+    let full = |bytes| format!("(call $fill (i32.const 1)) {}", pair(bytes));
+    let nothing = "(call $arg (i64.const 0) (i32.const 0) (i32.const 0))";
+    let one = "add_command_line_argument: a config has at most 1015808 bytes";
+    for (code, words) in [
+        (full(16_180), None),
+        (
+            full(16_181),
+            Some("add_environment_variable: a config has at most 1015808 bytes"),
+        ),
+        (full(16_180) + nothing, Some(one)),
+        (
+            "(call $args (call $create) (i32.const 16))".to_owned(),
+            Some(one),
+        ),
+        (
+            "(call $fill (i32.const 17)) (call $drop_config (i64.const 0)) (call $fill (i32.const 1))"
+                .to_owned(),
+            None,
+        ),
+        (
+            "(call $fill (i32.const 18))".to_owned(),
+            Some("all configs have at most 16777216 bytes"),
+        ),
+    ] {
+        let code = format!(
+            "(drop (memory.grow (i32.const 1)))
+            (memory.fill (i32.const 65536) (i32.const 97) (i32.const 65536)) {code}"
+        );
+        let reason = run(imports, FILL, &code).await;
+        match words {
+            Some(words) => assert!(trap(&reason).contains(words), "{reason:?} lacks {words:?}"),
+            None => assert_eq!(reason, ExitReason::Normal, "{code}"),
+        }
+    }
+}
+
 /// On one worker the echo can only run while the guest lets it.
 #[tokio::test]
 async fn whoever_yields_lets_others_run() {
