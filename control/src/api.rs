@@ -27,8 +27,15 @@ use crate::tags::Tags;
 /// Stable codes of the errors that both servers answer with.
 ///
 /// A code names one cause for good; its text may be reworded. `E1…` come from the control plane,
-/// `E2…` from a node's admin port.
+/// `E2…` from a node's admin port. `E0…` are the command line's own; a node answers with one where it
+/// meets the same cause.
 pub mod codes {
+    /// The control plane cannot be reached.
+    pub const CONTROL_UNREACHABLE: &str = "E0011";
+    /// No such module, or the beginning of a hash that several modules share.
+    pub const NO_MODULE: &str = "E0022";
+    /// The module cannot run here.
+    pub const NOT_RUNNABLE: &str = "E0030";
     /// The request could not be understood: not JSON, a field missing, a value out of range.
     pub const BAD_REQUEST: &str = "E1001";
     /// The join token is wrong, spent or expired. Deliberately one code for all of them.
@@ -356,11 +363,11 @@ pub struct ProcessInfo {
     pub name: Option<String>,
     /// The module's name or hash; none for processes of the runtime itself.
     pub module: Option<String>,
-    /// The function it was started with.
+    /// The function it was started with; empty if that is not known any more.
     pub entry: String,
     /// What it is doing.
     pub state: ProcessState,
-    /// Messages in its mailbox.
+    /// Messages in its mailbox. An ended process has no mailbox, memory, links or monitors: 0.
     pub queued: u64,
     /// Linear memory it holds.
     pub memory_bytes: u64,
@@ -370,8 +377,8 @@ pub struct ProcessInfo {
     pub monitors: u64,
     /// Who spawned it, if a process did.
     pub parent: Option<String>,
-    /// When it was created.
-    pub started_at: Timestamp,
+    /// When it was created, unless that is not known any more.
+    pub started_at: Option<Timestamp>,
 }
 
 /// `GET /v1/processes/{pid}`: everything about one process.
@@ -388,12 +395,10 @@ pub struct ProcessDetail {
     pub monitored_by: Vec<String>,
     /// Its limits by name, in the unit that the name ends with.
     pub limits: BTreeMap<String, u64>,
-    /// Messages taken in since it started.
-    pub messages_in: u64,
-    /// Messages sent since it started.
-    pub messages_out: u64,
-    /// Whether a linked process's failure ends it, too.
-    pub die_when_link_dies: bool,
+    /// Messages taken in since it started; not kept when it ends.
+    pub messages_in: Option<u64>,
+    /// Whether a linked process's failure ends it, too; not kept when it ends.
+    pub die_when_link_dies: Option<bool>,
     /// Why it ended, if it has.
     pub reason: Option<String>,
 }
@@ -403,14 +408,13 @@ pub struct ProcessDetail {
 pub struct LinkInfo {
     /// The other end.
     pub pid: String,
-    /// The tag that this end is told with.
-    pub tag: Option<i64>,
 }
 
 /// `POST /v1/processes`: starts a process on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnProcess {
-    /// The module's hash (`"b3:…"`) or the name it was deployed under.
+    /// The module's hash (`"b3:…"`), the beginning of it with four digits or more, or the name it was
+    /// deployed under.
     pub module: String,
     /// The exported function; `_start` if empty.
     #[serde(default)]
@@ -424,8 +428,8 @@ pub struct SpawnProcess {
     /// Environment variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Directories of the node's machine that the guest may use. It sees them under the same path; a
-    /// relative one starts where the node was started.
+    /// Directories of the node's machine that the guest may use; they must be there. It sees them under
+    /// the same path; a relative one starts where the node was started.
     #[serde(default)]
     pub preopens: Vec<String>,
     /// A name to register it under.

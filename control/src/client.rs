@@ -376,7 +376,12 @@ impl Client {
         let usage = |reason: String| ClientError::Usage(format!("control {control:?}: {reason}"));
         let url = reqwest::Url::parse(&format!("https://{control}/"))
             .map_err(|error| usage(error.to_string()))?;
-        if url.host().is_none() || url.path() != "/" || !url.username().is_empty() {
+        // Not the URL's: that leaves out 443.
+        let port = control
+            .rsplit_once(':')
+            .map(|(_, port)| port.parse::<u16>());
+        let has_port = matches!(port, Some(Ok(1..)));
+        if url.host().is_none() || url.path() != "/" || !url.username().is_empty() || !has_port {
             return Err(usage("host:port is expected".to_owned()));
         }
         let config = config.map_err(|error| usage(error.to_string()))?;

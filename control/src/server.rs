@@ -249,10 +249,15 @@ async fn lease(
     let (_, key) = node_caller(&caller)?;
     let id = parse_node(&id)?;
     blocking(app, move |app| {
-        let revision = app
-            .books
-            .lease(id, &key, request.draining, Moment::now())
-            .map_err(for_own_node)?;
+        let leased = app.books.lease(id, &key, request.draining, Moment::now());
+        let revision = leased.map_err(|error| match error {
+            // The same code, so that it leaves; and why, for whoever reads its last words.
+            ChangeError::Gone { .. } if app.books.is_removed(&key) => {
+                let why = AdmitError::Removed.to_string();
+                ApiError::new(StatusCode::GONE, codes::NODE_GONE, why)
+            }
+            error => for_own_node(error),
+        })?;
         Ok(Json(LeaseResponse {
             lease_ms: app.lease_ms(),
             revision,
@@ -572,7 +577,7 @@ fn check_description(
     for addr in [addr, admin_addr] {
         if addr.ip().is_unspecified() || addr.ip().is_multicast() || addr.port() == 0 {
             return Err(ApiError::bad_request(format!(
-                "{addr} is no address to reach a node at"
+                "{addr} is no address to reach a node at; give --advertise IP, or listen on one address"
             )));
         }
     }
@@ -608,7 +613,7 @@ impl From<AdmitError> for ApiError {
         };
         let answer = Self::new(status, code, error.to_string());
         match error {
-            AdmitError::Token => answer.next("tidelock token create"),
+            AdmitError::Token => answer.next("tidelock token"),
             AdmitError::NameTaken { .. } => answer.next("tidelock nodes"),
             _ => answer,
         }

@@ -11,7 +11,7 @@
 //! 4. `$XDG_CONFIG_HOME/tidelock/tidelock.toml`
 //! 5. the default
 //!
-//! Unknown tables and keys are errors, so that a typing mistake is not silently a default.
+//! Unknown tables, keys and variables are errors, so that a typing mistake is not silently a default.
 
 use std::{
     collections::BTreeMap,
@@ -55,7 +55,8 @@ macro_rules! table {
 table! {
     /// A node: where guests run.
     NodeTable ["node"] {
-        /// The stable name, part of the certificate. Empty: the machine's host name.
+        /// The stable name, part of the certificate. Empty: that of the saved identity, else the machine's
+        /// host name.
         name: String = String::new(),
         /// UDP address for other nodes; port 0 takes a free one.
         listen: SocketAddr = loopback(7717),
@@ -218,10 +219,12 @@ impl Loaded {
         if let Some(path) = user_file() {
             files.push((path, false));
         }
-        match env::var_os("TIDELOCK_CONFIG") {
+        match env::var_os("TIDELOCK_CONFIG").filter(|path| !path.is_empty()) {
             Some(path) => files.push((PathBuf::from(path), true)),
             None => files.push((PathBuf::from("tidelock.toml"), false)),
         }
+        let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        check_variables(names)?;
         Self::load(&files, &|name| env::var(name).ok(), flags)
     }
 
@@ -262,6 +265,14 @@ impl Loaded {
                     message,
                 }
             })?;
+            let known = |name: &str| tables().iter().any(|(table, _, _)| *table == name);
+            if let Some(name) = parsed.keys().find(|name| !known(name)) {
+                let names = tables().map(|(table, _, _)| format!("[{table}]"));
+                return Err(ConfigError::Value {
+                    place: format!("{name} ({})", path.display()),
+                    message: format!("unknown table, expected one of {}", names.join(", ")),
+                });
+            }
             for (table, key, value) in entries(&parsed) {
                 loaded.set(table, key, value, Origin::File(path.clone()))?;
             }
@@ -417,6 +428,28 @@ fn tables() -> [(&'static str, &'static [&'static str], &'static [Doc]); 4] {
     ]
 }
 
+/// Finds the variable that looks like a setting and is none.
+fn check_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+    for name in names {
+        for (table, _, fields) in tables() {
+            let prefix = format!("TIDELOCK_{table}_").to_uppercase();
+            let Some(key) = name.strip_prefix(&prefix) else {
+                continue;
+            };
+            // What Kubernetes sets for a service that is called tidelock-node.
+            let is_service = key.starts_with("SERVICE_") || key.starts_with("PORT");
+            let key = key.to_lowercase();
+            if !is_service && fields.iter().all(|(field, _)| *field != key) {
+                return Err(ConfigError::Value {
+                    place: format!("${name}"),
+                    message: format!("[{table}] has no setting {key}"),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 fn defaults() -> Table {
     Table::try_from(Settings::default()).expect("the defaults are plain values")
 }
@@ -512,5 +545,35 @@ mod tests {
         let flags = [("node", "lease_ms", "soon".to_owned())];
         let error = Loaded::load(&[], &nothing, &flags).unwrap_err().to_string();
         assert!(error.starts_with("node.lease_ms (--lease-ms)"), "{error}");
+    }
+
+    #[test]
+    fn a_mistyped_table_or_variable_is_none_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("t.toml");
+        for text in ["[nodee]\n", "[nodee]\nname = \"a\"\n", "name = \"a\"\n"] {
+            fs::write(&file, text).unwrap();
+            let error = Loaded::load(&[(file.clone(), true)], &nothing, &[]).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains("unknown table, expected one of [node]"),
+                "{error}"
+            );
+        }
+        fs::write(&file, "[node]\n").unwrap();
+        Loaded::load(&[(file, true)], &nothing, &[]).unwrap();
+
+        let check = |name: &str| check_variables(std::iter::once(name.to_owned()));
+        for name in [
+            "TIDELOCK_NODE_NAME",
+            "TIDELOCK_LOG_OUTPUT_LINES_MAX",
+            "TIDELOCK_TOKEN",
+            "TIDELOCK_NODE_SERVICE_HOST",
+            "TIDELOCK_CONTROL_PORT_7700_TCP",
+        ] {
+            check(name).unwrap();
+        }
+        let error = check("TIDELOCK_NODE_NMAE").unwrap_err().to_string();
+        assert_eq!(error, "$TIDELOCK_NODE_NMAE: [node] has no setting nmae");
     }
 }

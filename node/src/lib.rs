@@ -55,9 +55,10 @@ mod renewal;
 mod spin;
 pub mod transport;
 
+use std::fs::{File, TryLockError};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -66,7 +67,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tidelock::{Environment, EnvironmentConfig, Module, ModuleHash, NodeId};
 use tidelock_certs::{Identity, JoinToken};
-use tidelock_control::api::{self, EventKind, NodeInfo, NodeState, WatchEvent};
+use tidelock_control::api::{self, EventKind, NodeInfo, NodeState, WatchEvent, codes};
 use tidelock_control::client::{Client, ClientError, Joined, NodeDescription};
 use tidelock_control::http::ApiError;
 use tidelock_control::tags::Tags;
@@ -82,7 +83,7 @@ use crate::transport::{Socket, Transport, TransportError};
 /// How a node is started.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
-    /// Its stable name, which its certificate carries.
+    /// Its stable name, which its certificate carries. A saved identity of another name is not used.
     pub name: String,
     /// Where it speaks QUIC (UDP). Port 0: any free one.
     pub listen: SocketAddr,
@@ -94,9 +95,10 @@ pub struct NodeConfig {
     pub control: String,
     /// What guests find it by.
     pub tags: Tags,
-    /// A join token; without one the identity saved in `state_dir` is used.
+    /// A join token. It is spent only if no identity is saved in `state_dir`, or control does not accept
+    /// that one.
     pub token: Option<JoinToken>,
-    /// Where the identity and compiled modules are kept. `None`: nothing is.
+    /// Where the identity is kept; one node at a time may use it. `None`: it is not kept.
     pub state_dir: Option<PathBuf>,
     /// How long a peer may be silent.
     pub lease: Duration,
@@ -177,6 +179,30 @@ pub enum StartError {
         /// What the system said.
         why: String,
     },
+    /// Another node uses its state directory.
+    #[error("another node is using {dir}; give this one its own --state-dir")]
+    StateInUse {
+        /// Which directory.
+        dir: String,
+    },
+    /// The saved identity is that of a node with another name, and there is no token to join anew with.
+    #[error(
+        "{dir} holds the identity of node {name}; give this one its own --state-dir, or leave --name out"
+    )]
+    OtherName {
+        /// Which directory.
+        dir: String,
+        /// Whose identity it is.
+        name: String,
+    },
+    /// It would be listed with an address that nobody can reach it by.
+    #[error(
+        "{addr} is no address to reach a node at; give --advertise IP, or listen on one address"
+    )]
+    NoAddress {
+        /// The address.
+        addr: SocketAddr,
+    },
 }
 
 /// A running node. Cheap to clone; it stops by [`Node::leave`] or when its runtime ends.
@@ -199,6 +225,10 @@ struct Inner {
     peers_changed: watch::Sender<u64>,
     leaving: tokio::sync::Mutex<bool>,
     stopped: watch::Sender<bool>,
+    /// Why control has given it up.
+    given_up: OnceLock<String>,
+    /// Held as long as the state directory is used.
+    state_lock: Mutex<Option<File>>,
     /// Where processes and the admin port run.
     runtime: tokio::runtime::Handle,
     network: Network,
@@ -262,6 +292,7 @@ impl Node {
     }
 
     async fn started(config: NodeConfig) -> Result<Self, StartError> {
+        let state_lock = config.state_dir.as_deref().map(lock_state).transpose()?;
         let socket = Socket::bind(config.listen)?;
         let admin = |error: std::io::Error| StartError::Admin {
             addr: config.admin_listen,
@@ -281,6 +312,10 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             tags: config.tags.clone(),
         };
+        let addrs = [description.addr, description.admin_addr];
+        if let Some(addr) = addrs.into_iter().find(|addr| addr.ip().is_unspecified()) {
+            return Err(StartError::NoAddress { addr });
+        }
         let Joined {
             client,
             identity,
@@ -333,6 +368,8 @@ impl Node {
             peers_changed: watch::Sender::new(0),
             leaving: tokio::sync::Mutex::new(false),
             stopped: watch::Sender::new(false),
+            given_up: OnceLock::new(),
+            state_lock: Mutex::new(state_lock),
             runtime: tokio::runtime::Handle::current(),
             network,
         });
@@ -400,6 +437,12 @@ impl Node {
         // The sender lives as long as this node.
         let _: Result<_, _> = stopped.wait_for(|stopped| *stopped).await;
     }
+
+    /// Why control has given this node up, if it has: an operator removed it, or its name has a later
+    /// start. It leaves because of that.
+    pub fn given_up(&self) -> Option<&str> {
+        self.0.given_up.get().map(String::as_str)
+    }
 }
 
 impl Inner {
@@ -430,6 +473,7 @@ impl Inner {
         if let Some(observer) = observer {
             observer.shutdown().await;
         }
+        drop(lock(&self.state_lock).take());
         *left = true;
         self.stopped.send_replace(true);
     }
@@ -440,9 +484,43 @@ async fn join(config: &NodeConfig, node: &NodeDescription) -> Result<Joined, Sta
         // A token is spent with the answer, and an identity that cannot be kept would be lost.
         Identity::check_room(&dir.join("identity")).map_err(|error| unwritable(dir, &error))?;
     }
-    if let Some(token) = &config.token {
-        return Ok(Client::join(&config.control, token, node).await?);
+    let saved = saved(config);
+    let Some(token) = &config.token else {
+        let (dir, identity) = saved?;
+        let name = &identity.name().name;
+        if *name != node.name {
+            return Err(StartError::OtherName {
+                dir: dir.display().to_string(),
+                name: name.clone(),
+            });
+        }
+        return Ok(Client::rejoin(&config.control, &identity, node).await?);
+    };
+    // The token may be an old one that is still set, and whom control knows needs none.
+    if let Ok((_, identity)) = saved
+        && identity.name().name == node.name
+    {
+        match Client::rejoin(&config.control, &identity, node).await {
+            Err(error) if is_refused(&error) => {
+                tracing::warn!(%error, "the saved identity is of no use; joining with the token");
+            }
+            rejoined => return Ok(rejoined?),
+        }
     }
+    Ok(Client::join(&config.control, token, node).await?)
+}
+
+/// Whether control wants nothing to do with whoever asked, as opposed to not being there, or busy.
+fn is_refused(error: &ClientError) -> bool {
+    let refused = matches!(
+        error,
+        ClientError::Refused { .. } | ClientError::NotTrusted { .. }
+    );
+    refused && !error.is_temporary()
+}
+
+/// The identity of an earlier start, and the state directory that it is from.
+fn saved(config: &NodeConfig) -> Result<(&Path, Identity), StartError> {
     let missing = |dir: String, why: String| StartError::NoIdentity { dir, why };
     let Some(dir) = &config.state_dir else {
         return Err(missing(
@@ -450,17 +528,37 @@ async fn join(config: &NodeConfig, node: &NodeDescription) -> Result<Joined, Sta
             "no state directory is set".into(),
         ));
     };
-    let identity = Identity::load(&dir.join("identity"))
-        .map_err(|error| missing(dir.display().to_string(), error.to_string()))?;
-    Ok(Client::rejoin(&config.control, &identity, node).await?)
+    match Identity::load(&dir.join("identity")) {
+        Ok(identity) => Ok((dir.as_path(), identity)),
+        Err(error) => Err(missing(dir.display().to_string(), error.to_string())),
+    }
 }
 
-fn save(dir: &std::path::Path, identity: &Identity) -> Result<(), StartError> {
+/// Takes the state directory for as long as the file is open: two nodes would overwrite each other's
+/// identity.
+fn lock_state(dir: &Path) -> Result<File, StartError> {
+    let shown = || dir.display().to_string();
+    let unusable = |error: std::io::Error| StartError::State {
+        dir: shown(),
+        why: error.to_string(),
+    };
+    tidelock_certs::files::create_private_dir(dir).map_err(unusable)?;
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    let file = options.open(dir.join("lock")).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::StateInUse { dir: shown() }),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
+    }
+}
+
+fn save(dir: &Path, identity: &Identity) -> Result<(), StartError> {
     let saved = identity.save(&dir.join("identity"));
     saved.map_err(|error| unwritable(dir, &error))
 }
 
-fn unwritable(dir: &std::path::Path, error: &tidelock_certs::IdentityError) -> StartError {
+fn unwritable(dir: &Path, error: &tidelock_certs::IdentityError) -> StartError {
     StartError::State {
         dir: dir.display().to_string(),
         why: error.to_string(),
@@ -562,6 +660,12 @@ async fn keep_lease(inner: Arc<Inner>, lease: Duration) {
             Ok(_) => {}
             Err(error) if error.is_node_gone() => {
                 tracing::error!(%error, "control has given this node up; it leaves");
+                let why = match error {
+                    ClientError::Refused { body, .. } => body.message,
+                    error => error.to_string(),
+                };
+                // Nobody else sets it.
+                let _: Result<(), String> = inner.given_up.set(why);
                 let node = Node(inner);
                 tokio::spawn(async move { node.leave().await });
                 return;
@@ -722,30 +826,123 @@ impl Subject for Node {
 
     fn module<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Module, ApiError>> {
         Box::pin(async move {
-            let env = &self.0.env;
-            let hash = name.parse::<ModuleHash>().ok();
+            let (env, client) = (&self.0.env, &self.0.client);
+            let refused = |error| not_had(name, error);
+            let hash = match name.parse::<ModuleHash>() {
+                Ok(hash) => Some(hash),
+                // No name of a module has a colon.
+                Err(_) if name.starts_with("b3:") => {
+                    let modules = client.modules().await.map_err(refused)?;
+                    let hashes = modules.iter().map(|module| module.hash.as_str());
+                    Some(beginning_with(name, hashes)?)
+                }
+                Err(_) => None,
+            };
             if let Some(module) = hash.and_then(|hash| env.modules().find(&hash)) {
                 return Ok(module);
             }
-            let client = &self.0.client;
             let bytes = match hash {
                 Some(hash) => client.module(hash).await,
                 None => client.module_named(name).await.map(|(_, bytes)| bytes),
             };
-            let bytes = bytes.map_err(|error| match error {
-                // Its code is a part of the answer of its own.
-                ClientError::Refused { body, .. } => ApiError::not_found(body.message),
-                error => ApiError::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "control_unreachable",
-                    error.to_string(),
-                ),
+            let compiled = Module::compile(env.engine(), bytes.map_err(refused)?).await;
+            let module = compiled.map_err(|error| {
+                let short = |hash: ModuleHash| format!("b3:{}", hash.short());
+                let name = hash.map_or_else(|| name.to_owned(), short);
+                ApiError::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    codes::NOT_RUNNABLE,
+                    format!("{name}: {error}"),
+                )
             })?;
-            let module = Module::compile(env.engine(), bytes)
-                .await
-                .map_err(|error| ApiError::bad_request(error.to_string()))?;
             env.modules().keep(&module);
             Ok(module)
         })
+    }
+}
+
+/// Fewer digits of a hash name nothing.
+const BEGINNING_MIN: usize = "b3:".len() + 4;
+
+/// The one hash among all that begins like this.
+fn beginning_with<'a>(
+    beginning: &str,
+    hashes: impl Iterator<Item = &'a str>,
+) -> Result<ModuleHash, ApiError> {
+    let begins = beginning.to_ascii_lowercase();
+    let enough = begins.len() >= BEGINNING_MIN;
+    let mut found = hashes.filter(|hash| enough && hash.starts_with(&begins));
+    let why = match (found.next(), found.count()) {
+        (Some(hash), 0) => match hash.parse::<ModuleHash>() {
+            Ok(hash) => return Ok(hash),
+            Err(error) => error.to_string(),
+        },
+        (Some(_), more) => format!("{} modules begin like this", more + 1),
+        (None, _) if enough => "there is no such module".to_owned(),
+        (None, _) => "four digits of a hash are needed at least".to_owned(),
+    };
+    Err(no_module(beginning, &why))
+}
+
+fn no_module(name: &str, why: &str) -> ApiError {
+    let message = format!("{name}: {why}");
+    ApiError::new(StatusCode::NOT_FOUND, codes::NO_MODULE, message).next("tidelock modules")
+}
+
+/// Why control gave no bytes.
+fn not_had(name: &str, error: ClientError) -> ApiError {
+    match error {
+        // It is no name that a module could have.
+        ClientError::Refused { status: 404, .. } | ClientError::Usage(_) => {
+            no_module(name, "there is no such module")
+        }
+        ClientError::Refused { status, body } => ApiError {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
+            body,
+        },
+        error => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            codes::CONTROL_UNREACHABLE,
+            format!("{name}: {error}"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_found_by_the_beginning_of_its_hash() {
+        let hashes: Vec<String> = ["abcd1", "abcd2", "0123"]
+            .iter()
+            .map(|digits| format!("b3:{digits:0<64}"))
+            .collect();
+        let found = |beginning: &str| beginning_with(beginning, hashes.iter().map(String::as_str));
+        for (beginning, at) in [("b3:abcd1", 0), ("b3:ABCD2", 1), ("b3:0123", 2)] {
+            let hash: ModuleHash = hashes[at].parse().unwrap();
+            assert_eq!(found(beginning), Ok(hash));
+        }
+        for (beginning, why) in [
+            ("b3:abcd", "2 modules begin like this"),
+            ("b3:abcd3", "there is no such module"),
+            ("b3:012", "four digits"),
+            ("b3:", "four digits"),
+        ] {
+            let error = found(beginning).unwrap_err();
+            assert_eq!(error.body.code, codes::NO_MODULE);
+            assert!(error.body.message.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_state_directory_is_one_nodes() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("node");
+        let lock = lock_state(&dir).unwrap();
+        let error = lock_state(&dir).unwrap_err();
+        assert!(matches!(error, StartError::StateInUse { .. }), "{error}");
+        drop(lock);
+        lock_state(&dir).unwrap();
     }
 }

@@ -86,6 +86,7 @@ pub fn serve(
         subject,
         journal,
         started_at: Timestamp::now(),
+        names: Arc::default(),
     };
     let task = tokio::spawn(server.serve(routes::router(state)));
     Ok(Observer { handle, task, tls })

@@ -18,7 +18,8 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
-use tidelock_control::api;
+use tidelock_certs::Identity;
+use tidelock_control::{api, client::Client};
 
 /// Longer than anything here takes; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -327,6 +328,82 @@ fn a_mistake_in_the_settings_names_its_place() {
     );
 }
 
+/// Fails unless a command ends with this code and says all of this on stderr, which is returned.
+fn refused(command: &mut Command, code: i32, words: &[&str]) -> String {
+    let output = command.output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{command:?}\n{told}");
+    for word in words {
+        assert!(told.contains(word), "{command:?}: no {word:?} in:\n{told}");
+    }
+    told
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_at_once() {
+    let user = User::new();
+    let hello = example("hello.wat");
+    let token = format!("tl1.{}.{}", "0".repeat(64), "0".repeat(32));
+    let node = |join: &str, listen: &str| {
+        let mut command = user.command(&["node", "--join", join, "--listen", listen]);
+        command
+            .args(["--admin", "127.0.0.1:0", "--state-dir", "node"])
+            .env("TIDELOCK_TOKEN", &token);
+        command
+    };
+    let words = ["host:port is expected", "--join 127.0.0.1:7700", "[E0003]"];
+    let told = refused(&mut node("127.0.0.1", "127.0.0.1:0"), 2, &words);
+    assert!(!told.contains("tidelock token"), "{told}");
+    let words = ["no address to reach a node at", "--advertise IP", "[E0003]"];
+    refused(&mut node("127.0.0.1:1", "0.0.0.0:0"), 2, &words);
+
+    let words = ["--nodes: `run` has no such option", "before the file"];
+    refused(
+        &mut user.command(&["run", "--nodes", "3", &hello]),
+        2,
+        &words,
+    );
+    let words = ["--dir", "begins with /"];
+    refused(
+        &mut user.command(&["spawn", "x", "--dir", "here"]),
+        2,
+        &words,
+    );
+
+    let mut show = user.command(&["config", "show"]);
+    let show = show.env("TIDELOCK_NODE_NMAE", "a");
+    let words = ["$TIDELOCK_NODE_NMAE: [node] has no setting nmae", "[E0003]"];
+    let told = refused(show, 2, &words);
+    assert!(!told.contains("tidelock config show"), "{told}");
+    fs::write(user.home.path().join("tidelock.toml"), "[nodee]\n").unwrap();
+    let words = ["nodee (tidelock.toml): unknown table", "[E0003]"];
+    refused(&mut user.command(&["config", "show"]), 2, &words);
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let user = User::new();
+    let hello = example("hello.wat");
+    let with = |args: &[&str], context: &str| {
+        let mut command = user.command(args);
+        command
+            .env("TIDELOCK_CONTEXT", context)
+            .env("TIDELOCK_OUTPUT", "");
+        command
+    };
+    let output = with(&["run", &hello], "").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    refused(&mut with(&["ps"], ""), 3, &["[E0010]"]);
+    // On the command line it is a mistake.
+    refused(&mut user.command(&["ps", "--context", ""]), 2, &[]);
+
+    // What is set does not count as an argument, and the runtime's own command is nobody's.
+    let told = refused(&mut with(&[], "nowhere"), 2, &["completions"]);
+    assert!(!told.contains("compile-module"), "{told}");
+    let told = refused(&mut user.command(&["compile-modul"]), 2, &[]);
+    assert!(!told.contains("compile-module'"), "{told}");
+}
+
 #[test]
 fn a_program_does_the_same_whatever_it_is_compiled_for() {
     let user = User::new();
@@ -513,6 +590,306 @@ impl Drop for Dev {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A daemon that was started by hand.
+struct Daemon {
+    child: Child,
+    ready: serde_json::Value,
+}
+
+impl Daemon {
+    /// Starts it and waits until it says that it is ready.
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .arg("--ready-json")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let Ok(ready) = serde_json::from_str(&line) else {
+            let output = child.wait_with_output().unwrap();
+            panic!("{command:?} has ended:\n{}", text(&output.stderr));
+        };
+        Self { child, ready }
+    }
+
+    /// A control plane; the user is its operator from now on.
+    fn control(user: &mut User) -> Self {
+        let dir = user.home.path().join("control");
+        let mut command = user.command(&["control", "--listen", "127.0.0.1:0"]);
+        command.args(["--lease-ms", "3000"]).arg("--state-dir");
+        command.arg(&dir);
+        let control = Self::start(command);
+        user.context = Some(dir.join("operator"));
+        control
+    }
+
+    /// How a node of this control plane is started, with its state in a folder of the user's.
+    fn node(&self, user: &User, dir: &str, token: Option<&str>) -> Command {
+        let mut command = user.command(&["node", "--state-dir", dir, "--join", self.addr()]);
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        if let Some(token) = token {
+            command.env("TIDELOCK_TOKEN", token);
+        }
+        command
+    }
+
+    fn addr(&self) -> &str {
+        self.ready["addr"].as_str().unwrap()
+    }
+
+    /// Of a node.
+    fn id(&self) -> &str {
+        self.ready["ready"].as_str().unwrap()
+    }
+
+    /// Waits for the end; returns the exit code and what was said before.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut told = String::new();
+        let stderr = self.child.stderr.as_mut().unwrap();
+        stderr.read_to_string(&mut told).unwrap();
+        (self.child.wait().unwrap().code(), told)
+    }
+
+    /// As Ctrl-C does it.
+    fn stop(self) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
+        let (code, told) = self.end();
+        assert_eq!(code, Some(0), "{told}");
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A fresh token.
+fn token(user: &User) -> String {
+    user.ok(&["token", "-q"]).trim().to_owned()
+}
+
+/// The node that is there: its id and its name.
+fn present(user: &User) -> (String, String) {
+    let mut nodes: Vec<api::NodeInfo> = user.json(&["nodes"]);
+    nodes.retain(|node| node.state.is_present());
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
+    (nodes[0].id.clone(), nodes[0].name.clone())
+}
+
+#[test]
+fn a_node_starts_again_whatever_token_is_still_set() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let called = |mut command: Command, name: &str| {
+        command.args(["--name", name]);
+        command
+    };
+    let first = token(user);
+    let node = Daemon::start(called(control.node(user, "dir", Some(&first)), "a"));
+    assert_eq!(present(user), ("n1".to_owned(), "a".to_owned()));
+
+    // One state directory is one node's.
+    let fresh = token(user);
+    let told = refused(
+        &mut called(control.node(user, "dir", Some(&fresh)), "b"),
+        1,
+        &[
+            "another node is using dir",
+            "its own --state-dir",
+            "[E0043]",
+        ],
+    );
+    assert!(!told.contains("tidelock token"), "{told}");
+    node.stop();
+
+    // The token is spent, and not needed.
+    let node = Daemon::start(called(control.node(user, "dir", Some(&first)), "a"));
+    assert_eq!(present(user), ("n2".to_owned(), "a".to_owned()));
+    node.stop();
+    let node = Daemon::start(control.node(user, "dir", None));
+    assert_eq!(present(user), ("n3".to_owned(), "a".to_owned()));
+    node.stop();
+
+    // Another name is another node, for which the token is still as good as it was.
+    refused(
+        &mut called(control.node(user, "dir", None), "b"),
+        1,
+        &["dir holds the identity of node a", "leave --name out"],
+    );
+    let node = Daemon::start(called(control.node(user, "dir", Some(&fresh)), "b"));
+    assert_eq!(present(user), ("n4".to_owned(), "b".to_owned()));
+    node.stop();
+    refused(
+        &mut control.node(user, "other", Some(&fresh)),
+        5,
+        &["[E1002]", "tidelock token"],
+    );
+}
+
+#[test]
+fn a_node_that_was_removed_says_so_and_comes_back_with_a_new_token() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let first = token(user);
+    let mut named = control.node(user, "dir", Some(&first));
+    named.args(["--name", "a"]);
+    let node = Daemon::start(named);
+    let words = ["a: remove takes an id: a is n1", "[E0021]"];
+    refused(&mut user.command(&["remove", "a"]), 4, &words);
+    user.ok(&["remove", "n1"]);
+    let (code, told) = node.end();
+    assert_eq!(code, Some(5), "{told}");
+    assert!(
+        told.contains("[E1008]") && told.contains("an operator has removed this node"),
+        "{told}"
+    );
+
+    refused(&mut control.node(user, "dir", None), 5, &["[E1003]"]);
+    refused(
+        &mut control.node(user, "dir", Some(&first)),
+        5,
+        &["[E1002]"],
+    );
+    let node = Daemon::start(control.node(user, "dir", Some(&token(user))));
+    assert_eq!(present(user).1, "a");
+    user.ok(&["drain", node.id()]);
+    let (code, told) = node.end();
+    assert_eq!(code, Some(0), "a drain is no failure: {told}");
+}
+
+#[test]
+fn whoever_is_out_of_reach_is_named() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let mut named = control.node(user, "dir", Some(&token(user)));
+    named.args(["--name", "a"]);
+    let node = Daemon::start(named);
+    let pid = format!("{}.1", node.id());
+    let unused = token(user);
+    node.kill();
+    refused(&mut user.command(&["show", &pid]), 3, &["[E0012]"]);
+
+    let addr = control.addr().to_owned();
+    let mut waits = control.node(user, "other", Some(&unused));
+    control.kill();
+    let words = [
+        format!("control plane {addr} cannot be reached; start it with: tidelock control"),
+        "[E0011]".to_owned(),
+    ];
+    let words = words.each_ref().map(String::as_str);
+    let told = refused(&mut user.command(&["nodes"]), 3, &words);
+    assert!(!told.contains("tidelock nodes"), "{told}");
+
+    let mut waits = waits.stderr(Stdio::piped()).spawn().unwrap();
+    let said = BufReader::new(waits.stderr.take().unwrap());
+    let words = format!("waiting for control at {addr}");
+    let told = said.lines().any(|line| line.unwrap().contains(&words));
+    waits.kill().unwrap();
+    waits.wait().unwrap();
+    assert!(told, "it has ended without a word");
+}
+
+/// Gives the cluster a module that `tidelock deploy` would not.
+fn put_module(user: &User, name: &str, bytes: Vec<u8>) {
+    let dir = user.context.as_deref().unwrap();
+    let context = fs::read(dir.join("context.json")).unwrap();
+    let context: api::OperatorContext = serde_json::from_slice(&context).unwrap();
+    let operator = Identity::load(dir).unwrap();
+    let client = Client::with_identity(&context.control, &operator).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let put = runtime.block_on(client.put_module(Some(name), bytes));
+    put.unwrap();
+}
+
+#[test]
+fn what_operators_are_told_is_so() {
+    let mut user = User::new();
+    let _dev = Dev::start(&mut user, &["--nodes", "1"]);
+    let user = &user;
+    for (list, words) in [
+        ("ps", "no processes\n"),
+        ("modules", "no modules\n"),
+        ("logs", "no output is kept\n"),
+    ] {
+        let output = user.run(&[list]);
+        assert_eq!(output.status.code(), Some(0));
+        let told = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(told, (String::new(), words.to_owned()));
+    }
+
+    let spin = wat::parse_file(example("spin.wat")).unwrap();
+    let strange = "(module (import \"a\" \"b\" (func)) (func (export \"_start\")))";
+    let strange = wat::parse_str(strange).unwrap();
+    let home = user.home.path();
+    fs::write(home.join("cut.wasm"), &spin[..spin.len() - 2]).unwrap();
+    fs::write(home.join("strange.wasm"), &strange).unwrap();
+    let words = ["cut.wasm: module is not valid", "[E0030]"];
+    refused(&mut user.command(&["deploy", "cut.wasm"]), 1, &words);
+    let words = ["strange.wasm: unknown import a::b", "[E0030]"];
+    refused(&mut user.command(&["deploy", "strange.wasm"]), 1, &words);
+    assert_eq!(user.ok(&["modules", "-q"]), "", "nothing was given away");
+    put_module(user, "strange", strange);
+    let words = ["strange: unknown import a::b", "[E0030]"];
+    refused(&mut user.command(&["spawn", "strange"]), 1, &words);
+
+    let module: api::ModuleInfo = user.json(&["deploy", &example("spin.wat")]);
+    for missing in ["b3:00000000", "b3:0", "nothing", "no/name"] {
+        let words = [missing, "[E0022]", "tidelock modules"];
+        refused(&mut user.command(&["spawn", missing]), 4, &words);
+    }
+    let nowhere = home.join("nowhere").display().to_string();
+    let words = [nowhere.as_str(), "there is no such directory on n1"];
+    refused(
+        &mut user.command(&["spawn", "spin", "--dir", &nowhere]),
+        5,
+        &words,
+    );
+
+    let beginning = &module.hash[.."b3:".len() + 8];
+    let spawned: api::Spawned = user.json(&["spawn", beginning, "--name", "loop"]);
+    let pid = spawned.pid.as_str();
+    let detail: api::ProcessDetail = user.json(&["show", pid]);
+    assert_eq!(
+        (detail.info.name.as_deref(), detail.info.entry.as_str()),
+        (Some("loop"), "_start")
+    );
+    assert_eq!(detail.messages_in, Some(0));
+    assert!(user.ok(&["show", pid]).contains("received"));
+    assert!(user.ok(&["ps"]).contains("loop"));
+
+    user.ok(&["kill", pid]);
+    let detail: api::ProcessDetail = user.json(&["show", pid]);
+    assert_eq!(
+        (detail.messages_in, detail.die_when_link_dies),
+        (None, None)
+    );
+    let shown = user.ok(&["show", pid]);
+    for unknown in ["received", "memory", "queued"] {
+        assert!(!shown.contains(unknown), "{shown}");
+    }
+    let words = [pid, "there is no such process [E0020]"];
+    refused(&mut user.command(&["kill", "--dry-run", pid]), 4, &words);
+
+    user.ok(&["spawn", "spin"]);
+    assert_eq!(
+        user.ok(&["drain", "n1", "--timeout", "900ms"]),
+        "n1 waits for 1 process to end, then leaves\n"
+    );
 }
 
 /// Waits until something is so.

@@ -291,7 +291,18 @@ async fn an_unreachable_control_plane_is_named() {
     );
     assert_eq!(error.exit_code(), 3);
 
-    for bad in ["", "a b", "host:99999", "user@host:1", "host:1/path"] {
+    for bad in [
+        "",
+        "a b",
+        "host",
+        "127.0.0.1",
+        "[::1]",
+        "host:",
+        "host:0",
+        "host:99999",
+        "user@host:1",
+        "host:1/path",
+    ] {
         let error = Client::with_identity(bad, &identity).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{bad}: {error}");
     }

@@ -53,6 +53,6 @@ impl Config {
 /// The settings of this process, flags on top.
 pub(crate) fn load(flags: &[(&str, &str, String)]) -> Outcome<Loaded> {
     Loaded::from_process(flags).map_err(|error| {
-        Failure::new("E0003", error).next("tidelock config show", "each value and its origin")
+        Failure::new("E0003", error).next("tidelock config template", "all names and defaults")
     })
 }

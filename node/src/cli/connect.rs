@@ -40,6 +40,13 @@ const LINE_BYTES_MAX: usize = 4 << 20;
 /// Lines of several nodes on their way to the one printer.
 const LINES_WAITING_MAX: usize = 256;
 
+/// Whom a request is for.
+#[derive(Debug, Clone, Copy)]
+enum Whom {
+    Control,
+    Node,
+}
+
 /// A cluster and the right to ask it.
 #[derive(Debug, Clone)]
 pub(crate) struct Cluster {
@@ -101,7 +108,8 @@ impl Cluster {
 
     /// All nodes that control knows, gone ones included.
     pub(crate) async fn nodes(&self) -> Outcome<Vec<NodeInfo>> {
-        let members: Members = self.ask(self.to_control(Method::GET, "/v1/nodes")).await?;
+        let request = self.to_control(Method::GET, "/v1/nodes");
+        let members: Members = self.ask(Whom::Control, request).await?;
         Ok(members.nodes)
     }
 
@@ -158,14 +166,25 @@ impl Cluster {
     pub(crate) async fn remove(&self, id: &str) -> Outcome<NodeInfo> {
         let nodes = self.nodes().await?;
         if !nodes.iter().any(|node| node.id == id) {
-            let next = "tidelock nodes --all";
-            return Err(
-                Failure::new("E0021", format!("{id}: there is no node with this id"))
-                    .next(next, "who is here and who was"),
-            );
+            let mut named = nodes.iter().rev().filter(|node| node.name == id);
+            let latest = named.clone().next();
+            let present = named.find(|node| node.state.is_present());
+            let all = "tidelock nodes --all";
+            return Err(match (present.or(latest), present) {
+                (Some(node), present) => {
+                    let is = if present.is_some() { "is" } else { "was" };
+                    let message = format!("{id}: remove takes an id: {id} {is} {}", node.id);
+                    Failure::new("E0021", message)
+                        .next(format!("tidelock remove {}", node.id), "if that is meant")
+                        .next(all, "who is here and who was")
+                }
+                (None, _) => Failure::new("E0021", format!("{id}: there is no node with this id"))
+                    .next(all, "who is here and who was"),
+            });
         }
         let path = format!("/v1/nodes/{id}?remove=true");
-        self.ask(self.to_control(Method::DELETE, &path)).await
+        let request = self.to_control(Method::DELETE, &path);
+        self.ask(Whom::Control, request).await
     }
 
     /// The admin address of the node that a process lives on.
@@ -188,8 +207,7 @@ impl Cluster {
             Failure::Letter(letter)
                 if [codes::NO_PROCESS, "E0020"].contains(&letter.code.as_str()) =>
             {
-                Failure::new("E0020", format!("{typed}: there is no such process"))
-                    .next("tidelock ps", "what runs")
+                no_process(typed)
             }
             other => other,
         }
@@ -197,7 +215,8 @@ impl Cluster {
 
     /// All modules the cluster holds.
     pub(crate) async fn modules(&self) -> Outcome<Vec<ModuleInfo>> {
-        self.ask(self.to_control(Method::GET, "/v1/modules")).await
+        let request = self.to_control(Method::GET, "/v1/modules");
+        self.ask(Whom::Control, request).await
     }
 
     /// Gives the cluster a module.
@@ -205,17 +224,17 @@ impl Cluster {
         let request = self
             .to_control(Method::PUT, "/v1/modules")
             .query(&[("name", name)]);
-        self.ask(request.body(bytes)).await
+        self.ask(Whom::Control, request.body(bytes)).await
     }
 
     /// Makes a join token.
     pub(crate) async fn token(&self, ttl: Duration, uses: u32) -> Outcome<TokenCreated> {
         let body = CreateToken {
-            ttl_s: ttl.as_secs(),
+            ttl_s: whole_seconds(ttl),
             uses,
         };
-        self.ask(self.to_control(Method::POST, "/v1/tokens").json(&body))
-            .await
+        let request = self.to_control(Method::POST, "/v1/tokens").json(&body);
+        self.ask(Whom::Control, request).await
     }
 
     /// Asks one node for something that may take as long as it takes, such as the end of a process.
@@ -224,7 +243,8 @@ impl Cluster {
         admin: SocketAddr,
         path: &str,
     ) -> Outcome<T> {
-        self.ask(self.to_node(Method::GET, admin, path)).await
+        let request = self.to_node(Method::GET, admin, path);
+        self.ask(Whom::Node, request).await
     }
 
     /// Asks one node.
@@ -234,7 +254,7 @@ impl Cluster {
         path: &str,
     ) -> Outcome<T> {
         let request = self.to_node(Method::GET, admin, path);
-        self.ask(request.timeout(ANSWER_WITHIN)).await
+        self.ask(Whom::Node, request.timeout(ANSWER_WITHIN)).await
     }
 
     /// Asks one node to do something.
@@ -245,17 +265,15 @@ impl Cluster {
         body: &impl Serialize,
     ) -> Outcome<T> {
         let request = self.to_node(Method::POST, admin, path).json(body);
-        self.ask(request.timeout(WORK_WITHIN)).await
+        self.ask(Whom::Node, request.timeout(WORK_WITHIN)).await
     }
 
     /// Asks one node to end something.
     pub(crate) async fn delete(&self, admin: SocketAddr, path: &str) -> Outcome {
-        checked(
-            self.to_node(Method::DELETE, admin, path)
-                .timeout(ANSWER_WITHIN),
-        )
-        .await
-        .map(drop)
+        let request = self.to_node(Method::DELETE, admin, path);
+        checked(Whom::Node, request.timeout(ANSWER_WITHIN))
+            .await
+            .map(drop)
     }
 
     /// Asks several nodes for a list each. A node that does not answer is named and passed over, unless
@@ -331,11 +349,12 @@ impl Cluster {
         path: &str,
         to: mpsc::Sender<T>,
     ) -> Outcome {
-        let response = checked(self.to_node(Method::GET, admin, path)).await?;
+        let response = checked(Whom::Node, self.to_node(Method::GET, admin, path)).await?;
         let mut body = response.bytes_stream();
         let mut rest = Vec::new();
         while let Some(part) = body.next().await {
-            let part: Bytes = part.map_err(|error| unreachable_server(admin, &error))?;
+            let part: Bytes =
+                part.map_err(|error| unreachable_server(Whom::Node, &admin.to_string(), &error))?;
             rest.extend_from_slice(&part);
             let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {
                 if rest.len() > LINE_BYTES_MAX {
@@ -369,8 +388,8 @@ impl Cluster {
         self.node.request(method, format!("https://{admin}{path}"))
     }
 
-    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Outcome<T> {
-        let response = checked(request).await?;
+    async fn ask<T: DeserializeOwned>(&self, whom: Whom, request: RequestBuilder) -> Outcome<T> {
+        let response = checked(whom, request).await?;
         let from = response.url().authority().to_owned();
         response.json().await.map_err(|error| {
             let message = format!("{from}: the answer was not understood");
@@ -388,15 +407,37 @@ pub(crate) fn parse_pid(text: &str) -> Outcome<Pid> {
     })
 }
 
+/// A process that never was, or has ended, the way the user typed it.
+pub(crate) fn no_process(typed: &str) -> Failure {
+    Failure::new("E0020", format!("{typed}: there is no such process"))
+        .next("tidelock ps", "what runs")
+}
+
+/// Nobody answers where control should be.
+pub(crate) fn no_control(address: &str) -> Failure {
+    let message =
+        format!("control plane {address} cannot be reached; start it with: tidelock control");
+    Failure::new("E0011", message).next(
+        "tidelock control --state-dir DIR",
+        "on its machine, with the directory that it had",
+    )
+}
+
+/// Whole seconds, as the servers take them; part of one counts as one.
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
+    let part = u64::from(time.subsec_nanos() > 0);
+    time.as_secs().saturating_add(part)
+}
+
 /// Sends the request; an answer that is none becomes a letter.
-async fn checked(request: RequestBuilder) -> Outcome<Response> {
+async fn checked(whom: Whom, request: RequestBuilder) -> Outcome<Response> {
     let (client, request) = request.build_split();
     let request = request.map_err(|error| Failure::new("E0001", plain(&error)))?;
     let from = request.url().authority().to_owned();
     let response = client
         .execute(request)
         .await
-        .map_err(|error| unreachable_server(&from, &error))?;
+        .map_err(|error| unreachable_server(whom, &from, &error))?;
     if response.status().is_success() {
         return Ok(response);
     }
@@ -417,7 +458,7 @@ async fn checked(request: RequestBuilder) -> Outcome<Response> {
     }
 }
 
-fn unreachable_server(from: impl std::fmt::Display, error: &reqwest::Error) -> Failure {
+fn unreachable_server(whom: Whom, from: &str, error: &reqwest::Error) -> Failure {
     let why = plain(error);
     let words = why.rsplit(": ").next().unwrap_or(&why);
     if error.is_timeout() {
@@ -430,9 +471,12 @@ fn unreachable_server(from: impl std::fmt::Display, error: &reqwest::Error) -> F
         )
         .detail(words);
     }
-    Failure::new("E0011", format!("{from} cannot be reached"))
-        .detail(words)
-        .next("tidelock nodes", "whether the cluster is there")
+    match whom {
+        Whom::Control => no_control(from).detail(words),
+        Whom::Node => Failure::new("E0012", format!("the node at {from} cannot be reached"))
+            .detail(words)
+            .next("tidelock nodes", "who is there, as control knows it"),
+    }
 }
 
 fn merge<T>(nodes: &[NodeInfo], lists: Vec<Outcome<Vec<T>>>, out: &Output) -> Outcome<Vec<T>> {
@@ -453,4 +497,16 @@ fn default_context() -> Option<PathBuf> {
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
         .or_else(|| user_state_dir().map(|dir| dir.join("current")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_cut_to_nothing() {
+        for (ms, seconds) in [(0, 0), (1, 1), (900, 1), (1000, 1), (1001, 2), (30_000, 30)] {
+            assert_eq!(whole_seconds(Duration::from_millis(ms)), seconds, "{ms} ms");
+        }
+    }
 }

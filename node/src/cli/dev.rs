@@ -15,7 +15,7 @@ use super::{
     connect::Cluster,
     failure::{Exit, Failure, Outcome},
     output::{Tone, size},
-    run::{ended_badly, exit_code, module_name, program_name, read_module, variables},
+    run::{ended_badly, exit_code, module_name, no_option, program_name, read_module, variables},
 };
 use build::Source;
 
@@ -71,6 +71,7 @@ impl Dev {
     async fn once(&self, out: &Output) -> Outcome<u8> {
         let (file, args) = self.app.split_first().expect("the parser insists on it");
         let file = Path::new(file);
+        no_option("dev", file)?;
         // Before the cluster is started: a typing mistake should not take a second.
         let bytes = read_module(file)?;
         let mut cluster = LocalCluster::start(&self.shape(), out).await?;
@@ -107,6 +108,9 @@ impl Dev {
     }
 
     async fn keep(self, out: &Output) -> Outcome<u8> {
+        if let Some(file) = self.app.first() {
+            no_option("dev", Path::new(file))?;
+        }
         let source = Source::find(&self.app)?;
         let shape = self.shape();
         let mut cluster = tokio::select! {

@@ -5,7 +5,11 @@ use std::time::Duration;
 use clap::Args;
 use tidelock_control::api::{Drain as Request, Draining};
 
-use super::{Output, connect::Cluster, failure::Outcome};
+use super::{
+    Output,
+    connect::{Cluster, whole_seconds},
+    failure::Outcome,
+};
 
 /// Let a node take no new work, and leave once what runs there has ended
 #[derive(Debug, Args)]
@@ -21,12 +25,13 @@ impl Drain {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
         let node = cluster.node(&self.node).await?;
         let request = Request {
-            timeout_s: self.timeout.map(|limit| limit.as_secs()),
+            timeout_s: self.timeout.map(whole_seconds),
         };
         let draining: Draining = cluster.post(node.admin_addr, "/v1/drain", &request).await?;
         let remaining = draining.remaining;
         let text = match remaining {
             0 => format!("{} has nothing to wait for and leaves", node.id),
+            1 => format!("{} waits for 1 process to end, then leaves", node.id),
             _ => format!(
                 "{} waits for {remaining} processes to end, then leaves",
                 node.id

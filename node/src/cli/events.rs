@@ -38,6 +38,9 @@ impl Events {
                 .await;
         }
         let mut events: Vec<Event> = cluster.lines_of_all(&nodes, "/v1/events", out).await?;
+        if events.is_empty() {
+            out.nothing("events");
+        }
         events.sort_by_key(|event| event.time);
         events.into_iter().try_for_each(print)
     }

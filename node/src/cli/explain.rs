@@ -94,9 +94,9 @@ with the command and the message is welcome."
 "An argument is missing, unknown or out of range. `tidelock help COMMAND` shows what is possible."
 
 "E0003" Usage "the configuration cannot be used"
-"A value in a configuration file or a TIDELOCK_… variable has the wrong type or an unknown name.
-`tidelock config show` prints each value with where it came from, `tidelock config template` prints
-a complete file with all names and defaults."
+"A value in a configuration file, a flag or a TIDELOCK_… variable cannot be used, or has an unknown name.
+`tidelock config template` prints a complete file with all names and defaults; once all can be used,
+`tidelock config show` prints each value with where it came from."
 
 "E0004" Missing "there is no such error code"
 "Codes are `E` and four digits. `tidelock explain` without a code lists them."
@@ -108,11 +108,13 @@ writes them into the folder `operator` of its state directory when it starts."
 
 "E0011" Unreachable "the control plane cannot be reached"
 "It may have ended, its machine may be unreachable, or the credentials belong to a cluster that is
-gone. Running processes are not affected: the control plane is off the data path."
+gone. `tidelock control` with the state directory that it had brings it back with all it knew. Running
+processes are not affected: the control plane is off the data path."
 
-"E0012" Unreachable "a node cannot be reached on its admin port"
-"Control believes the node to be there, but its admin port does not answer. It may have just ended, or
-a firewall stands between. Nodes talk to each other over another port, so they may be fine."
+"E0012" Unreachable "a node is not there, or does not answer on its admin port"
+"Either control knows that the node was lost or has left, or that no node is there at all: then its processes
+are gone for good. Or control believes the node to be there, but its admin port does not answer: it may have
+just ended, or a firewall stands between. Nodes talk to each other over another port, so they may be fine."
 
 "E0013" Refused "the credentials were not accepted"
 "The certificate is of another cluster, has expired, or has not the role that was needed. Operators'
@@ -120,7 +122,8 @@ credentials are written by the control plane into the folder `operator` of its s
 
 "E0014" Usage "a node has neither a token nor an identity"
 "The first start needs a join token, in TIDELOCK_TOKEN or --token. It gets a certificate for it, which is
-saved in the state directory and used by later starts."
+saved in the state directory and used by later starts, whatever token is still set. If it is saved elsewhere,
+--state-dir says where."
 
 "E0020" Missing "there is no such process"
 "A pid is `n3.42`: node, then a number that is never used again. A process that ended is kept for a
@@ -132,8 +135,9 @@ stays nobody's for ever, even if its machine comes back: it comes back as anothe
 a new id, so that an old pid can never mean a new process."
 
 "E0022" Missing "there is no such module"
-"Modules are named by their hash, by its beginning, or by the name they were deployed under.
-`tidelock modules` lists them, `tidelock deploy FILE` adds one."
+"Modules are named by their hash (`b3:…`), by its beginning with four digits or more, or by the name they
+were deployed under. A beginning that several share names none of them. `tidelock modules` lists them,
+`tidelock deploy FILE` adds one."
 
 "E0023" Missing "there is no such file"
 "Paths are relative to the current directory."
@@ -150,8 +154,8 @@ runtime offers. Rust guests are built with `cargo build --release --target wasm3
 and nothing of it is ever repaired: a machine that comes back is a new node with new processes."
 
 "E0032" Refused "the process could not be started"
-"The node is full, is draining, or the module has no such entry function. The message says which. In
-Tidelock a spawn that fails has not executed one instruction."
+"The node is full, is draining, has no directory that the process was to use, or the module has no such entry
+function. The message says which. In Tidelock a spawn that fails has not executed one instruction."
 
 "E0033" Failed "the guest did not end by itself"
 "It trapped, was killed, reached a limit, or ended because a process it was linked to did. The exit code
@@ -179,8 +183,9 @@ message."
 are in the message."
 
 "E0043" Failed "a daemon cannot start"
-"Its address may be in use, its state directory may belong to another cluster or user, or the control
-plane did not let it join. The message says which."
+"Its address may be in use, its state directory may be another's (node, cluster or user), or the control
+plane did not let it join. The message says which. Two daemons on one machine need a --state-dir and addresses
+of their own each."
 
 "E0044" Failed "the system allows too few open files"
 "Every connection is an open file, and so is each file of a guest. The limit is set where the command is
@@ -215,7 +220,9 @@ may be too far apart: `tidelock nodes` shows the versions."
 one with `tidelock token`. Tokens are for one node and an hour unless asked otherwise."
 
 "E1003" Refused "the certificate has not the role that this needs"
-"Nodes and operators have different certificates; some requests are for one of them only."
+"Nodes and operators have different certificates; some requests are for one of them only. One that has run
+out counts for nothing, and neither does that of a node which an operator has removed: such a node comes
+back with a new token."
 
 "E1004" Refused "too many attempts"
 "The server limits how often this can be tried. The same request may succeed later."
@@ -231,7 +238,9 @@ one with `tidelock token`. Tokens are for one node and an hour unless asked othe
 its saved identity and joining with a new token makes a new key."
 
 "E1008" Refused "the node has been declared lost, or has left"
-"It was silent for longer than its lease. Its sessions are over; it must join again and gets a new id."
+"It was silent for longer than its lease, an operator has removed it, or a later start has its name. Its
+sessions are over, and its daemon leaves and ends with this code. Started again it gets a new id; one that was
+removed needs a new token for that."
 
 "E1009" Refused "the module was not accepted"
 "Its bytes do not have the hash they were sent under, or its short id is taken by another module."

@@ -11,7 +11,7 @@ use tidelock_control::api::{BlastRadius, ProcessDetail};
 
 use super::{
     Output,
-    connect::{Cluster, parse_pid},
+    connect::{Cluster, no_process, parse_pid},
     failure::Outcome,
 };
 
@@ -57,6 +57,9 @@ impl Kill {
 /// Follows links from process to process, over all nodes: who ends, and who is told instead.
 async fn radius(cluster: &Cluster, typed: &str) -> Outcome<BlastRadius> {
     let first = detail(cluster, typed).await?;
+    if first.reason.is_some() {
+        return Err(no_process(typed));
+    }
     let mut radius = BlastRadius {
         pid: first.info.pid.clone(),
         ends: vec![first.info.pid.clone()],
@@ -70,7 +73,7 @@ async fn radius(cluster: &Cluster, typed: &str) -> Outcome<BlastRadius> {
         }
         match detail(cluster, &pid).await {
             Ok(detail) if detail.reason.is_some() => {}
-            Ok(detail) if detail.die_when_link_dies => {
+            Ok(detail) if detail.die_when_link_dies == Some(true) => {
                 waiting.extend(detail.linked.into_iter().map(|link| link.pid));
                 radius.ends.push(pid);
             }

@@ -36,8 +36,9 @@ impl Logs {
         };
         let only = pid.map(|pid| pid.to_string());
         let nodes = cluster.chosen(node.as_deref()).await?;
+        let wanted = |line: &LogLine| only.as_ref().is_none_or(|only| *only == line.pid);
         let print = |line: LogLine| {
-            if only.as_ref().is_some_and(|only| *only != line.pid) {
+            if !wanted(&line) {
                 return Ok(());
             }
             let tone = if line.stream == Stream::Stderr {
@@ -53,6 +54,10 @@ impl Logs {
             return cluster.follow(&nodes, "/v1/logs?follow=true", print).await;
         }
         let mut lines: Vec<LogLine> = cluster.lines_of_all(&nodes, "/v1/logs", out).await?;
+        lines.retain(wanted);
+        if lines.is_empty() {
+            out.nothing("output is kept");
+        }
         lines.sort_by_key(|line| line.time);
         lines.into_iter().try_for_each(print)
     }

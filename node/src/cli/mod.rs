@@ -32,9 +32,9 @@ mod token;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{
-    Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::styling::{AnsiColor, Styles},
-    error::ErrorKind,
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 
 use failure::{Exit, Failure, Outcome};
@@ -137,9 +137,9 @@ enum Command {
 
 /// Parses the command line, runs the command, says what went wrong, and gives the exit code.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
-        Err(error) => return called_wrong(&error),
+        Err(error) => return called_wrong(error),
     };
     // Its result is for the program that has started it.
     if let Command::Compile(command) = cli.command {
@@ -163,8 +163,37 @@ fn report(out: &Output, failure: &Failure) -> u8 {
     }
 }
 
+/// Reads the command line. A variable that is empty is one that is not set.
+fn parse() -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    for (option, variable) in [
+        ("context", "TIDELOCK_CONTEXT"),
+        ("output", "TIDELOCK_OUTPUT"),
+    ] {
+        if std::env::var_os(variable).is_some_and(|value| value.is_empty()) {
+            command = command.mut_arg(option, |arg| arg.env(None::<&'static str>));
+        }
+    }
+    let mut matches = command.try_get_matches()?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))
+}
+
 /// Help and version go to stdout and are no error; the rest is clap's text and our exit code.
-fn called_wrong(error: &clap::Error) -> ExitCode {
+fn called_wrong(mut error: clap::Error) -> ExitCode {
+    // clap counts the commands that are not for people, too.
+    for kind in [
+        ContextKind::ValidSubcommand,
+        ContextKind::SuggestedSubcommand,
+    ] {
+        if let Some(ContextValue::Strings(names)) = error.get(kind) {
+            let mut names = names.clone();
+            names.retain(|name| name != compile::NAME);
+            match names.is_empty() {
+                true => error.remove(kind),
+                false => error.insert(kind, ContextValue::Strings(names)),
+            };
+        }
+    }
     let _ = error.print();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,

@@ -17,6 +17,9 @@ pub(crate) struct Modules {}
 impl Modules {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
         let modules = cluster.modules().await?;
+        if modules.is_empty() {
+            out.nothing("modules");
+        }
         out.list(
             &modules,
             |module| module.hash.clone(),

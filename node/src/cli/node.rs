@@ -8,14 +8,15 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use tidelock::Stdio;
-use tidelock_certs::JoinToken;
-use tidelock_control::client::ClientError;
+use tidelock_certs::{Identity, JoinToken};
+use tidelock_control::{api::codes, client::ClientError};
 use tidelock_node::{NodeConfig, StartError, config::Settings};
 
 use super::{
     Output, cluster,
     cluster::Ready,
     config,
+    connect::no_control,
     control::state_dir,
     daemon::{self, Service},
     failure::{Exit, Failure, Outcome, plain},
@@ -27,7 +28,7 @@ use super::{
 ///
 /// The first start needs a token, made with `tidelock token`, in TIDELOCK_TOKEN or --token; later ones
 /// use the identity saved in the state directory. Ctrl-C leaves the cluster in good order, twice ends
-/// at once.
+/// at once. A node that control has given up, or an operator has removed, ends with exit code 5.
 #[derive(Debug, Args)]
 pub(crate) struct Node {
     /// Host and port of the control plane
@@ -36,7 +37,7 @@ pub(crate) struct Node {
     /// A token that lets it join; better given in the environment, where `ps` does not show it
     #[arg(long, env = "TIDELOCK_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// The stable name; the machine's host name if left out
+    /// The stable name; that of the saved identity or the machine's host name if left out
     #[arg(long)]
     name: Option<String>,
     /// UDP address for other nodes
@@ -79,10 +80,12 @@ impl Node {
         daemon::log(&settings.log)?;
         open_files::warn_if_few();
         let config = self.node_config(&settings)?;
+        warn_if_out_of_reach(&config);
         let (name, control) = (config.name.clone(), config.control.clone());
         let started = tokio::select! {
             started = tidelock_node::Node::start(config) => started,
             () = daemon::asked_to_stop() => return Ok(Exit::Interrupted as u8),
+            never = say_waiting(&control) => never,
         };
         let node = started.map_err(|error| cannot_start(&name, &control, &error))?;
         let ready = Ready {
@@ -101,8 +104,13 @@ impl Node {
         ));
         tokio::select! {
             () = daemon::asked_to_stop() => {}
-            // Drained by an operator, or given up by control.
-            () = node.stopped() => return Ok(0),
+            () = node.stopped() => {
+                return match node.given_up() {
+                    Some(why) => Err(given_up(&ready.ready, node.name(), why)),
+                    // Drained by an operator.
+                    None => Ok(0),
+                };
+            }
         }
         out.say("leaving; once more ends at once");
         tokio::select! {
@@ -138,8 +146,12 @@ impl Node {
 
     fn node_config(&self, settings: &Settings) -> Outcome<NodeConfig> {
         let table = &settings.node;
+        let state_dir = state_dir(&table.state_dir, "node")?;
         let name = match table.name.as_str() {
-            "" => host_name()?,
+            "" => match Identity::load(&state_dir.join("identity")) {
+                Ok(saved) => saved.name().name.clone(),
+                Err(_) => host_name()?,
+            },
             name => name.to_owned(),
         };
         let wrong = |key: &str, error: &dyn std::fmt::Display| {
@@ -160,7 +172,7 @@ impl Node {
             .map_err(|error: std::net::AddrParseError| wrong("advertise", &error))?;
         config.tags = table.tags.parse().map_err(|error| wrong("tags", &error))?;
         config.token = token;
-        config.state_dir = Some(state_dir(&table.state_dir, "node")?);
+        config.state_dir = Some(state_dir);
         config.lease = Duration::from_millis(table.lease_ms);
         let kept = |lines: u64| usize::try_from(lines).unwrap_or(usize::MAX);
         config.mesh_max = kept(table.mesh_max);
@@ -205,31 +217,94 @@ fn host_name() -> Outcome<String> {
     })
 }
 
+/// Says every now and then what the start waits for, unless it is quick.
+async fn say_waiting(control: &str) -> ! {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        tokio::time::sleep(pause).await;
+        tracing::info!("waiting for control at {control}");
+        pause = Duration::from_secs(10);
+    }
+}
+
+/// Warns of a node that control on another machine would list with an address of this machine alone.
+fn warn_if_out_of_reach(config: &NodeConfig) {
+    let listens = [config.listen.ip(), config.admin_listen.ip()];
+    let mut reached_by = listens.map(|ip| config.advertise.unwrap_or(ip)).into_iter();
+    if let Some(addr) = reached_by.find(IpAddr::is_loopback)
+        && !is_loopback(&config.control)
+    {
+        tracing::warn!(
+            %addr,
+            "no other machine can reach this node: give --listen and --admin an address that others know, or --advertise"
+        );
+    }
+}
+
+/// Whether `host:port` is on this machine, as far as its text tells.
+fn is_loopback(control: &str) -> bool {
+    let control = control.strip_prefix("https://").unwrap_or(control);
+    let host = control.rsplit_once(':').map_or(control, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn given_up(id: &str, name: &str, why: &str) -> Failure {
+    let message = format!("{id} ({name}) is not in the cluster any more");
+    Failure::new("E1008", message).detail(why)
+}
+
 fn cannot_start(name: &str, control: &str, error: &StartError) -> Failure {
-    let told = match error {
+    let with_token = |failure: Failure, why: &str| failure.next("tidelock token", why);
+    match error {
         StartError::Join(ClientError::Refused { body, .. }) => {
-            Failure::new(&body.code, &body.message)
+            let told = Failure::new(&body.code, &body.message);
+            match body.code.as_str() {
+                codes::TOKEN_REFUSED => with_token(told, "makes a new one, if this one is spent"),
+                // It was removed, or its certificate has run out: a token lets it in anew.
+                codes::NOT_PERMITTED => with_token(told, "makes one, to join anew with"),
+                _ => told,
+            }
         }
-        StartError::Join(client @ ClientError::Unreachable { .. }) => Failure::new(
-            "E0011",
-            format!("{control}: the control plane cannot be reached"),
-        )
-        .detail(client),
+        StartError::Join(client @ ClientError::Unreachable { .. }) => {
+            no_control(control).detail(client)
+        }
+        StartError::Join(ClientError::Usage(why)) => {
+            let told = Failure::new("E0003", format!("node.control: {why}"));
+            match control.contains(':') {
+                true => told,
+                false => told.next(
+                    format!("tidelock node --join {control}:7700"),
+                    "if control listens at its usual port",
+                ),
+            }
+        }
+        StartError::NoAddress { .. } => Failure::new("E0003", error),
         StartError::NoIdentity { .. } => {
-            return Failure::new(
-                "E0014",
-                format!("{name} has never joined, and has no token"),
-            )
-            .detail(plain(error))
-            .next(
-                "tidelock token",
-                "makes one, where an operator's credentials are",
-            );
+            let message = format!("{name} has never joined, and has no token");
+            let told = Failure::new("E0014", message).detail(plain(error));
+            with_token(told, "makes one, where an operator's credentials are")
         }
         other => Failure::new("E0043", format!("{name} cannot start")).detail(plain(other)),
-    };
-    told.next(
-        "tidelock token",
-        "makes a new token, if the old one is spent",
-    )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_this_machine_alone_is_known() {
+        for here in [
+            "127.0.0.1:7700",
+            "localhost:1",
+            "[::1]:7700",
+            "https://127.9.9.9:1",
+        ] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for elsewhere in ["10.0.0.1:7700", "control.example:7700", "[fd00::1]:7700"] {
+            assert!(!is_loopback(elsewhere), "{elsewhere}");
+        }
+    }
 }

@@ -23,6 +23,9 @@ impl Nodes {
         let mut nodes = cluster.nodes().await?;
         // A loss is news for a while; a node that left is not.
         nodes.retain(|node| self.all || node.state != NodeState::Left);
+        if nodes.is_empty() {
+            out.nothing("nodes");
+        }
         out.list(
             &nodes,
             |node| node.id.clone(),

@@ -17,7 +17,7 @@ use super::failure::{Letter, Outcome};
 pub(crate) enum Format {
     /// For people.
     Text,
-    /// One JSON document.
+    /// One JSON document; of `logs`, `events` and `kill` one per line.
     Json,
     /// One JSON document per line.
     Ndjson,
@@ -77,6 +77,13 @@ impl Output {
         !self.quiet && io::stderr().is_terminal() && !dumb()
     }
 
+    /// Tells people that there is nothing to list.
+    pub(crate) fn nothing(&self, what: &str) {
+        if !self.machine() {
+            self.say(format_args!("no {what}"));
+        }
+    }
+
     /// A list: an array, one document per row, a table, or with `-q` the ids.
     pub(crate) fn list<T: Serialize>(
         &self,
@@ -110,7 +117,8 @@ impl Output {
         }
     }
 
-    /// One element of a stream; JSON streams are always one document per line.
+    /// One of several things, whose number is not known before the last one; in JSON always one document per
+    /// line.
     pub(crate) fn item<T: Serialize>(&self, value: &T, id: &str, text: &str) -> Outcome {
         if self.quiet {
             self.print(id)
@@ -224,7 +232,8 @@ impl Output {
     fn table(&self, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        if io::stdout().is_terminal() {
+        // A terminal that does not know its width says 0.
+        if io::stdout().is_terminal() && table.width() != Some(0) {
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
         table.set_header(header.iter().copied());

@@ -34,6 +34,9 @@ impl Ps {
                     .is_some_and(|hash| names.is(hash, asked))
             });
         }
+        if rows.is_empty() {
+            out.nothing("processes");
+        }
         out.list(
             &rows,
             |row| row.pid.clone(),
@@ -53,7 +56,7 @@ impl Ps {
                         .map(|hash| names.of(hash))
                         .unwrap_or_default()
                         .to_owned(),
-                    ago(row.started_at),
+                    row.started_at.map(ago).unwrap_or_default(),
                 ]
             },
         )

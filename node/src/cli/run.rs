@@ -76,6 +76,7 @@ impl Run {
         let mut program = self.program.into_iter();
         let file = PathBuf::from(program.next().expect("clap asks for at least one"));
         let args: Vec<String> = program.collect();
+        no_option("run", &file)?;
         let bytes = read_module(&file)?;
         let engine =
             Engine::new(engine(self.profile)?).map_err(|error| Failure::new("E0001", error))?;
@@ -163,6 +164,18 @@ pub(super) fn variables() -> Vec<(String, String)> {
         .collect()
 }
 
+/// A file that is not there and looks like an option is one that the command does not have.
+pub(super) fn no_option(command: &str, file: &Path) -> Outcome {
+    let shown = file.display().to_string();
+    if !shown.starts_with('-') || file.exists() {
+        return Ok(());
+    }
+    let message = format!("{shown}: `{command}` has no such option");
+    Err(Failure::new("E0002", message)
+        .detail("Its options go before the file; what stands behind the file is the guest's.")
+        .next(format!("tidelock {command} --help"), "which ones there are"))
+}
+
 /// A module's bytes; text form is translated.
 pub(super) fn read_module(file: &Path) -> Outcome<Vec<u8>> {
     let bytes = std::fs::read(file).map_err(|error| Failure::file(file, &error))?;
@@ -187,7 +200,7 @@ pub(super) fn read_module(file: &Path) -> Outcome<Vec<u8>> {
 }
 
 /// A module that the compiler refuses.
-fn not_runnable(file: &Path, error: &ModuleError) -> Failure {
+pub(super) fn not_runnable(file: &Path, error: &ModuleError) -> Failure {
     Failure::new("E0030", format!("{}: {error}", file.display()))
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::Args;
-use tidelock_control::api::ProcessDetail;
+use tidelock_control::api::{ProcessDetail, ProcessState};
 
 use super::{
     Output,
@@ -48,29 +48,20 @@ fn text(out: &Output, detail: &ProcessDetail) -> String {
     row("module", info.module.clone().unwrap_or_default());
     row("entry", info.entry.clone());
     row("parent", info.parent.clone().unwrap_or_default());
-    row("started", ago(info.started_at));
-    row("memory", size(info.memory_bytes));
-    row("queued", grouped(info.queued));
+    row("started", info.started_at.map(ago).unwrap_or_default());
+    if info.state != ProcessState::Ended {
+        row("memory", size(info.memory_bytes));
+        row("queued", grouped(info.queued));
+    }
     row(
-        "messages",
-        format!(
-            "{} in, {} out",
-            grouped(detail.messages_in),
-            grouped(detail.messages_out)
-        ),
+        "received",
+        detail.messages_in.map(grouped).unwrap_or_default(),
     );
-    let linked: Vec<String> = detail
-        .linked
-        .iter()
-        .map(|link| match link.tag {
-            Some(tag) => format!("{} (tag {tag})", link.pid),
-            None => link.pid.clone(),
-        })
-        .collect();
+    let linked: Vec<&str> = detail.linked.iter().map(|link| link.pid.as_str()).collect();
     row("linked to", linked.join("  "));
     row("monitors", detail.monitoring.join("  "));
     row("monitored by", detail.monitored_by.join("  "));
-    if !detail.die_when_link_dies {
+    if detail.die_when_link_dies == Some(false) {
         row("links' ends", "are messages to it".to_owned());
     }
     for (name, limit) in &detail.limits {

@@ -1,5 +1,7 @@
 //! `tidelock spawn MODULE [ENTRY]`.
 
+use std::path::Path;
+
 use clap::Args;
 use tidelock_control::api::{NodeState, SpawnProcess, Spawned};
 
@@ -12,7 +14,7 @@ use super::{
 /// Start a process by hand; prints its pid
 #[derive(Debug, Args)]
 pub(crate) struct Spawn {
-    /// Name or hash of a deployed module
+    /// Name of a deployed module, its hash, or the beginning of that
     module: String,
     /// The exported function to start with
     #[arg(default_value = "_start")]
@@ -27,7 +29,7 @@ pub(crate) struct Spawn {
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
     /// A directory of the node's machine that it may use; it sees it under the same path
-    #[arg(long = "dir", value_name = "DIR")]
+    #[arg(long = "dir", value_name = "DIR", value_parser = absolute)]
     dirs: Vec<String>,
     /// Its arguments
     #[arg(last = true)]
@@ -86,6 +88,14 @@ impl Spawn {
             )
             .next("tidelock nodes --all", "who was here")
         })
+    }
+}
+
+/// The node was started in another folder, and on another machine perhaps.
+fn absolute(text: &str) -> Result<String, String> {
+    match Path::new(text).is_absolute() {
+        true => Ok(text.to_owned()),
+        false => Err("it is a path of the node's machine, and begins with /".to_owned()),
     }
 }
 

@@ -1,10 +1,10 @@
 //! The paths of the admin port.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     fmt::Write as _,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -41,6 +41,29 @@ pub(super) struct State {
     pub(super) subject: Arc<dyn Subject>,
     pub(super) journal: Journal,
     pub(super) started_at: Timestamp,
+    /// What operators have registered processes under.
+    pub(super) names: Arc<Mutex<HashMap<Pid, String>>>,
+}
+
+impl State {
+    fn keep_name(&self, pid: Pid, name: String) {
+        let environment = self.subject.environment();
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() % 64 == 63 {
+            names.retain(|pid, _| environment.exists(*pid));
+        }
+        names.insert(pid, name);
+    }
+
+    /// The name that a process was registered under, unless another one has it by now.
+    fn name_of(&self, pid: Pid) -> Option<String> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = names.get(&pid)?;
+        let environment = self.subject.environment();
+        let environ = environment.tenant_of(pid)?;
+        let holder = environment.registry().find(environ, name)?;
+        (holder == (pid.node().0, pid.raw())).then(|| name.clone())
+    }
 }
 
 #[derive(Deserialize)]
@@ -94,7 +117,7 @@ async fn processes(Get(state): Get<State>) -> Json<Vec<ProcessInfo>> {
         .environment()
         .processes()
         .iter()
-        .map(info)
+        .map(|process| info(&state, process))
         .collect();
     all.sort_by_key(|process| process.pid.parse::<Pid>().map_or(0, Pid::raw));
     Json(all)
@@ -107,7 +130,7 @@ async fn process(
     let pid = parse(&pid)?;
     let environment = state.subject.environment();
     match environment.info(pid) {
-        Some(process) => Ok(Json(detail(environment, &process))),
+        Some(process) => Ok(Json(detail(&state, &process))),
         None => match environment.end_of(pid) {
             Some(reason) => Ok(Json(remembered(&state, pid, &reason))),
             None => Err(no_process(pid)),
@@ -152,6 +175,16 @@ async fn spawn(
             message,
         ));
     }
+    let environment = state.subject.environment();
+    for dir in &request.preopens {
+        let about = tokio::fs::metadata(dir).await;
+        if !about.is_ok_and(|about| about.is_dir()) {
+            let node = environment.node();
+            return Err(refused(format!(
+                "{dir}: there is no such directory on {node}"
+            )));
+        }
+    }
     let module = state.subject.module(&request.module).await?;
     let entry = if request.entry.is_empty() {
         "_start"
@@ -159,7 +192,6 @@ async fn spawn(
         &request.entry
     };
     module.check_entry(entry, &[]).map_err(refused)?;
-    let environment = state.subject.environment();
     environment.modules().keep(&module);
     let mut args = vec![request.program.unwrap_or(request.module)];
     args.extend(request.args);
@@ -171,25 +203,27 @@ async fn spawn(
     };
     let mut options = SpawnOptions::default();
     options.config = Arc::new(config);
-    options.name = request.name.clone();
+    let environ = options.environ;
     let pid = environment
         .spawn_wasm(&module, entry, Vec::new(), options)
         .map_err(refused)?;
-    if let Some(name) = &request.name
-        && !environment.registry().put(name, pid.node().0, pid.raw())
-    {
-        environment.kill(pid, None);
-        return Err(refused("there is no room for more names"));
+    if let Some(name) = request.name {
+        let registry = environment.registry();
+        if !registry.put(environ, &name, pid.node().0, pid.raw()) {
+            environment.kill(pid, None);
+            return Err(refused("there is no room for more names"));
+        }
+        state.keep_name(pid, name);
     }
     Ok(Json(Spawned {
         pid: pid.to_string(),
     }))
 }
 
-fn info(process: &tidelock::ProcessInfo) -> ProcessInfo {
+fn info(state: &State, process: &tidelock::ProcessInfo) -> ProcessInfo {
     ProcessInfo {
         pid: process.pid.to_string(),
-        name: Some(process.name.clone()),
+        name: state.name_of(process.pid),
         module: process.module.map(|hash| hash.to_string()),
         entry: process.name.clone(),
         state: if process.parked {
@@ -202,21 +236,20 @@ fn info(process: &tidelock::ProcessInfo) -> ProcessInfo {
         links: process.links.len() as u64,
         monitors: process.monitors.len() as u64,
         parent: process.parent.map(|parent| parent.to_string()),
-        started_at: time(process.started_at),
+        started_at: Some(time(process.started_at)),
     }
 }
 
-fn detail(environment: &tidelock::Environment, process: &tidelock::ProcessInfo) -> ProcessDetail {
-    let limits = environment.limits();
+fn detail(state: &State, process: &tidelock::ProcessInfo) -> ProcessDetail {
+    let limits = state.subject.environment().limits();
     let names = |pids: &[Pid]| pids.iter().map(Pid::to_string).collect();
     ProcessDetail {
-        info: info(process),
+        info: info(state, process),
         linked: process
             .links
             .iter()
             .map(|pid| LinkInfo {
                 pid: pid.to_string(),
-                tag: None,
             })
             .collect(),
         monitoring: names(&process.monitors),
@@ -232,9 +265,8 @@ fn detail(environment: &tidelock::Environment, process: &tidelock::ProcessInfo) 
                 limits.message_bytes_max as u64,
             ),
         ]),
-        messages_in: process.received,
-        messages_out: 0,
-        die_when_link_dies: !process.traps_exits,
+        messages_in: Some(process.received),
+        die_when_link_dies: Some(!process.traps_exits),
         reason: None,
     }
 }
@@ -246,16 +278,16 @@ fn remembered(state: &State, pid: Pid, reason: &ExitReason) -> ProcessDetail {
     let began = events
         .into_iter()
         .rfind(|event| event.kind == EventKind::Spawned && event.pid.as_ref() == Some(&pid));
-    let (name, parent, started_at) = match began {
-        Some(event) => (event.detail.unwrap_or_default(), event.peer, event.time),
-        None => (String::new(), None, state.started_at),
+    let (entry, parent, started_at) = match began {
+        Some(event) => (event.detail, event.peer, Some(event.time)),
+        None => (None, None, None),
     };
     ProcessDetail {
         info: ProcessInfo {
             pid,
-            name: Some(name.clone()).filter(|name| !name.is_empty()),
+            name: None,
             module: None,
-            entry: name,
+            entry: entry.unwrap_or_default(),
             state: ProcessState::Ended,
             queued: 0,
             memory_bytes: 0,
@@ -268,9 +300,8 @@ fn remembered(state: &State, pid: Pid, reason: &ExitReason) -> ProcessDetail {
         monitoring: Vec::new(),
         monitored_by: Vec::new(),
         limits: BTreeMap::new(),
-        messages_in: 0,
-        messages_out: 0,
-        die_when_link_dies: true,
+        messages_in: None,
+        die_when_link_dies: None,
         reason: Some(reason.to_string()),
     }
 }
