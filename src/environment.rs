@@ -42,7 +42,7 @@ pub struct Limits {
     /// Registered names of the default tenant, and as many of all others together, each of which has a tenth
     /// of them at the most. One more is refused.
     pub names_max: usize,
-    /// Bytes of Wasm kept for running and shipping. The oldest not in use are dropped above it.
+    /// Bytes of Wasm kept for running and shipping. Above it the one that was kept longest is dropped; processes that run it go on.
     pub modules_bytes_max: usize,
     /// Ends remembered for whoever asks later. The oldest is forgotten.
     pub ends_max: usize,

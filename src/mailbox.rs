@@ -272,19 +272,25 @@ impl Mailbox {
             Filter::Tag(wanted) => self
                 .pop_skipped(std::slice::from_ref(wanted))
                 .or_else(|| self.pop_fresh(|_, tag| tag == *wanted)),
-            Filter::Tags(tags) => self.pop_skipped(tags).or_else(|| {
-                if tags.len() <= FEW_TAGS || self.fresh.len() <= FEW_TAGS {
-                    return self.pop_fresh(|_, tag| tags.contains(&tag));
-                }
-                let tags: BTreeSet<i64> = tags.iter().copied().collect();
-                self.pop_fresh(|_, tag| tags.contains(&tag))
-            }),
+            Filter::Tags(tags) => self.pop_tags(tags),
             Filter::Since(wanted, mark) => {
                 self.pop_fresh(|number, tag| number >= mark.0 && tag == *wanted)
             }
         }?;
         self.bytes -= entry.bytes();
         entry.received()
+    }
+
+    #[inline(never)]
+    fn pop_tags(&mut self, tags: &[i64]) -> Option<Entry> {
+        if let Some(entry) = self.pop_skipped(tags) {
+            return Some(entry);
+        }
+        if tags.len() <= FEW_TAGS || self.fresh.len() <= FEW_TAGS {
+            return self.pop_fresh(|_, tag| tags.contains(&tag));
+        }
+        let tags: BTreeSet<i64> = tags.iter().copied().collect();
+        self.pop_fresh(|_, tag| tags.contains(&tag))
     }
 
     fn pop_any(&mut self) -> Option<Entry> {
@@ -328,7 +334,7 @@ impl Mailbox {
 
     /// Whether something was not looked at since it arrived.
     pub(crate) fn has_fresh(&self) -> bool {
-        self.fresh.len() > 0
+        self.fresh.front().is_some()
     }
 
     /// Looks through what is fresh, for a while; what is passed over is indexed and not looked at again.

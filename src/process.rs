@@ -152,7 +152,7 @@ impl Core {
 
     /// After [`Core::pop`] has found nothing: whether it has not looked at all that waits.
     pub(crate) fn is_looking(&self) -> bool {
-        !self.must_end() && self.mailbox.has_fresh()
+        self.mailbox.has_fresh() && !self.must_end()
     }
 
     pub(crate) fn is_parked(&self) -> bool {

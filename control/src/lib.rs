@@ -233,6 +233,7 @@ pub async fn serve(config: ControlConfig) -> Result<ControlHandle, ServeError> {
         addr,
         context,
         operator_dir,
+        operator_due,
         identity,
         hosts,
         closed,
@@ -244,11 +245,17 @@ pub async fn serve(config: ControlConfig) -> Result<ControlHandle, ServeError> {
     let handle = server.handle();
     let router = server::router(Arc::clone(&app));
     let stopped = stop.subscribe();
+    let operator = Operator {
+        dir: operator_dir.clone(),
+        context: context.clone(),
+        due: operator_due,
+    };
     let server = tokio::spawn(async move {
         let caretaker = Caretaker {
             app,
             tls,
             identity,
+            operator,
             hosts,
             stopped: stopped.clone(),
         };
@@ -283,6 +290,7 @@ struct Prepared {
     addr: SocketAddr,
     context: OperatorContext,
     operator_dir: PathBuf,
+    operator_due: UnixTime,
     identity: Identity,
     hosts: Vec<String>,
     closed: mpsc::Receiver<()>,
@@ -320,7 +328,7 @@ fn prepare(config: &ControlConfig) -> Result<Prepared, ServeError> {
         control,
     };
     let operator_dir = dir.join("operator");
-    keep_operator(&authority, &operator_dir, &context)?;
+    let operator_due = keep_operator(&authority, &operator_dir, &context, UnixTime::now())?;
 
     let (stop, stopped) = watch::channel(false);
     let (open, closed) = mpsc::channel(1);
@@ -342,6 +350,7 @@ fn prepare(config: &ControlConfig) -> Result<Prepared, ServeError> {
         addr,
         context,
         operator_dir,
+        operator_due,
         identity,
         hosts,
         closed,
@@ -372,29 +381,30 @@ fn hosts(control: &str) -> Vec<String> {
     hosts
 }
 
-/// Makes or renews the first operator's identity, which whoever starts control may use.
+/// Makes or renews the first operator's identity, which whoever starts control may use; returns when that is due
+/// again.
 fn keep_operator(
     authority: &Authority,
     dir: &Path,
     context: &OperatorContext,
-) -> Result<(), ServeError> {
-    let kept = Identity::load(dir).ok().filter(|kept| {
-        kept.authority() == authority.certificate() && kept.renew_at() > UnixTime::now()
-    });
-    if kept.is_none() {
-        authority
-            .issue_identity(
-                Role::Operator,
-                OPERATOR_NAME,
-                &[],
-                OPERATOR_LIFETIME,
-                UnixTime::now(),
-            )?
-            .save(dir)?;
-    }
+    now: UnixTime,
+) -> Result<UnixTime, ServeError> {
+    let kept = Identity::load(dir)
+        .ok()
+        .filter(|kept| kept.authority() == authority.certificate() && kept.renew_at() > now);
+    let kept = match kept {
+        Some(kept) => kept,
+        None => {
+            let role = Role::Operator;
+            let new = authority.issue_identity(role, OPERATOR_NAME, &[], OPERATOR_LIFETIME, now)?;
+            new.save(dir)?;
+            new
+        }
+    };
     let path = dir.join("context.json");
     let text = serde_json::to_vec_pretty(context).expect("plain data");
-    files::replace(&path, &text, files::PUBLIC).map_err(|error| io_error(&path, error))
+    files::replace(&path, &text, files::PUBLIC).map_err(|error| io_error(&path, error))?;
+    Ok(kept.renew_at())
 }
 
 fn io_error(path: &Path, error: io::Error) -> ServeError {
@@ -404,11 +414,23 @@ fn io_error(path: &Path, error: io::Error) -> ServeError {
     }
 }
 
-/// Does what is due from time to time: lapsed leases, the server's own certificate.
+/// The operator's identity that lies in a folder of control's state.
+struct Operator {
+    dir: PathBuf,
+    context: OperatorContext,
+    /// When it is renewed.
+    due: UnixTime,
+}
+
+/// How long until what failed to be renewed is tried again.
+const AGAIN: Duration = Duration::from_secs(3600);
+
+/// Does what is due from time to time: lapsed leases, the certificates of the server and of the operator.
 struct Caretaker {
     app: Arc<App>,
     tls: axum_server::tls_rustls::RustlsConfig,
     identity: Identity,
+    operator: Operator,
     hosts: Vec<String>,
     stopped: watch::Receiver<bool>,
 }
@@ -430,7 +452,26 @@ impl Caretaker {
             if UnixTime::now() >= self.identity.renew_at() {
                 self.renew();
             }
+            if UnixTime::now() >= self.operator.due {
+                self.renew_operator().await;
+            }
         }
+    }
+
+    /// Whoever reads the folder from now on has the new one; the one before is good for as long as it was.
+    async fn renew_operator(&mut self) {
+        let (app, dir) = (Arc::clone(&self.app), self.operator.dir.clone());
+        let (context, now) = (self.operator.context.clone(), UnixTime::now());
+        let again = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + AGAIN);
+        let renewing = move || keep_operator(&app.authority, &dir, &context, now);
+        self.operator.due = match tokio::task::spawn_blocking(renewing).await {
+            Ok(Ok(due)) => due,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the operator's certificate is not renewed");
+                again
+            }
+            Err(_) => again,
+        };
     }
 
     fn renew(&mut self) {

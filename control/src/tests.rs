@@ -16,12 +16,13 @@ use futures_util::StreamExt as _;
 use tempfile::TempDir;
 use tidelock_certs::tls::{https_client_config, pinned_client_config};
 use tidelock_certs::{
-    Environments, Identity, JoinToken, Key, Role, Ticket, UnixTime, from_hex, peer_name, testing,
+    Authority, Environments, Identity, JoinToken, Key, Role, Ticket, UnixTime, from_hex, peer_name,
+    testing,
 };
 use tidelock_proto::NodeId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::api::{NodeState, WatchEvent, codes};
+use crate::api::{NodeState, OperatorContext, WatchEvent, codes};
 use crate::client::{Client, ClientError, Joined, NodeDescription};
 use crate::limit::JoinLimits;
 use crate::tags::Tags;
@@ -196,4 +197,27 @@ fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
         .code()
         .unwrap_or_else(|| panic!("not refused by control: {error}"))
         .to_owned()
+}
+
+#[test]
+fn the_operators_certificate_is_renewed_in_time_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("operator");
+    let began = UnixTime::now();
+    let authority = Authority::open(&folder.path().join("authority"), "test", began).unwrap();
+    let context = OperatorContext {
+        cluster: "test".to_owned(),
+        control: "127.0.0.1:1".to_owned(),
+    };
+    let kept_at = |now: UnixTime| {
+        let due = crate::keep_operator(&authority, &dir, &context, now).unwrap();
+        (due, Identity::load(&dir).unwrap().certificate().clone())
+    };
+    let (due, first) = kept_at(began);
+    assert!(due > began);
+    let second_before = UnixTime::since_unix_epoch(Duration::from_secs(due.as_secs() - 1));
+    assert_eq!(kept_at(second_before), (due, first.clone()));
+    let (later, second) = kept_at(due);
+    assert!(later > due);
+    assert_ne!(first, second);
 }

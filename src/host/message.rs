@@ -340,14 +340,21 @@ pub(super) async fn next(
     timeout: u64,
     deadline: Option<tokio::time::Instant>,
 ) -> Option<Received> {
+    match state.context.receive_step(&filter) {
+        Poll::Ready(Some(received)) => Some(received),
+        Poll::Ready(None) if timeout == 0 => None,
+        Poll::Pending if timeout == 0 => Box::pin(look(state, &filter)).await,
+        // It goes on looking, if need be.
+        Poll::Ready(None) | Poll::Pending => state.context.receive(filter, deadline).await,
+    }
+}
+
+/// Looks through a long mailbox in steps; others run in between.
+async fn look(state: &mut State, filter: &Filter) -> Option<Received> {
     loop {
-        match state.context.receive_step(&filter) {
-            Poll::Ready(None) if timeout != 0 => {
-                return state.context.receive(filter, deadline).await;
-            }
-            Poll::Ready(received) => return received,
-            // A long mailbox is looked through in steps; others run in between.
-            Poll::Pending => tokio::task::yield_now().await,
+        tokio::task::yield_now().await;
+        if let Poll::Ready(received) = state.context.receive_step(filter) {
+            return received;
         }
     }
 }
