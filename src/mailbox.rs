@@ -246,13 +246,8 @@ impl Mailbox {
         self.bytes += entry.bytes();
         // A process that never receives has none of them for long.
         while let Some(Entry::Nothing) = self.fresh.front() {
-            self.drop_front();
-        }
-    }
-
-    fn drop_front(&mut self) {
-        if let Some(entry) = self.pop_front() {
-            self.bytes -= entry.bytes();
+            self.pop_front();
+            self.bytes -= Entry::Nothing.bytes();
         }
     }
 

@@ -169,8 +169,7 @@ fn entry(call: &mut Call<'_>, arg: &str, ptr: u32, len: u32) -> Result<String> {
 
 /// Takes room for more texts of a configuration; traps if it has too many bytes of them, or all of the caller's have.
 fn take_room(call: &mut Call<'_>, config: u64, texts: &[&str]) -> Result<()> {
-    let more = texts.iter().map(|text| size_of::<String>() + text.len());
-    let more: usize = more.sum();
+    let more: usize = texts.iter().map(|text| ProcessConfig::bytes_of(text)).sum();
     if process::config(call, config)?.text_bytes() + more > CONFIG_BYTES_MAX {
         let text = format_args!("a config has at most {CONFIG_BYTES_MAX} bytes of texts");
         return Err(call.trap(text));

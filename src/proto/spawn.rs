@@ -76,7 +76,12 @@ impl ProcessConfig {
     pub fn text_bytes(&self) -> usize {
         let variables = self.env.iter().flat_map(|(name, value)| [name, value]);
         let texts = self.args.iter().chain(&self.preopens).chain(variables);
-        texts.map(|text| size_of::<String>() + text.len()).sum()
+        texts.map(|text| ProcessConfig::bytes_of(text)).sum()
+    }
+
+    /// What one of them counts.
+    pub fn bytes_of(text: &str) -> usize {
+        size_of::<String>() + text.len()
     }
 }
 

@@ -4,18 +4,17 @@ use tidelock_proto::Environ;
 
 use super::*;
 
+/// Names, and a process by name.
+pub(super) const NAMES: &str = r#"
+    (import "lunatic::registry" "put" (func $put (param i32 i32 i64 i64)))
+    (import "lunatic::registry" "get" (func $get (param i32 i32 i32 i32) (result i32)))
+    (import "lunatic::registry" "remove" (func $remove (param i32 i32)))
+    (import "lunatic::process" "get_or_spawn" (func $get_or_spawn
+        (param i32 i32 i64 i64 i64 i32 i32 i32 i32 i32 i32) (result i32)))"#;
+
 #[tokio::test]
 async fn a_name_is_known_to_its_tenant_alone() {
-    let imports = [
-        PROCESS_ID,
-        r#"
-        (import "lunatic::registry" "put" (func $put (param i32 i32 i64 i64)))
-        (import "lunatic::registry" "get" (func $get (param i32 i32 i32 i32) (result i32)))
-        (import "lunatic::registry" "remove" (func $remove (param i32 i32)))
-        (import "lunatic::process" "get_or_spawn" (func $get_or_spawn
-            (param i32 i32 i64 i64 i64 i32 i32 i32 i32 i32 i32) (result i32)))"#,
-    ]
-    .concat();
+    let imports = [PROCESS_ID, NAMES].concat();
     let body = r#"(data (i32.const 100) "name") (data (i32.const 110) "child")
         (func (export "child"))
         (func $is (param $code i32)

@@ -1,5 +1,6 @@
 //! Timers, names, catching, versions, metrics.
 
+use super::names::NAMES;
 use super::*;
 
 #[tokio::test]
@@ -56,16 +57,7 @@ async fn a_timer_of_nobody_has_a_number_of_its_own() {
 
 #[tokio::test]
 async fn names_are_put_found_and_removed() {
-    let imports = [
-        PROCESS_ID,
-        r#"
-        (import "lunatic::registry" "put" (func $put (param i32 i32 i64 i64)))
-        (import "lunatic::registry" "get" (func $get (param i32 i32 i32 i32) (result i32)))
-        (import "lunatic::registry" "remove" (func $remove (param i32 i32)))
-        (import "lunatic::process" "get_or_spawn" (func $get_or_spawn
-            (param i32 i32 i64 i64 i64 i32 i32 i32 i32 i32 i32) (result i32)))"#,
-    ]
-    .concat();
+    let imports = [PROCESS_ID, NAMES].concat();
     let data = r#"(data (i32.const 100) "name") (data (i32.const 110) "child")
         (func (export "child"))
         (func $found (result i32)
