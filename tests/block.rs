@@ -9,7 +9,8 @@ mod frames;
 
 use frames::{PEER, here, there};
 use tidelock_proto::link::{
-    Block, Effect, LinkAnswer, LinkForm, LinkOutcome, Signal, answer_for_nobody,
+    Block, Effect, LinkAnswer, LinkForm, LinkOutcome, Signal, TOLD_BYTES_MAX, WATCHERS_MAX,
+    answer_for_nobody,
 };
 use tidelock_proto::{ExitReason, NodeId, Pid};
 
@@ -79,6 +80,7 @@ fn a_block_tells_what_it_holds() {
         block.monitors().collect::<Vec<_>>(),
         [(40, there(1)), (41, there(2))]
     );
+    assert_eq!(block.monitors_of(there(2)).collect::<Vec<_>>(), [41]);
     for reference in 50..54 {
         block.adopt_watcher(there(3), reference);
     }
@@ -87,10 +89,11 @@ fn a_block_tells_what_it_holds() {
     for _ in 0..5 {
         block.monitor_node(PEER);
     }
-    assert_eq!(block.halves(), 14);
+    assert_eq!((block.halves(), block.monitoring()), (14, 7));
 
     drop(on(&mut block, |block, out| block.end(reason(), out)));
     assert_eq!((block.ended(), block.halves()), (Some(&reason()), 0));
+    assert_eq!(block.monitors_of(there(2)).count(), 0);
 }
 
 #[test]
@@ -305,6 +308,96 @@ fn monitors_are_told_once_and_by_their_target() {
         []
     );
     assert_eq!(withdrawn.halves(), 0);
+}
+
+#[test]
+fn monitors_are_found_by_their_target_until_they_are_gone() {
+    let mut block = block();
+    let watch = |block: &mut Block, local| {
+        let mut reference = 0;
+        drop(on(block, |block, out| {
+            reference = block.monitor(there(local), out);
+        }));
+        reference
+    };
+    let of_seven: Vec<u64> = (0..3).map(|_| watch(&mut block, 7)).collect();
+    let of_eight = watch(&mut block, 8);
+    let found = |block: &Block, local| block.monitors_of(there(local)).collect::<Vec<_>>();
+    assert_eq!(found(&block, 7), of_seven);
+    assert_eq!(found(&block, 8), [of_eight]);
+    assert!(found(&block, 9).is_empty());
+    // Taken back, told, and lost with the session.
+    drop(on(&mut block, |block, out| {
+        block.demonitor(of_seven[1], out);
+    }));
+    assert_eq!(found(&block, 7), [of_seven[0], of_seven[2]]);
+    let down = Signal::Down {
+        reference: of_seven[0],
+        reason: reason(),
+    };
+    drop(hears(&mut block, there(7), down));
+    assert_eq!(found(&block, 7), [of_seven[2]]);
+    drop(on(&mut block, |block, out| {
+        block.session_lost(PEER, &reason(), out);
+    }));
+    assert!(found(&block, 7).is_empty());
+    assert_eq!((found(&block, 8).len(), block.monitoring()), (0, 0));
+}
+
+#[test]
+fn one_monitor_too_many_is_told_at_once() {
+    let mut block = block();
+    for reference in 0..WATCHERS_MAX as u64 {
+        block.adopt_watcher(there(6), reference);
+    }
+    let effects = hears(&mut block, there(7), Signal::Monitor { reference: 3 });
+    let [Effect::Send(to, Signal::Down { reference, reason })] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!((*to, *reference), (there(7), 3));
+    assert!(matches!(reason, ExitReason::Limit(_)), "{reason}");
+    assert_eq!(block.halves(), WATCHERS_MAX);
+    // One that goes makes room.
+    drop(hears(
+        &mut block,
+        there(6),
+        Signal::Demonitor { reference: 0 },
+    ));
+    let ack = Signal::MonitorAck {
+        reference: 3,
+        exists: true,
+    };
+    assert_eq!(
+        hears(&mut block, there(7), Signal::Monitor { reference: 3 }),
+        [Effect::Send(there(7), ack)]
+    );
+}
+
+#[test]
+fn last_words_told_to_many_are_short() {
+    let words = "x".repeat(1024);
+    for (watchers, bytes) in [(1, 1024), (16_383, 1024), (65_535, 256)] {
+        let mut block = block();
+        block.adopt(there(1), None);
+        for reference in 0..watchers {
+            block.adopt_watcher(there(6), reference);
+        }
+        let told = on(&mut block, |block, out| {
+            block.end(ExitReason::Trap(words.clone()), out);
+        });
+        let lengths: Vec<usize> = told
+            .iter()
+            .map(|effect| match effect {
+                Effect::Send(_, Signal::Exit { reason } | Signal::Down { reason, .. }) => {
+                    reason.text_bytes()
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(lengths.iter().all(|length| *length == bytes), "{bytes}");
+        assert!(lengths.iter().sum::<usize>() <= TOLD_BYTES_MAX);
+        assert_eq!(block.ended(), Some(&ExitReason::Trap(words.clone())));
+    }
 }
 
 #[test]

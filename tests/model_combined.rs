@@ -125,6 +125,16 @@ fn kill_parent() {
 }
 
 #[test]
+fn slow_ends() {
+    hold_every_promise("slow_ends");
+}
+
+#[test]
+fn slow_links() {
+    hold_every_promise("slow_links");
+}
+
+#[test]
 fn spawn_again() {
     hold_every_promise("spawn_again");
 }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use frames::{PEER, US, bytes_of, frame_of, hello, here, prepare, renew, request, route, there};
 use tidelock_proto::link::{Block, Effect, LinkAnswer, LinkForm, Signal};
-use tidelock_proto::session::{Action, Limits, Over, Session, SessionError, check_hello};
+use tidelock_proto::session::{
+    Action, CONGESTED_BYTES, Limits, Over, Session, SessionError, check_hello,
+};
 use tidelock_proto::spawn::{Prepare, ProcessConfig, Refusal};
 use tidelock_proto::wire::{
     BulkHead, CONFIG_BYTES_MAX, CONTROL_BYTES_MAX, Frame, HEADER_BYTES, Hello, Route,
@@ -695,6 +697,16 @@ fn a_backlog_has_two_marks() {
     let usual = Limits::default();
     let bounds = (usual.message_bytes_max, usual.backlog_bytes_max);
     assert_eq!(bounds, (67_108_864, 67_108_864));
+    // Callers wait long before the session would end.
+    let mut session = Session::new(US, PEER, 1, usual);
+    while session.backlog() <= CONGESTED_BYTES {
+        assert!(!session.is_congested());
+        assert_eq!(session.message(&route(), None, &[0; 1000]), Ok(()));
+    }
+    assert_eq!(
+        (session.is_congested(), session.is_overrun()),
+        (true, false)
+    );
 }
 
 #[test]
@@ -767,7 +779,7 @@ fn a_spawn_of_exactly_a_frame_is_asked_for() {
         };
         assert!(why.starts_with(&text), "{why}");
         assert_eq!(refused.poll_transmit().unwrap_or_default(), sent);
-        assert_eq!(refused.locals(), 0, "nobody asked for anything");
+        assert_eq!(refused.locals(), 1, "its block remembers the number");
     }
 }
 

@@ -16,8 +16,8 @@
 //! # A hint
 //!
 //! The kernel of a machine whose program died answers that nobody listens any more. That is no verdict:
-//! anybody can say so. It makes us ask once more, and wait [`SUSPICION`] for the answer instead of
-//! a lease ([`Lease::suspect`]).
+//! anybody can say so, and a firewall says it of a peer that is well. It makes us ask three times, and wait [`SUSPICION`] for
+//! an answer instead of a lease, or three round trips where those are longer ([`Lease::suspect`]). One answer is enough.
 //!
 //! # A late clock
 //!
@@ -39,8 +39,11 @@ const PATIENCE: Duration = Duration::from_millis(30);
 /// How late our own timer may run before silence is not held against the peer.
 pub const GRACE: Duration = Duration::from_millis(250);
 
-/// How long the fresh Ping after a hint has. Well above a round trip and any pause of a busy peer.
+/// How long the fresh Pings after a hint have at the least. Well above a round trip of one network and any pause of a busy peer.
 pub const SUSPICION: Duration = Duration::from_millis(150);
+
+/// How many of them there are: a network that loses one says nothing of the peer.
+const SUSPICION_PINGS: u32 = 3;
 
 /// How long the fresh Ping after a late timer has.
 const SECOND_CHANCE: Duration = Duration::from_secs(1);
@@ -58,6 +61,17 @@ pub enum Verdict {
     Frozen,
 }
 
+/// The Pings that a hint led to.
+#[derive(Debug, Clone, Copy)]
+struct Suspicion {
+    /// The first of them. The answer to an earlier one says nothing.
+    first: u64,
+    /// How long it is from one to the next.
+    every: Duration,
+    /// When they are judged.
+    at: Duration,
+}
+
 /// The lease of one session.
 #[derive(Debug, Clone)]
 pub struct Lease {
@@ -72,10 +86,12 @@ pub struct Lease {
     second_chance: Option<Duration>,
     /// The second chance was used since the last renewal.
     chance_used: bool,
-    /// The Ping that a hint led to, and when it is judged.
-    suspicion: Option<(u64, Duration)>,
-    /// That Ping was sent again because our own timer ran late; it is not sent a third time.
+    /// What a hint led to.
+    suspicion: Option<Suspicion>,
+    /// They were sent once more because our own timer ran late; not a third time.
     asked_again: bool,
+    /// The last round trip; `None`: there was none yet.
+    rtt: Option<Duration>,
 }
 
 impl Lease {
@@ -91,6 +107,7 @@ impl Lease {
             chance_used: false,
             suspicion: None,
             asked_again: false,
+            rtt: None,
         }
     }
 
@@ -101,7 +118,7 @@ impl Lease {
 
     fn judged_at(&self) -> Duration {
         let lease = self.second_chance.unwrap_or(self.renewed_at + self.length);
-        self.suspicion.map_or(lease, |(_, at)| lease.min(at))
+        self.suspicion.map_or(lease, |hint| lease.min(hint.at))
     }
 
     /// Handles a hint that the peer is gone. Returns the Ping that is to be sent now; `None`: a hint is
@@ -110,9 +127,20 @@ impl Lease {
         if self.suspicion.is_some() {
             return None;
         }
-        let number = self.ping(now);
-        self.suspicion = Some((number, now + SUSPICION));
-        Some(number)
+        Some(self.ask_three_times(now))
+    }
+
+    /// Sends the first Ping of those that a hint leads to. Before the first round trip nobody knows how long one takes.
+    fn ask_three_times(&mut self, now: Duration) -> u64 {
+        let length = self
+            .rtt
+            .map_or(SECOND_CHANCE, |rtt| SUSPICION.max(SUSPICION_PINGS * rtt));
+        self.suspicion = Some(Suspicion {
+            first: self.next_ping,
+            every: length / SUSPICION_PINGS,
+            at: now + length,
+        });
+        self.ping(now)
     }
 
     /// Whether a hint is being looked into.
@@ -126,15 +154,13 @@ impl Lease {
         if late > self.length {
             return Verdict::Frozen;
         }
-        if let Some((_, at)) = self.suspicion
+        if let Some(Suspicion { at, .. }) = self.suspicion
             && now >= at
         {
             // The answer may lie here unread: the wait is short, and it was we who were late.
             if now - at > SUSPICION / 3 && !self.asked_again {
                 self.asked_again = true;
-                let number = self.ping(now);
-                self.suspicion = Some((number, now + SUSPICION));
-                return Verdict::Ping(number);
+                return Verdict::Ping(self.ask_three_times(now));
             }
             return Verdict::Expired;
         }
@@ -156,7 +182,8 @@ impl Lease {
     fn ping(&mut self, now: Duration) -> u64 {
         let number = self.next_ping;
         self.next_ping += 1;
-        self.ping_at = now + PING_EVERY;
+        let every = self.suspicion.map_or(PING_EVERY, |hint| hint.every);
+        self.ping_at = now + every.min(PING_EVERY);
         self.sent.push_back((number, now));
         // Bounded by the length of the lease; a lost Pong must not keep more.
         if self.sent.len() > 256 {
@@ -191,9 +218,11 @@ impl Lease {
         self.second_chance = None;
         self.chance_used = false;
         // An answer to what was asked before the hint says nothing about it.
-        self.suspicion = self.suspicion.filter(|(asked, _)| number < *asked);
+        self.suspicion = self.suspicion.filter(|hint| number < hint.first);
         self.asked_again &= self.suspicion.is_some();
-        Some(now.saturating_sub(left_at))
+        let rtt = now.saturating_sub(left_at);
+        self.rtt = Some(rtt);
+        Some(rtt)
     }
 }
 
@@ -252,26 +281,56 @@ mod tests {
         assert!(matches!(lease.handle_timeout(ms(3_350)), Verdict::Ping(3)));
     }
 
+    /// One whose first Ping came back after five milliseconds.
+    fn answered() -> Lease {
+        let mut lease = Lease::new(LEASE, ms(0));
+        assert_eq!(lease.handle_timeout(ms(0)), Verdict::Ping(1));
+        assert_eq!(lease.handle_pong(1, ms(5)), Some(ms(5)));
+        lease
+    }
+
     #[test]
     fn a_hint_shortens_the_wait_and_is_no_verdict() {
-        let mut lease = Lease::new(LEASE, ms(0));
-        let Verdict::Ping(before) = lease.handle_timeout(ms(0)) else {
-            panic!("no ping")
-        };
-        let asked = lease.suspect(ms(100)).expect("a hint leads to a ping");
-        assert_eq!(lease.suspect(ms(110)), None);
+        let mut lease = answered();
+        assert_eq!(lease.handle_timeout(ms(250)), Verdict::Ping(2));
+        assert_eq!(lease.suspect(ms(300)), Some(3));
+        assert_eq!(lease.suspect(ms(310)), None);
         // The answer to an earlier Ping was under way when the peer died.
-        assert!(lease.handle_pong(before, ms(120)).is_some());
+        assert!(lease.handle_pong(2, ms(320)).is_some());
         let mut silent = lease.clone();
-        assert_eq!(run(&mut silent, ms(120), |_| false), ms(250));
-        assert!(lease.handle_pong(asked, ms(200)).is_some());
-        assert_eq!(run(&mut lease, ms(200), |_| false), ms(3_100));
+        assert_eq!(run(&mut silent, ms(320), |_| false), ms(450));
+        // One that was lost says nothing.
+        let mut lossy = lease.clone();
+        assert_eq!(run(&mut lossy, ms(320), |now| now == ms(350)), ms(3_350));
+        let mut lossier = lease.clone();
+        assert_eq!(run(&mut lossier, ms(320), |now| now == ms(400)), ms(3_400));
+        assert!(lease.handle_pong(3, ms(330)).is_some());
+        assert_eq!(run(&mut lease, ms(330), |_| false), ms(3_300));
+    }
+
+    #[test]
+    fn a_hint_gives_a_peer_that_is_far_away_the_time_it_needs() {
+        let mut lease = Lease::new(LEASE, ms(0));
+        assert_eq!(lease.handle_timeout(ms(0)), Verdict::Ping(1));
+        // Nobody knows yet how far it is.
+        let mut unknown = lease.clone();
+        assert_eq!(unknown.suspect(ms(10)), Some(2));
+        assert_eq!(run(&mut unknown, ms(10), |_| false), ms(1_010));
+        assert_eq!(lease.handle_pong(1, ms(200)), Some(ms(200)));
+        assert_eq!(lease.suspect(ms(210)), Some(2));
+        assert_eq!(lease.poll_timeout(), ms(410));
+        assert_eq!(run(&mut lease, ms(210), |_| false), ms(810));
+        // As often as ever, however far.
+        let mut far = Lease::new(LEASE, ms(0));
+        assert_eq!(far.handle_timeout(ms(0)), Verdict::Ping(1));
+        assert_eq!(far.handle_pong(1, ms(900)), Some(ms(900)));
+        assert_eq!(far.suspect(ms(900)), Some(2));
+        assert_eq!(far.poll_timeout(), ms(1_150));
     }
 
     #[test]
     fn a_hint_is_looked_into_again_if_our_timer_was_late() {
-        let mut lease = Lease::new(LEASE, ms(0));
-        assert!(matches!(lease.handle_timeout(ms(0)), Verdict::Ping(_)));
+        let mut lease = answered();
         lease.suspect(ms(100)).expect("a hint leads to a ping");
         // Due at 250, looked at 80 ms late.
         let Verdict::Ping(again) = lease.handle_timeout(ms(330)) else {
@@ -363,11 +422,14 @@ mod tests {
     #[test]
     fn a_hint_is_judged_at_its_time() {
         let hinted = || {
-            let mut lease = Lease::new(LEASE, ms(0));
-            assert_eq!(lease.handle_timeout(ms(0)), Verdict::Ping(1));
+            let mut lease = answered();
             assert!(!lease.is_suspected());
             assert_eq!(lease.suspect(ms(100)), Some(2));
             assert!(lease.is_suspected());
+            for (at, number) in [(150, 3), (200, 4)] {
+                assert_eq!(lease.poll_timeout(), ms(at));
+                assert_eq!(lease.handle_timeout(ms(at)), Verdict::Ping(number));
+            }
             assert_eq!(lease.poll_timeout(), ms(250));
             lease
         };
@@ -375,14 +437,18 @@ mod tests {
         assert_eq!(hinted().handle_timeout(ms(250)), Verdict::Expired);
         assert_eq!(hinted().handle_timeout(ms(300)), Verdict::Expired);
         let mut late = hinted();
-        assert_eq!(late.handle_timeout(ms(301)), Verdict::Ping(3));
+        assert_eq!(late.handle_timeout(ms(301)), Verdict::Ping(5));
         // Not a third time, however late.
         assert_eq!(late.clone().handle_timeout(ms(520)), Verdict::Expired);
-        // The first of the two answers does not count for the second.
-        assert!(late.handle_pong(2, ms(302)).is_some());
+        // Answers to the first three do not count for the second three.
+        assert!(late.handle_pong(4, ms(302)).is_some());
         assert!(late.is_suspected() && late.asked_again);
-        assert!(late.handle_pong(3, ms(303)).is_some());
+        assert!(late.handle_pong(5, ms(303)).is_some());
         assert!(!late.is_suspected() && !late.asked_again);
+        // And the next Ping is due as ever after the one that is still to come.
+        assert_eq!(late.poll_timeout(), ms(351));
+        assert_eq!(late.handle_timeout(ms(351)), Verdict::Ping(6));
+        assert_eq!(late.poll_timeout(), ms(601));
     }
 
     #[test]

@@ -37,6 +37,13 @@ use serde::{Deserialize, Serialize};
 use crate::switch::off;
 use crate::{ExitReason, NodeId, Pid};
 
+/// Monitors of one process that others hold. One more is told at once, with [`ExitReason::Limit`].
+pub const WATCHERS_MAX: usize = 1_000_000;
+
+/// Bytes of text with which all that hear of one end are told, together. The more they are, the less of it
+/// each is told.
+pub const TOLD_BYTES_MAX: usize = 16 << 20;
+
 /// What one process's block says to another's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Signal {
@@ -226,6 +233,8 @@ pub struct Block {
     rows: BTreeMap<Pid, Row>,
     /// Monitors I hold: reference → target.
     watching: BTreeMap<u64, Pid>,
+    /// The same by target.
+    watched: BTreeSet<(Pid, u64)>,
     /// Node monitors I hold: reference → node.
     watching_nodes: BTreeMap<u64, NodeId>,
     /// Who watches me.
@@ -243,6 +252,7 @@ impl Block {
             next: 1,
             rows: BTreeMap::new(),
             watching: BTreeMap::new(),
+            watched: BTreeSet::new(),
             watching_nodes: BTreeMap::new(),
             watched_by: BTreeSet::new(),
             asks: BTreeSet::new(),
@@ -274,6 +284,18 @@ impl Block {
             .map(|(reference, pid)| (*reference, *pid))
     }
 
+    /// The monitors of `target` that this process holds, oldest first.
+    pub fn monitors_of(&self, target: Pid) -> impl Iterator<Item = u64> + '_ {
+        self.watched
+            .range((target, 0)..=(target, u64::MAX))
+            .map(|(_, reference)| *reference)
+    }
+
+    /// How many monitors this process holds, of processes and of nodes.
+    pub fn monitoring(&self) -> usize {
+        self.watching.len() + self.watching_nodes.len()
+    }
+
     /// The processes that monitor this one.
     pub fn watchers(&self) -> impl Iterator<Item = Pid> + '_ {
         self.watched_by.iter().map(|(pid, _)| *pid)
@@ -281,7 +303,7 @@ impl Block {
 
     /// How many links and monitors there are, on either side.
     pub fn halves(&self) -> usize {
-        self.rows.len() + self.watching.len() + self.watching_nodes.len() + self.watched_by.len()
+        self.rows.len() + self.monitoring() + self.watched_by.len()
     }
 
     /// Whether nothing is under way: no call pending, nothing unacknowledged, nothing queued.
@@ -323,6 +345,14 @@ impl Block {
     /// Puts the watcher's half of a monitor in place that a spawn made.
     pub fn adopt_monitor(&mut self, reference: u64, target: Pid) {
         self.watching.insert(reference, target);
+        self.watched.insert((target, reference));
+    }
+
+    /// Lets go of a monitor of a process, and says of whom it was.
+    fn release_monitor(&mut self, reference: u64) -> Option<Pid> {
+        let target = self.watching.remove(&reference)?;
+        self.watched.remove(&(target, reference));
+        Some(target)
     }
 
     /// Takes a fresh number: an id, a reference.
@@ -410,7 +440,7 @@ impl Block {
     pub fn monitor(&mut self, target: Pid, out: &mut Vec<Effect>) -> u64 {
         let reference = self.fresh();
         if target != self.me && self.ended.is_none() {
-            self.watching.insert(reference, target);
+            self.adopt_monitor(reference, target);
             out.push(Effect::Send(target, Signal::Monitor { reference }));
         }
         reference
@@ -418,7 +448,7 @@ impl Block {
 
     /// Ends a monitor. No Down with this reference follows.
     pub fn demonitor(&mut self, reference: u64, out: &mut Vec<Effect>) {
-        if let Some(target) = self.watching.remove(&reference) {
+        if let Some(target) = self.release_monitor(reference) {
             out.push(Effect::Send(target, Signal::Demonitor { reference }));
         }
         self.watching_nodes.remove(&reference);
@@ -492,6 +522,10 @@ impl Block {
                 self.sweep(from);
             }
             Signal::Exit { reason } => self.peer_gone(from, &reason, out),
+            Signal::Monitor { reference } if self.watched_by.len() >= WATCHERS_MAX => {
+                let reason = ExitReason::Limit(format!("{WATCHERS_MAX} monitors of one process"));
+                out.push(Effect::Send(from, Signal::Down { reference, reason }));
+            }
             Signal::Monitor { reference } => {
                 self.watched_by.insert((from, reference));
                 out.push(Effect::Send(
@@ -638,7 +672,7 @@ impl Block {
     fn down(&mut self, from: Pid, reference: u64, reason: ExitReason, out: &mut Vec<Effect>) {
         // A straggler if the monitor was withdrawn; a forgery if it was about somebody else.
         if self.watching.get(&reference) == Some(&from) || off("a Down uses its reference up") {
-            self.watching.remove(&reference);
+            self.release_monitor(reference);
             out.push(Effect::Down {
                 reference,
                 about: from,
@@ -691,26 +725,26 @@ impl Block {
     /// The process ends: everyone who must know is told, in this one step. Later calls do nothing.
     ///
     /// The reason is kept and told within [`crate::TEXT_BYTES_MAX`]: a guest's long last words must
-    /// not make a frame that ends the session.
+    /// not make a frame that ends the session. Nor must many of them: together they are within
+    /// [`TOLD_BYTES_MAX`].
     pub fn end(&mut self, reason: ExitReason, out: &mut Vec<Effect>) {
         if self.ended.is_some() {
             return;
         }
         let reason = reason.bounded();
+        let listeners = self.rows.len() + self.watched_by.len();
+        let told = reason.clone().within(TOLD_BYTES_MAX / listeners.max(1));
         for (peer, row) in std::mem::take(&mut self.rows) {
             if row.is_linked() {
-                out.push(Effect::Send(
-                    peer,
-                    Signal::Exit {
-                        reason: reason.clone(),
-                    },
-                ));
+                let reason = told.clone();
+                out.push(Effect::Send(peer, Signal::Exit { reason }));
             }
         }
         for (watcher, reference) in std::mem::take(&mut self.watched_by) {
-            let reason = reason.clone();
+            let reason = told.clone();
             out.push(Effect::Send(watcher, Signal::Down { reference, reason }));
         }
+        self.watched.clear();
         for (reference, target) in std::mem::take(&mut self.watching) {
             if off("an end withdraws its monitors") {
                 break;

@@ -89,6 +89,12 @@ impl ExitReason {
 
     /// The same reason with every text within [`TEXT_BYTES_MAX`].
     pub fn bounded(self) -> Self {
+        self.within(TEXT_BYTES_MAX)
+    }
+
+    /// The same reason with every text within so many bytes; what is cut keeps its `…`.
+    pub(crate) fn within(self, bytes_max: usize) -> Self {
+        let bounded = |text| cut(text, bytes_max);
         match self {
             ExitReason::Trap(text) => ExitReason::Trap(bounded(text)),
             ExitReason::LinkDied { pid, why } => ExitReason::LinkDied {
@@ -112,9 +118,13 @@ impl ExitReason {
 }
 
 /// Cuts `text` to at most [`TEXT_BYTES_MAX`] bytes, at a character.
-pub fn bounded(mut text: String) -> String {
-    if text.len() > TEXT_BYTES_MAX {
-        let mut end = TEXT_BYTES_MAX - "…".len();
+pub fn bounded(text: String) -> String {
+    cut(text, TEXT_BYTES_MAX)
+}
+
+fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        let mut end = bytes_max.saturating_sub("…".len());
         while !text.is_char_boundary(end) {
             end -= 1;
         }
@@ -182,5 +192,9 @@ mod tests {
         assert_eq!(bounded("🌊".repeat(257)), "🌊".repeat(255) + "…");
         let long = ExitReason::Fault("a".repeat(1025)).bounded();
         assert_eq!(long, ExitReason::Fault("a".repeat(1021) + "…"));
+        for (bytes_max, left) in [(9, "longer…"), (10, "longer …"), (4, "l…"), (0, "…")] {
+            let cut = ExitReason::Limit("longer éé".into()).within(bytes_max);
+            assert_eq!(cut, ExitReason::Limit(left.into()), "{bytes_max}");
+        }
     }
 }

@@ -44,6 +44,11 @@ const CONFIGS_SINCE: u16 = 3;
 /// Slots for configurations, each way.
 const CONFIGS_MAX: u8 = 16;
 
+/// Bytes that wait to be sent before callers wait. As much as a quick network takes in a few milliseconds: a longer
+/// queue makes nothing faster, later signals wait behind it, and memory that is touched for the first time costs more than the
+/// waking of those who wait.
+pub const CONGESTED_BYTES: usize = 1 << 20;
+
 /// The bounds of one session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Limits {
@@ -51,7 +56,8 @@ pub struct Limits {
     pub hosting_max: usize,
     /// Bytes of one message; the sender's call fails above.
     pub message_bytes_max: u64,
-    /// Bytes that wait to be sent. Above half of it callers wait; above it the session ends.
+    /// Bytes that wait to be sent. Above [`CONGESTED_BYTES`], or half of this where that is less, callers wait; above this the
+    /// session ends.
     pub backlog_bytes_max: usize,
     /// Questions of the peer (does this process live?) that may be unanswered.
     pub queries_max: usize,
@@ -311,7 +317,7 @@ impl Session {
 
     /// Whether frames that guests make should wait.
     pub fn is_congested(&self) -> bool {
-        self.backlog() > self.limits.backlog_bytes_max / 2
+        self.backlog() > CONGESTED_BYTES.min(self.limits.backlog_bytes_max / 2)
     }
 
     /// Whether so much waits that the session must end ([`SessionError::Backlog`]).
@@ -437,10 +443,10 @@ impl Session {
                 .push_back(Action::Refused(reference, Refusal::NotPermitted(why)));
         } else {
             self.asks.insert(reference, Asking::Asked);
-            // Its block remembers the number, which a later session gives to somebody else.
-            if !off("who spawns is noted") {
-                self.locals.insert(parent);
-            }
+        }
+        // Its block remembers the number, which a later session gives to somebody else.
+        if !off("who spawns is noted") {
+            self.locals.insert(parent);
         }
         Ok(reference)
     }

@@ -17,7 +17,9 @@
 //! * **D6 — halves first.** The child's half is in its block before `Session::made`; the parent's
 //!   before `Session::start`, in the step of `Action::Adopt`. A child runs at `Action::Run` only.
 //! * **D7 — the end of a process.** `Block::end`, its effects, `Session::parked_ended` if it was
-//!   parked, `Session::forget`. A parked child ends like any other.
+//!   parked, `Session::forget`. A parked child ends like any other. Whoever was killed, or is to end of a
+//!   link, answers until then, makes no call and does not begin to run; a child that it was given and did not
+//!   see is unlinked and killed.
 //! * **D8 — the end of a session.** Poll every action, `Session::end`, then tell the list in its
 //!   order: spawns fail, parked children end, blocks hear `session_lost`; then `Pair::handle_ended`.
 //!   Only then may the next session open. The blocks alone report ends of links.
@@ -62,6 +64,10 @@ pub(crate) struct Process {
     pub(crate) block: Block,
     pub(crate) mailbox: VecDeque<Notice>,
     pub(crate) wait: Option<Wait>,
+    /// Why it must end: its code runs no more, and its block still answers.
+    pub(crate) verdict: Option<ExitReason>,
+    /// What its `spawn` returned after that.
+    pub(crate) unseen: Option<Pid>,
     /// The spawn whose Start it waits for; it has not run.
     pub(crate) parked: Option<u64>,
     /// For the observer: the monitors it asked for and has not heard of.
@@ -76,6 +82,8 @@ impl Process {
             block: Block::new(pid),
             mailbox: VecDeque::new(),
             wait: None,
+            verdict: None,
+            unseen: None,
             parked: None,
             watching: BTreeMap::new(),
             watching_node: BTreeSet::new(),
@@ -234,7 +242,7 @@ impl World {
                         self.observer.break_promise("a node-down comes twice");
                     }
                 }
-                Effect::Kill(by) => self.end_process(pid, ExitReason::Killed(Some(by))),
+                Effect::Kill(by) => self.condemn(pid, ExitReason::Killed(Some(by))),
                 Effect::CancelSpawn(_, reference) => {
                     let here = side(pid.node());
                     let ask = self.nodes[here].asks.get(&reference);
@@ -325,6 +333,31 @@ impl World {
             self.observer.half(to, from).owed = false;
         }
         self.carry_out(to, effects);
+    }
+
+    /// A process must end: at once, or when its task gets to it.
+    pub(crate) fn condemn(&mut self, pid: Pid, reason: ExitReason) {
+        if !self.slow_ends {
+            return self.end_process(pid, reason);
+        }
+        if let Some(process) = self.process(pid) {
+            process.verdict.get_or_insert(reason);
+        }
+    }
+
+    /// The task of a process that must end gets to it.
+    pub(crate) fn finish(&mut self, pid: Pid) {
+        let process = self.process(pid).expect("it must end");
+        let reason = process.verdict.take().expect("it must end");
+        if let Some(child) = process.unseen.take() {
+            self.observer.unlinked(pid, child);
+            self.on_block(pid, |block, out| {
+                block.unlink(child, out);
+                block.forget_unlink_caller(child);
+            });
+            self.send(pid, child, Signal::Kill);
+        }
+        self.end_process(pid, reason);
     }
 
     /// D7.

@@ -84,6 +84,8 @@ pub(crate) struct Scenario {
     pub(crate) monitors: &'static [(usize, usize)],
     /// Who ends of a LinkDied.
     pub(crate) die_of_links: &'static [usize],
+    /// Whoever is killed, or must end of a link, still answers for a while.
+    pub(crate) slow_ends: bool,
     /// Several frames may arrive in one read.
     pub(crate) batches: bool,
     pub(crate) connections_max: usize,
@@ -106,6 +108,7 @@ const BASE: Scenario = Scenario {
     kills: &[(T, C)],
     monitors: &[(T, C)],
     die_of_links: &[],
+    slow_ends: false,
     batches: true,
     connections_max: 5,
     deeper: |_| {},
@@ -320,6 +323,49 @@ pub(crate) const ALL: &[Scenario] = &[
         states_min: [25_000, 1_700_000],
         ..BASE
     },
+    // The same where ends take their time: whoever must end still answers, and is given its child.
+    Scenario {
+        name: "slow_ends",
+        budget: Budget {
+            link: [0, 0, 1, 0, 0, 1],
+            end: [0, 1, 0, 0],
+            spawn: 1,
+            give_spawn_up: 1,
+            kill: 1,
+            cut: 1,
+            ..NONE
+        },
+        third: 1,
+        kills: &[(T, P), (T, C)],
+        die_of_links: &[P, C],
+        slow_ends: true,
+        deeper: |budget| {
+            budget.link = [0, 1, 1, 0, 0, 1];
+            budget.unlink = [0, 0, 1, 0, 0, 1];
+        },
+        states_min: [25_000, 25_000],
+        ..BASE
+    },
+    // Links that cross the end of somebody who was killed and still answers.
+    Scenario {
+        name: "slow_links",
+        budget: Budget {
+            link: [0, 0, 1, 1, 0, 0],
+            unlink: [0, 0, 1, 1, 0, 0],
+            give_up: 1,
+            kill: 1,
+            cut: 1,
+            ..NONE
+        },
+        child_lives: true,
+        slow_ends: true,
+        deeper: |budget| {
+            budget.link = [0, 0, 2, 1, 0, 0];
+            budget.end = [0, 0, 1, 0];
+        },
+        states_min: [3_000, 3_000],
+        ..BASE
+    },
     // Spawn over a session that is lost and dialled again.
     Scenario {
         name: "spawn_again",
@@ -526,6 +572,7 @@ impl Scenario {
             (b.spawn > 0, Kind::Made),
             (b.spawn > 0, Kind::Refuse),
             (links, Kind::Take),
+            (self.slow_ends, Kind::Finish),
             (links, Kind::Link),
             (any(&b.unlink), Kind::Unlink),
             (b.give_up + b.give_spawn_up > 0, Kind::GiveUp),

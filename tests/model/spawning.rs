@@ -127,6 +127,9 @@ impl World {
         let key = self.key(side, reference);
         let parent = self.process(ask.parent).expect("it waits");
         parent.wait = None;
+        if parent.verdict.is_some() {
+            parent.unseen = Some(child);
+        }
         if ask.linked && !off("the parent's half comes before Start") {
             parent.block.adopt(child, None);
             self.observer.linked(ask.parent, child);
@@ -163,7 +166,11 @@ impl World {
                 .break_promise("a child is to run that is gone");
             return;
         };
-        self.process(child).expect("it is parked").parked = None;
+        let process = self.process(child).expect("it is parked");
+        process.parked = None;
+        if process.verdict.is_some() {
+            return;
+        }
         let key = self.key(side, reference);
         self.observer.ran(key);
     }

@@ -22,6 +22,8 @@ pub(crate) struct World {
     pub(crate) owners: BTreeSet<(Pid, Pid)>,
     pub(crate) budget: Budget,
     pub(crate) observer: Observer,
+    /// Whoever must end still answers for a while.
+    pub(crate) slow_ends: bool,
     /// The side of the third process.
     third: usize,
 }
@@ -56,6 +58,8 @@ pub(crate) enum Step {
     },
     /// The process takes the LinkDied at the front of its mailbox.
     Take(Pid),
+    /// The task of a process that must end gets to it.
+    Finish(Pid),
     Link(Pid, Pid, LinkForm),
     Unlink(Pid, Pid),
     GiveUp(Pid),
@@ -85,6 +89,7 @@ pub(crate) enum Kind {
     Made,
     Refuse,
     Take,
+    Finish,
     Link,
     Unlink,
     GiveUp,
@@ -111,6 +116,7 @@ impl Step {
             Step::Made { .. } => Kind::Made,
             Step::Refuse { .. } => Kind::Refuse,
             Step::Take(_) => Kind::Take,
+            Step::Finish(_) => Kind::Finish,
             Step::Link(..) => Kind::Link,
             Step::Unlink(..) => Kind::Unlink,
             Step::GiveUp(_) => Kind::GiveUp,
@@ -148,6 +154,7 @@ impl World {
             owners: BTreeSet::new(),
             budget: scenario.budget,
             observer: Observer::default(),
+            slow_ends: scenario.slow_ends,
             third: scenario.third,
         };
         if scenario.open {
@@ -264,7 +271,9 @@ impl World {
                 });
             }
             for (pid, process) in &here.processes {
-                if !process.mailbox.is_empty() && process.parked.is_none() {
+                if process.verdict.is_some() {
+                    steps.push(Step::Finish(*pid));
+                } else if !process.mailbox.is_empty() && process.parked.is_none() {
                     steps.push(Step::Take(*pid));
                 }
             }
@@ -279,6 +288,9 @@ impl World {
         steps: &mut Vec<Step>,
     ) {
         let budget = &self.budget;
+        if process.verdict.is_some() {
+            return;
+        }
         if process.parked.is_some() {
             if budget.parked_too_long > 0 {
                 steps.push(Step::ParkedTooLong(me));
@@ -395,6 +407,7 @@ impl World {
                 reference,
             } => self.refuse(side, at, reference),
             Step::Take(me) => self.take_notice(scenario, me),
+            Step::Finish(me) => self.finish(me),
             Step::ParkedTooLong(child) => {
                 self.budget.parked_too_long -= 1;
                 self.end_process(child, ExitReason::Limit(String::new()));
@@ -476,6 +489,7 @@ impl World {
             }
         } else {
             while let Some(process) = self.process(me)
+                && process.verdict.is_none()
                 && process.block.has_queued(peer)
             {
                 let about = |notice: &super::driver::Notice| notice.about == peer;
@@ -484,7 +498,9 @@ impl World {
                 self.take_one(scenario, me, notice);
             }
         }
-        if let Some(process) = self.process(me) {
+        if let Some(process) = self.process(me)
+            && process.verdict.is_none()
+        {
             process.wait = Some(Wait::Link(peer));
             self.observer.linked(me, peer);
             self.on_block(me, |block, out| block.link(peer, None, form, out));
@@ -504,7 +520,7 @@ impl World {
         }
         self.observer.taken(me, notice.about, notice.stale);
         if scenario.die_of_links.contains(&role(me)) {
-            self.end_process(
+            self.condemn(
                 me,
                 ExitReason::LinkDied {
                     pid: notice.about,
@@ -673,6 +689,7 @@ impl World {
             Step::Made { side, .. } => format!("{} has made the child", node(side)),
             Step::Refuse { side, .. } => format!("{} cannot make the child", node(side)),
             Step::Take(me) => format!("{} takes a LinkDied", name(me)),
+            Step::Finish(me) => format!("{}, who must end, does", name(me)),
             Step::Link(me, peer, form) => format!("{} links {} ({form:?})", name(me), name(peer)),
             Step::Unlink(me, peer) => format!("{} unlinks {}", name(me), name(peer)),
             Step::GiveUp(me) => format!("{} gives up waiting", name(me)),
