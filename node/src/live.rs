@@ -21,7 +21,7 @@ mod bulk;
 mod driver;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -29,11 +29,13 @@ use bytes::{Bytes, BytesMut};
 use tidelock::{Environment, ExitReason, NodeId, Parked, Pid, SpawnAnswer, SpawnError};
 use tidelock_proto::session::{Session, SessionError};
 use tidelock_proto::switch::off;
+use tidelock_proto::wire::Route;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use self::bulk::{HELD_BYTES_MAX, write_bulk};
+use self::bulk::{Behind, BulkOut, HELD_BYTES_MAX, Outgoing, write_bulk};
+pub(crate) use self::bulk::{message_cost, signal_cost};
 use self::driver::{Driver, READ_BYTES};
 use crate::lock;
 use crate::modules::Fetcher;
@@ -90,18 +92,23 @@ pub(crate) struct Live {
     /// Somebody wants the session to end, and why.
     ending: Notify,
     verdict: Mutex<Option<SessionError>>,
+    /// Why nothing more can be written. What the peer has sent still counts.
+    broken: Mutex<Option<SessionError>>,
     waiting: Mutex<HashMap<u64, Waiting>>,
     parked: Mutex<BTreeMap<u64, Parked>>,
     /// Children whose modules are not there yet.
     making: Mutex<Making>,
     queries: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
-    bulk_out: mpsc::UnboundedSender<(u64, Bytes)>,
+    bulk_out: mpsc::UnboundedSender<Outgoing>,
     bulk_backlog: AtomicU64,
+    /// What the peer holds back because of bulk messages that it does not have yet.
+    behind: Mutex<Behind>,
     /// As many as the session has, for whoever need not lock it.
     locals: AtomicUsize,
     rtt_ns: AtomicU64,
-    /// Becomes true when everybody has been told of the end.
-    pub(crate) done: watch::Sender<bool>,
+    /// Everybody has been told of the end.
+    done: AtomicBool,
+    told: Notify,
 }
 
 /// What a session's task needs to run.
@@ -115,8 +122,6 @@ pub(crate) struct Drive {
     pub(crate) lane_out: LaneWriter,
     pub(crate) draining: watch::Receiver<bool>,
 }
-
-type BulkOut = mpsc::UnboundedReceiver<(u64, Bytes)>;
 
 impl Live {
     pub(crate) fn new(
@@ -137,15 +142,18 @@ impl Live {
             poked: Notify::new(),
             ending: Notify::new(),
             verdict: Mutex::default(),
+            broken: Mutex::default(),
             waiting: Mutex::default(),
             parked: Mutex::default(),
             making: Mutex::default(),
             queries: Mutex::default(),
             bulk_out,
             bulk_backlog: AtomicU64::new(0),
+            behind: Mutex::default(),
             locals: AtomicUsize::new(0),
             rtt_ns: AtomicU64::new(0),
-            done: watch::Sender::new(false),
+            done: AtomicBool::new(false),
+            told: Notify::new(),
         };
         (Arc::new(live), bulk)
     }
@@ -174,7 +182,20 @@ impl Live {
     }
 
     pub(crate) fn is_congested(&self, session: &Session) -> bool {
-        session.is_congested() || self.bulk_backlog.load(Ordering::Relaxed) > HELD_BYTES_MAX as u64
+        if session.is_congested() {
+            return true;
+        }
+        match self.bulk_backlog.load(Ordering::Relaxed) {
+            0 => false,
+            bytes => bytes > HELD_BYTES_MAX as u64 || lock(&self.behind).is_congested(),
+        }
+    }
+
+    /// Notes what was appended to the lane: the peer holds it back if a bulk message of the pair is under way.
+    pub(crate) fn appended(&self, route: &Route, cost: impl FnOnce() -> usize) {
+        if self.bulk_backlog.load(Ordering::Relaxed) > 0 {
+            lock(&self.behind).push((route.from, route.to), cost());
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -187,26 +208,52 @@ impl Live {
         self.ending.notify_one();
     }
 
-    /// Says goodbye and ends the session once everything is on its way.
+    /// Notes that nothing more can be written. The session's task ends it when it has read what the peer had sent.
+    fn broke(&self, why: SessionError) {
+        lock(&self.broken).get_or_insert(why);
+        self.ending.notify_one();
+    }
+
+    /// Says goodbye and ends the session once everything is on its way. Bulk messages are with the peer before it hears
+    /// the goodbye: after that it waits for nothing from here.
     pub(crate) async fn leave(&self) {
+        let bulk = |live: &Self| live.bulk_backlog.load(Ordering::Relaxed) > 0;
+        self.drain(|live| bulk(live)).await;
+        // What somebody sends in between is waited for here, and by the peer.
         self.with(Session::goodbye);
-        loop {
-            let mut drained = std::pin::pin!(self.drained.notified());
-            drained.as_mut().enable();
-            if self.is_over() || self.backlog() == 0 {
-                break;
-            }
-            drained.await;
-        }
+        self.drain(|live| live.backlog() > 0).await;
         self.end(SessionError::Left);
         self.ended().await;
     }
 
-    /// Waits until everybody has been told of the end.
+    /// Waits until nothing is left of something, or the session is over.
+    async fn drain(&self, some: impl Fn(&Self) -> bool) {
+        loop {
+            let mut drained = std::pin::pin!(self.drained.notified());
+            drained.as_mut().enable();
+            if self.is_over() || !some(self) {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Waits until everybody has been told of the end. Those who wait go on in the order in which they began to.
     pub(crate) async fn ended(&self) {
-        let mut done = self.done.subscribe();
-        // The sender lives as long as this session.
-        let _: Result<_, _> = done.wait_for(|done| *done).await;
+        loop {
+            let mut told = std::pin::pin!(self.told.notified());
+            told.as_mut().enable();
+            if self.done.load(Ordering::Acquire) {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Everybody has been told of the end, and another session may open.
+    pub(crate) fn is_told(&self) {
+        self.done.store(true, Ordering::Release);
+        self.told.notify_waiters();
     }
 
     pub(crate) fn rtt(&self) -> Duration {
@@ -234,12 +281,18 @@ impl Live {
         }
     }
 
-    /// Sends the bytes of a bulk message whose place in the lane is taken.
-    pub(crate) fn send_bulk(&self, stream: u64, bytes: Bytes) {
+    /// Sends the bytes of a bulk message whose place in the lane is taken, in the same step.
+    pub(crate) fn send_bulk(&self, route: &Route, stream: u64, bytes: Bytes) {
+        let pair = (route.from, route.to);
+        lock(&self.behind).push_bulk(pair);
         self.bulk_backlog
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         // If nobody takes it, the session is over.
-        let _: Result<(), _> = self.bulk_out.send((stream, bytes));
+        let _: Result<(), _> = self.bulk_out.send(Outgoing {
+            pair,
+            stream,
+            bytes,
+        });
     }
 
     pub(crate) fn wait_for_spawn(&self, reference: u64, waiting: Waiting) {
@@ -270,7 +323,10 @@ impl Live {
         let server = tokio::spawn(fetcher.clone().serve(self.connection.clone(), env.clone()));
         let mut driver = Driver::new(self.clone(), env.clone(), fetcher, draining);
         let why = driver.run(&mut lane_in, early, lease).await;
-        let why = lock(&self.verdict).take().unwrap_or(why);
+        let why = match why {
+            SessionError::Left => why,
+            why => lock(&self.verdict).take().unwrap_or(why),
+        };
         self.tell(&env, &why).await;
         if off("nothing of an ended session is taken in") {
             tokio::spawn(async move {
@@ -283,8 +339,9 @@ impl Live {
         self.unsent.notify_one();
         server.abort();
         bulk_writer.abort();
-        // The writer ends by itself: after a Goodbye it still has to see it acknowledged.
-        if why == SessionError::Left {
+        // The writer ends by itself: after our Goodbye it still has to see it acknowledged. Whoever has said its own needs nothing
+        // more from here.
+        if why == SessionError::Left && !driver.said_goodbye {
             let _: Result<_, _> = tokio::time::timeout(lease, writer).await;
         } else {
             writer.abort();
@@ -329,7 +386,7 @@ impl Live {
             }
             env.session_lost(local, node, &reason);
         }
-        let ms = began.elapsed().as_secs_f64() * 1e3;
+        let ms = began.elapsed().as_micros() as f64 / 1e3;
         tracing::info!(peer = %node, processes, ms, "all who had to do with its processes were told");
     }
 }
@@ -355,7 +412,7 @@ async fn write_lane(live: Arc<Live>, mut lane: LaneWriter, lease: Duration) {
             if let Err(why) =
                 progress(&live.connection, lease, lane.write(bytes.slice(start..end))).await
             {
-                live.end(why);
+                live.broke(why);
                 return;
             }
             let was = {

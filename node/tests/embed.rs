@@ -269,6 +269,82 @@ async fn messages_keep_their_order_whatever_their_size() {
     bench.stop().await;
 }
 
+/// A message of so many bytes.
+fn bytes(length: usize) -> Message {
+    Message {
+        data: vec![0; length].into(),
+        ..Message::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_messages_behind_a_large_one_wait_for_it_and_end_nothing() {
+    const LARGE: usize = 8 << 20;
+    const SMALL: usize = 60_000;
+    const COUNT: usize = 3000;
+    let bench = Bench::new(2).await;
+    let epoch = |node: &Node| node.dist().sessions()[0].epoch;
+    let before = epoch(&bench.nodes[0]);
+    let (to, mut got) = run(&bench.nodes[1], "reader", |mut me| async move {
+        let mut sizes = Vec::new();
+        while sizes.len() <= COUNT
+            && let Some(Received::Message(message)) = me.receive(Filter::Any, soon()).await
+        {
+            sizes.push(message.data.len());
+        }
+        sizes
+    });
+    let (_, mut sent) = run(&bench.nodes[0], "writer", move |mut me| async move {
+        me.send(to, bytes(LARGE)).await.expect("sent");
+        for _ in 0..COUNT {
+            me.send(to, bytes(SMALL)).await.expect("sent");
+        }
+    });
+    said(&mut sent).await;
+    let sizes = said(&mut got).await;
+    assert_eq!((sizes.len(), sizes[0]), (COUNT + 1, LARGE));
+    assert!(sizes[1..].iter().all(|size| *size == SMALL));
+    assert_eq!(epoch(&bench.nodes[0]), before, "the session lasts");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_before_a_goodbye_comes_before_it() {
+    const LARGE: usize = 32 << 20;
+    let bench = Bench::new(2).await;
+    let (go, may_go) = tokio::sync::oneshot::channel();
+    let (told, tells) = tokio::sync::oneshot::channel();
+    let (reader, mut heard) = run(&bench.nodes[0], "reader", |mut me| async move {
+        me.set_die_when_link_dies(false);
+        let worker = may_go.await.expect("there is a worker");
+        me.monitor(worker).await;
+        told.send(()).expect("it waits");
+        let first = me.receive(Filter::Any, soon()).await;
+        (first, me.receive(Filter::Any, soon()).await)
+    });
+    let (worker, mut sent) = run(&bench.nodes[1], "worker", move |mut me| async move {
+        tells.await.expect("it is monitored");
+        // The monitor is here before this leaves.
+        me.exists(reader).await;
+        me.send(reader, bytes(LARGE)).await.expect("sent");
+    });
+    go.send(worker).expect("the reader waits");
+    said(&mut sent).await;
+    let ended = bench.nodes[1].environment().wait(worker).await;
+    assert_eq!(ended, ExitReason::Normal);
+    bench.nodes[1].leave().await;
+    let (message, down) = said(&mut heard).await;
+    assert!(
+        matches!(&message, Some(Received::Message(message)) if message.data.len() == LARGE),
+        "a goodbye overtook a message"
+    );
+    assert!(
+        matches!(&down, Some(Received::Down { pid, reason: ExitReason::Normal, .. }) if *pid == worker),
+        "{down:?}"
+    );
+    bench.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_leaves_is_told_at_once() {
     let bench = Bench::new(3).await;
@@ -352,4 +428,89 @@ async fn an_unknown_node_is_an_answer_not_a_wait() {
     }
     assert!(!exists);
     bench.stop().await;
+}
+
+/// A node whose control plane is gone, and the configuration to bring that back with.
+async fn orphan(lease: Duration, state: &std::path::Path) -> (Node, ControlConfig) {
+    let mut config = ControlConfig::new("test", state);
+    config.listen.set_port(0);
+    config.lease = lease;
+    let control = tidelock_control::serve(config.clone())
+        .await
+        .expect("control starts");
+    config.listen = control.addr();
+    let mut node = NodeConfig::new("node-1", control.control());
+    node.token = Some(token(&control).await);
+    let node = Node::start(node).await.expect("a node starts");
+    control.shutdown().await;
+    (node, config)
+}
+
+async fn token(control: &ControlHandle) -> JoinToken {
+    let operator = tidelock_certs::Identity::load(control.operator_dir()).expect("operator");
+    let client = Client::with_identity(control.control(), &operator).expect("a client");
+    let token = client.create_token(Duration::from_secs(60), 1).await;
+    let token = token.expect("a token").token;
+    token.parse().expect("a token parses")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_not_trusted_for_a_while_follows_control_again() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let (node, config) = orphan(Duration::from_secs(10), state.path()).await;
+    // Somebody who breaks handshakes off, as a control with a wrong clock does. Of two connections one
+    // is the watch's: leases are three seconds apart.
+    let refusing = tokio::net::TcpListener::bind(config.listen).await;
+    let refusing = refusing.expect("the port is free");
+    for _ in 0..2 {
+        let (mut stream, _) = timeout(PATIENCE, refusing.accept())
+            .await
+            .expect("it looks for control")
+            .expect("a connection");
+        // TLS: alert, fatal, certificate expired.
+        let _ = stream.write_all(&[21, 3, 3, 0, 2, 2, 45]).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    drop(refusing);
+    let control = tidelock_control::serve(config).await.expect("it is back");
+
+    // Whoever is new gets to hear from everybody who learns of it.
+    let newcomer = tokio::net::UdpSocket::bind("127.0.0.1:0").await;
+    let newcomer = newcomer.expect("a socket");
+    let addr = newcomer.local_addr().expect("an address");
+    let description = tidelock_control::client::NodeDescription {
+        name: "node-2".to_owned(),
+        addr,
+        admin_addr: addr,
+        version: "1".to_owned(),
+        tags: Tags::default(),
+    };
+    Client::join(control.control(), &token(&control).await, &description)
+        .await
+        .expect("it joins");
+    let mut room = [0; 2048];
+    let heard = newcomer.recv_from(&mut room);
+    let heard = timeout(PATIENCE, heard).await.expect("it is dialled");
+    heard.expect("a datagram");
+    node.leave().await;
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_for_the_lease_that_is_stuck_leaves_time_for_others() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let (node, config) = orphan(Duration::from_secs(3), state.path()).await;
+    let silent = tokio::net::TcpListener::bind(config.listen).await;
+    let silent = silent.expect("the port is free");
+    // A connection that nobody answers is given up after five seconds, which is longer than the lease.
+    let called = async {
+        let mut open = Vec::new();
+        while open.len() < 4 {
+            open.push(silent.accept().await.expect("a connection"));
+        }
+    };
+    let called = timeout(Duration::from_millis(4500), called).await;
+    assert!(called.is_ok(), "one call took the whole lease");
+    node.leave().await;
 }

@@ -139,9 +139,15 @@ impl Net {
     /// From now on a node does not get what another sends, or not all of it. `which` is in the words of
     /// nftables. Returns when that was asked for.
     fn drop_some(&self, from: &str, to: &str, which: &str) -> Instant {
+        self.judge_some(from, to, which, "drop")
+    }
+
+    /// From now on a node's kernel does something else with some of what another sends, in the words of nftables. Returns
+    /// when that was asked for.
+    fn judge_some(&self, from: &str, to: &str, which: &str, verdict: &str) -> Instant {
         let rule = format!(
             "table ip fault {{\n chain in {{\n type filter hook input priority 0\n \
-             ip saddr {} ip protocol udp {which} counter drop\n }}\n}}",
+             ip saddr {} ip protocol udp {which} counter {verdict}\n }}\n}}",
             self.addr("data", from)
         );
         let file = tempfile::NamedTempFile::new().expect("a file for the rule");
@@ -151,7 +157,7 @@ impl Net {
         at
     }
 
-    /// How many packets a node did not get.
+    /// How many packets the rule for a node has met.
     fn dropped(&self, to: &str) -> u64 {
         let text = self.must(to, "nft list table ip fault");
         let count = text
@@ -384,6 +390,35 @@ fn rounds() -> u64 {
 fn some_time(round: u64) {
     let some = Duration::from_millis(round * 709 % 2_900);
     std::thread::sleep(some); // how long a fault lasts is the fault
+}
+
+#[test]
+fn a_firewall_that_refuses_for_a_peer_ends_nothing() {
+    let Some(net) = Net::new(&["a", "b"]) else {
+        return;
+    };
+    let cluster = net.cluster();
+    let both = Both::new(&cluster);
+    // What asks whether anybody listens is one byte; all else is longer.
+    net.judge_some(
+        "a",
+        "b",
+        "udp length 9",
+        "reject with icmp type port-unreachable",
+    );
+    let patience = Instant::now();
+    while net.dropped("b") == 0 {
+        assert!(patience.elapsed() < 30 * NOTICE_MAX, "nobody asks");
+        round_trip(&cluster, "a", "b");
+    }
+    // The peer answers, so nobody is told, and it is not asked again.
+    both.undisturbed(&cluster);
+    let asked = net.dropped("b");
+    let traffic = traffic(&cluster, ("a", "b"), Duration::from_millis(500), 1, 64);
+    came_back("beside a firewall", &traffic);
+    both.undisturbed(&cluster);
+    assert_eq!(net.dropped("b"), asked, "asked again");
+    eprintln!("a firewall refused {asked} times");
 }
 
 #[test]

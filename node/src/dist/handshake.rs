@@ -358,8 +358,8 @@ impl Dist {
         self.end_if_denied(&live);
         // It may leave since then.
         if self.check_stays().is_err() {
-            live.with(Session::goodbye);
-            live.end(SessionError::Left);
+            let live = live.clone();
+            self.network.spawn(async move { live.leave().await });
         }
         // And this node may have renewed its own since the handshake began.
         live.show(&self.transport.identity());
@@ -368,7 +368,11 @@ impl Dist {
             let why = live.clone().drive(drive, bulk).await;
             peer.left
                 .store(why == SessionError::Left, Ordering::Relaxed);
-            tracing::warn!(peer = %peer.node, epoch, %why, "session over");
+            if why == SessionError::Left {
+                tracing::info!(peer = %peer.node, epoch, %why, "session over");
+            } else {
+                tracing::warn!(peer = %peer.node, epoch, %why, "session over");
+            }
             let why = why.to_string();
             // Nobody may be listening.
             let _: Result<_, _> = events.send(PeerEvent::Down {
@@ -380,7 +384,7 @@ impl Dist {
             peer.lost.store(true, Ordering::Relaxed);
             lock(&peer.pair).handle_ended(epoch);
             peer.set_live(None);
-            live.done.send_replace(true);
+            live.is_told();
             if let Some(me) = me.upgrade() {
                 me.reconnect(peer.node);
             }

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tidelock::{LinkSignal, Message};
+use tidelock::{LinkSignal, Message, Pid};
 use tidelock_proto::session::{Action, SessionError};
 use tidelock_proto::wire::{BulkHead, Route};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::driver::{Driver, READ_BYTES};
-use super::{BulkOut, Live, WRITE_BYTES, progress};
+use super::{Live, WRITE_BYTES, progress};
 use crate::lock;
 use crate::transport::{Opened, TransportError, Unknown};
 
@@ -28,9 +28,66 @@ pub(super) const BULK_READERS: usize = 2;
 /// Bytes of bulk messages that may be complete before the lane names them.
 const EARLY_BYTES_MAX: usize = 2 * HELD_BYTES_MAX;
 
+/// A bulk message whose place in the lane is taken.
+pub(crate) struct Outgoing {
+    pub(super) pair: (Pid, Pid),
+    pub(super) stream: u64,
+    pub(super) bytes: Bytes,
+}
+
+pub(crate) type BulkOut = mpsc::UnboundedReceiver<Outgoing>;
+
+/// What was appended to the lane behind bulk messages of the same pair, which the peer holds back until it has those.
+/// It ends the session that makes it hold more than [`HELD_BYTES_MAX`], so senders wait at the half of that.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    /// For each bulk message of a pair that is under way, oldest first: what was appended after it.
+    pairs: HashMap<(Pid, Pid), VecDeque<usize>>,
+    bytes: usize,
+}
+
+impl Behind {
+    pub(super) fn is_congested(&self) -> bool {
+        self.bytes > HELD_BYTES_MAX / 2
+    }
+
+    /// Something was appended. It counts if its pair has a bulk message under way.
+    pub(super) fn push(&mut self, pair: (Pid, Pid), cost: usize) {
+        if let Some(last) = self.pairs.get_mut(&pair).and_then(VecDeque::back_mut) {
+            *last += cost;
+            self.bytes += cost;
+        }
+    }
+
+    /// The place of a bulk message was appended.
+    pub(super) fn push_bulk(&mut self, pair: (Pid, Pid)) {
+        self.pairs
+            .entry(pair)
+            .or_default()
+            .push_back(BULK_COST_BYTES);
+        self.bytes += BULK_COST_BYTES;
+    }
+
+    /// The peer has the oldest bulk message of a pair, and what came after it.
+    fn pop(&mut self, pair: (Pid, Pid)) {
+        let Some(queue) = self.pairs.get_mut(&pair) else {
+            return;
+        };
+        self.bytes -= queue.pop_front().unwrap_or(0);
+        if queue.is_empty() {
+            self.pairs.remove(&pair);
+        }
+    }
+}
+
 /// Writes bulk messages one after the other, each on a stream of its own.
 pub(super) async fn write_bulk(live: Arc<Live>, mut bulk: BulkOut, lease: Duration) {
-    while let Some((stream, bytes)) = bulk.recv().await {
+    while let Some(Outgoing {
+        pair,
+        stream,
+        bytes,
+    }) = bulk.recv().await
+    {
         let length = bytes.len() as u64;
         let connection = &live.connection;
         let sent = async {
@@ -42,9 +99,10 @@ pub(super) async fn write_bulk(live: Arc<Live>, mut bulk: BulkOut, lease: Durati
             progress(connection, lease, lane.finish()).await
         };
         if let Err(why) = sent.await {
-            live.end(why);
+            live.broke(why);
             return;
         }
+        lock(&live.behind).pop(pair);
         live.bulk_backlog.fetch_sub(length, Ordering::Relaxed);
         live.drained.notify_waiters();
     }
@@ -60,14 +118,26 @@ impl Held {
     /// What keeping it counts.
     pub(super) fn cost(&self) -> usize {
         match self {
-            Held::Action(Action::Message(_, _, payload)) => payload.len() + 64,
-            Held::Action(Action::Deliver(
-                _,
-                LinkSignal::Exit { reason, .. } | LinkSignal::Down { reason, .. },
-            )) => 128 + reason.text_bytes(),
+            Held::Action(Action::Message(_, _, payload)) => message_cost(payload.len()),
+            Held::Action(Action::Deliver(_, signal)) => signal_cost(signal),
             Held::Action(_) => 128,
             Held::Bulk(..) => BULK_COST_BYTES,
         }
+    }
+}
+
+/// What holding a message back counts.
+pub(crate) fn message_cost(bytes: usize) -> usize {
+    bytes + 64
+}
+
+/// What holding a signal back counts.
+pub(crate) fn signal_cost(signal: &LinkSignal) -> usize {
+    match signal {
+        LinkSignal::Exit { reason, .. } | LinkSignal::Down { reason, .. } => {
+            128 + reason.text_bytes()
+        }
+        _ => 128,
     }
 }
 
@@ -197,4 +267,32 @@ pub(super) async fn read_bulk(
     let outcome = outcome.await;
     // If nobody listens, the session is over.
     let _: Result<(), _> = done.send(outcome).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tidelock::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn what_comes_after_a_bulk_message_of_its_pair_counts_until_that_is_there() {
+        let pid = |number| Pid::new(NodeId(1), number).expect("a small number");
+        let (one, other) = ((pid(1), pid(2)), (pid(1), pid(3)));
+        let mut behind = Behind::default();
+        behind.push(one, HELD_BYTES_MAX);
+        assert_eq!(behind.bytes, 0, "nothing is ahead of it");
+        behind.push_bulk(one);
+        behind.push(one, 1000);
+        behind.push(other, HELD_BYTES_MAX);
+        assert_eq!(behind.bytes, BULK_COST_BYTES + 1000);
+        behind.push_bulk(one);
+        behind.push(one, HELD_BYTES_MAX / 2);
+        assert!(behind.is_congested());
+        behind.pop(one);
+        assert_eq!(behind.bytes, BULK_COST_BYTES + HELD_BYTES_MAX / 2);
+        behind.pop(one);
+        assert!(!behind.is_congested());
+        assert_eq!((behind.bytes, behind.pairs.len()), (0, 0));
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use tidelock::{
     Environment, LentThread, LinkSignal, Message, Pid, Refusal, SpawnAnswer, SpawnError,
 };
@@ -25,6 +26,9 @@ use crate::transport::LaneReader;
 
 /// Bytes read from the lane before anything else gets its turn.
 pub(super) const READ_BYTES: usize = 256 << 10;
+
+/// What a peer may have sent that was not read: as much as it is given room for, and what follows while that is read.
+const LANE_BYTES_MAX: usize = 16 << 20;
 
 /// Messages delivered in one step; meanwhile their receiver cannot take any.
 const MESSAGES_MAX: usize = 64;
@@ -49,6 +53,8 @@ pub(super) struct Driver {
     pub(super) early_bulk: HashMap<u64, Bytes>,
     /// What those count.
     pub(super) early_bytes: usize,
+    /// The peer has said goodbye. What it said before still counts, bulk messages too.
+    pub(super) said_goodbye: bool,
 }
 
 impl Driver {
@@ -69,11 +75,38 @@ impl Driver {
             announced: Announced::default(),
             early_bulk: HashMap::new(),
             early_bytes: 0,
+            said_goodbye: false,
         }
     }
 
     /// Runs until the session is to end, and says why. It has not been told to anybody then.
     pub(super) async fn run(
+        &mut self,
+        lane: &mut LaneReader,
+        early: BytesMut,
+        length: Duration,
+    ) -> SessionError {
+        match self.run_on(lane, early, length).await {
+            // Whatever ends the rest, all that is missing are bulk messages.
+            _ if self.said_goodbye => SessionError::Left,
+            why => why,
+        }
+    }
+
+    /// What had arrived when nothing more could be written: the peer has said it, and it is told nothing else.
+    async fn read_rest(&mut self, lane: &mut LaneReader) -> Result<(), SessionError> {
+        let mut rest = LANE_BYTES_MAX;
+        while let Some(Ok(Some(bytes))) = lane.read(READ_BYTES.min(rest)).now_or_never() {
+            self.take_in(&bytes).await?;
+            rest -= bytes.len();
+            if rest == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_on(
         &mut self,
         lane: &mut LaneReader,
         mut early: BytesMut,
@@ -85,7 +118,7 @@ impl Driver {
         let mut canary = live.connection.canary();
         let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
         let readers = Arc::new(Semaphore::new(BULK_READERS));
-        let mut open = true;
+        let (mut open, mut streams) = (true, true);
         let mut spin = Spin::default();
         if !early.is_empty()
             && let Err(error) = self.take_in(&early.split()).await
@@ -93,6 +126,9 @@ impl Driver {
             return error;
         }
         loop {
+            if self.said_goodbye && self.awaited.is_empty() {
+                return SessionError::Left;
+            }
             // One timer for all: each turn sets it anew.
             let expires_at = live.certificates.expires_at();
             let due = expires_at.min(started + lease.poll_timeout());
@@ -102,9 +138,14 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = live.ending.notified() => {
-                    return lock(&live.verdict)
-                        .clone()
-                        .unwrap_or(SessionError::Lost("ended here".into()));
+                    if let Some(why) = lock(&live.verdict).clone() {
+                        return why;
+                    }
+                    if let Err(error) = self.read_rest(lane).await {
+                        return error;
+                    }
+                    let why = lock(&live.broken).take();
+                    return why.unwrap_or(SessionError::Lost("ended here".into()));
                 }
                 // Before the lane: a peer that never pauses has no more time than others.
                 () = timer => {
@@ -147,7 +188,11 @@ impl Driver {
                             }
                         }
                         Some(Datagram::Pong(number)) => {
+                            let suspected = lease.is_suspected();
                             if let Some(rtt) = lease.handle_pong(number, started.elapsed()) {
+                                if suspected && !lease.is_suspected() {
+                                    canary.fall_silent();
+                                }
                                 let nanos = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX);
                                 live.rtt_ns.store(nanos, Ordering::Relaxed);
                             }
@@ -161,26 +206,30 @@ impl Driver {
                 Some(done) = bulk_in.recv() => {
                     let outcome = match done {
                         Ok((stream, bytes)) => self.bulk_arrived(stream, bytes),
+                        Err(error @ SessionError::Lost(_)) => {
+                            self.read_rest(lane).await.and(Err(error))
+                        }
                         Err(error) => Err(error),
                     };
                     if let Err(error) = outcome {
                         return error;
                     }
                 }
-                opened = live.connection.accept_stream(), if open => match opened {
+                opened = live.connection.accept_stream(), if streams => match opened {
                     Ok(stream) => {
                         let max = self.env.limits().message_bytes_max;
                         let (turns, announced) = (readers.clone(), self.announced.clone());
                         tokio::spawn(read_bulk(stream, turns, announced, max, bulk_done.clone()));
                     }
-                    Err(_) => open = false,
+                    // All that had arrived were there before this.
+                    Err(_) => streams = false,
                 },
                 () = live.poked.notified() => {
                     if let Err(error) = self.carry_out() {
                         return error;
                     }
                 }
-                bytes = lane.read(READ_BYTES) => match bytes {
+                bytes = lane.read(READ_BYTES), if !self.said_goodbye => match bytes {
                     Ok(Some(bytes)) => {
                         if let Err(error) = self.take_in(&bytes).await {
                             return error;
@@ -213,7 +262,8 @@ impl Driver {
     }
 
     fn carry_out(&mut self) -> Result<(), SessionError> {
-        loop {
+        // After a goodbye the peer says nothing.
+        while !self.said_goodbye {
             let mut messages = Vec::new();
             let action = self.live.with(|session| {
                 session.poll_messages(MESSAGES_MAX, &mut messages);
@@ -222,9 +272,10 @@ impl Driver {
             match action {
                 None => self.deliver(messages)?,
                 Some(Some(action)) => self.act(action)?,
-                Some(None) => return Ok(()),
+                Some(None) => break,
             }
         }
+        Ok(())
     }
 
     /// Carries out as many [`Action::Message`], those in a row for one process in one step.
@@ -325,7 +376,7 @@ impl Driver {
                     let _: Result<(), _> = answer.send(exists);
                 }
             }
-            Action::Left => return Err(SessionError::Left),
+            Action::Left => self.said_goodbye = true,
             Action::Renew(renew) => self.live.renewed(&renew)?,
         }
         Ok(())
@@ -334,19 +385,19 @@ impl Driver {
     /// Answers in place of a process that the peer's tenant does not have.
     fn answer_for_nobody(&self, route: Route, answer: &LinkSignal) {
         let Route { environ, from, to } = route;
-        // Another tenant may have one of that number. It is none of the peer's business, and who it has to do with stays.
-        let lives = || self.env.tenant_of(from).is_some();
-        let stays = lives();
         self.live.with(|session| {
             // If the session is over, its end is the answer.
             let _: Result<(), session::Over> = session.signal(environ, from, to, answer);
-            if stays {
-                let _: Result<(), session::Over> = session.note(from);
-            }
         });
-        if stays && !lives() {
-            // It may have been forgotten before it was noted.
-            self.live.forget(from);
+        // Another tenant may have one of that number, or one was born since. It is none of the peer's business, and who it
+        // has to do with stays.
+        let lives = || self.env.tenant_of(from).is_some();
+        if lives() {
+            let _: Result<(), session::Over> = self.live.with(|session| session.note(from));
+            if !lives() {
+                // It may have been forgotten before it was noted.
+                self.live.forget(from);
+            }
         }
     }
 

@@ -20,7 +20,8 @@ static CANARIES: AtomicU32 = AtomicU32::new(0);
 /// Learns from the kernel of a peer's machine that nobody listens at its address any more.
 ///
 /// A socket of its own, connected to that address: only such a one is told. What it sends is one byte, which
-/// no QUIC endpoint answers. Whoever can forge the answer can cause a hint, and no more than a hint.
+/// no QUIC endpoint answers. Whoever can forge the answer can cause a hint, and no more than a hint; after one that the peer
+/// disproved, a session asks no more.
 #[derive(Debug)]
 pub struct Canary {
     socket: Option<tokio::net::UdpSocket>,
@@ -57,6 +58,12 @@ impl Canary {
             ask_at: Instant::now(),
             hurries: false,
         }
+    }
+
+    /// Asks no more: what it learned was wrong, and would be again.
+    pub fn fall_silent(&mut self) {
+        self.socket = None;
+        self.hurry(false);
     }
 
     /// Says whether anybody waits for what it learns. If nobody does, it asks only when it is called for another reason.
@@ -144,6 +151,10 @@ mod tests {
         let before = hurrying();
         canary.hurry(false);
         canary.hurry(false);
+        assert_eq!((hurrying(), canary.due()), (before - 1, None));
+        canary.hurry(true);
+        canary.fall_silent();
+        canary.hurry(true);
         assert_eq!((hurrying(), canary.due()), (before - 1, None));
         let mut mute = Canary::mute();
         mute.hurry(true);

@@ -132,9 +132,9 @@ impl Connection {
     ///
     /// [`TransportError::Closed`].
     pub async fn open_lane(&self) -> Result<LaneWriter, TransportError> {
+        // Of the same priority as bulk and fetches: in turns, packet by packet. A lane that is never empty must not keep
+        // those from the peer, whose lane waits for them.
         let mut lane = LaneWriter(self.quic.open_uni().await.map_err(closed)?);
-        // Above bulk and fetches.
-        let _: Result<(), _> = lane.0.set_priority(10);
         lane.write(Bytes::from_static(&[LANE])).await?;
         Ok(lane)
     }
