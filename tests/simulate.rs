@@ -3,8 +3,8 @@
 //! Goal: find what no model has and no real network shows twice. Method: three nodes — the real
 //! environment, sessions, transport, QUIC and TLS — on clocks that stand still until they are told to run,
 //! over a network that loses, delays, repeats, reorders and cuts; some twenty processes that link, unlink,
-//! monitor, spawn, kill and send by chance; five faults. An observer outside writes calls, returns and
-//! notices down, and a judge who knows only the promises reads that.
+//! monitor, spawn, kill and send by chance; five faults, and in every sixth seed a node that leaves. An observer
+//! outside writes calls, returns and notices down, and a judge who knows only the promises reads that.
 //!
 //! ```text
 //! cargo test --release -p tidelock-node --test simulate                              # 2 000 seeds
@@ -15,7 +15,7 @@
 //!
 //! A seed that breaks a promise is shrunk, and its plan printed; it then belongs into [`KEPT`].
 //! What is not here: the control plane (its membership is simulated), the kernel's hint that a port is
-//! closed, and several threads in one node.
+//! closed, several threads in one node, tenants, and whatever happens at a bound. `docs/reliability.md` has all of it.
 
 #![allow(
     clippy::print_stderr,
@@ -24,6 +24,8 @@
 
 #[path = "simulate/mod.rs"]
 mod simulate;
+#[path = "simulate/stories.rs"]
+mod stories;
 
 use simulate::plan::Plan;
 use simulate::{cluster, search};

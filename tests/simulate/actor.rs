@@ -80,6 +80,10 @@ impl Actor {
     /// One deed; an answer is the end.
     async fn act(&mut self) -> Option<ExitReason> {
         let to = self.partner()?;
+        if self.player.world.has_more_deeds && self.player.chance.per_mille(150) {
+            self.do_more(to).await;
+            return None;
+        }
         let deed = self.player.chance.below(100);
         let within = self.player.patience();
         match deed {
@@ -101,5 +105,15 @@ impl Actor {
             _ => {}
         }
         None
+    }
+
+    /// What only some seeds have.
+    async fn do_more(&mut self, to: Pid) {
+        match self.player.chance.below(10) {
+            0..=3 => self.player.monitor_node().await,
+            4..=7 => self.player.send_later(to),
+            8 => self.player.cancel_timer(),
+            _ => self.player.demonitor(),
+        }
     }
 }

@@ -3,8 +3,9 @@
 //! Real: environments with native and Wasm processes, sessions, transport, QUIC, TLS, certificates and
 //! tickets. Simulated: the network, the clocks, and control, of which only the membership is left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,6 +39,8 @@ const DUELLIST: &str = "duellist";
 const DUELS: usize = 2;
 /// Longer than any run.
 const DAY: Duration = Duration::from_secs(86_400);
+/// A node that leaves for longer than this is killed.
+const LEAVE_MAX: Duration = Duration::from_secs(6);
 /// How long control takes to list a node as lost.
 const CONTROL_LEASE: Duration = Duration::from_secs(10);
 
@@ -116,6 +119,16 @@ struct Machine {
     scribe: Scribe,
     /// Stands still since then.
     paused_at: Option<Duration>,
+    leaving: Option<Leaving>,
+}
+
+/// A node that says goodbye.
+struct Leaving {
+    since: Duration,
+    /// How long after it has left its name starts again, if it does.
+    back: Option<Duration>,
+    /// It has said it.
+    done: Arc<AtomicBool>,
 }
 
 /// A cluster under a plan.
@@ -129,6 +142,8 @@ struct Cluster<'a> {
     members: BTreeMap<NodeId, Member>,
     next_id: u64,
     control_down: bool,
+    /// Names that left and do not start again.
+    away: BTreeSet<usize>,
     /// Actors and duels made so far, for their seeds.
     actors: u64,
     duels: u64,
@@ -142,6 +157,8 @@ enum Step {
     Begin(Fault),
     Cut(usize, usize, bool),
     Restart(usize),
+    /// A node that leaves is gone, if it is done.
+    Gone(usize, NodeId),
     Resume(usize),
     Calm,
     ControlUp,
@@ -212,11 +229,12 @@ impl<'a> Cluster<'a> {
             plan,
             network: Network::new(plan.seed, plan.weather()),
             journal: Arc::default(),
-            world: World::new(common.module.clone(), plan.quiet_at),
+            world: World::new(common.module.clone(), plan.quiet_at, plan.has_more_deeds()),
             machines: (0..NODES).map(|_| None).collect(),
             members: BTreeMap::new(),
             next_id: 1,
             control_down: false,
+            away: BTreeSet::new(),
             actors: 0,
             duels: 0,
             agenda: BTreeMap::new(),
@@ -320,6 +338,7 @@ impl<'a> Cluster<'a> {
             dist,
             scribe,
             paused_at: None,
+            leaving: None,
         });
         // A later start of a name is the only one that is alive.
         let name = format!("node-{name}");
@@ -375,6 +394,7 @@ impl<'a> Cluster<'a> {
                 }
             }
             Step::Restart(name) => self.start(name, now),
+            Step::Gone(name, id) => self.gone(now, name, id),
             Step::Resume(name) => self.resume(name, now),
             Step::Calm => {
                 self.network.set_weather(self.plan.weather());
@@ -385,12 +405,7 @@ impl<'a> Cluster<'a> {
                 self.fault(now, "control is back".into());
                 self.tell_members(None);
             }
-            Step::Lost(id) => {
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.alive = false;
-                }
-                self.tell_members(None);
-            }
+            Step::Lost(id) => self.lost(id),
             Step::Renew(id, until) => self.renew(now, id, until),
             Step::Fill => self.fill(now),
             Step::Duel => self.duel(now),
@@ -417,15 +432,12 @@ impl<'a> Cluster<'a> {
                 }
             }
             Fault::Crash(name, later) => {
-                if let Some(machine) = self.machines[name].take() {
-                    self.network.unplug(machine.addr);
-                    self.journal.write(now, What::Crashed(machine.id));
-                    self.plan_step(now + CONTROL_LEASE, Step::Lost(machine.id));
-                    drop(machine);
-                    self.note_nodes();
+                if let Some(id) = self.stop(now, name) {
+                    self.plan_step(now + CONTROL_LEASE, Step::Lost(id));
                     self.plan_step(now + later, Step::Restart(name));
                 }
             }
+            Fault::Leave(name, kills, back) => self.leave(now, name, kills, back),
             Fault::Pause(name, length) => {
                 if let Some(machine) = &mut self.machines[name]
                     && machine.paused_at.is_none()
@@ -447,6 +459,80 @@ impl<'a> Cluster<'a> {
                 self.control_down = true;
                 self.plan_step(now + length, Step::ControlUp);
             }
+        }
+    }
+
+    /// A node's process is gone.
+    fn stop(&mut self, now: Duration, name: usize) -> Option<NodeId> {
+        let machine = self.machines[name].take()?;
+        let id = machine.id;
+        self.network.unplug(machine.addr);
+        self.journal.write(now, What::Crashed(id));
+        drop(machine);
+        self.note_nodes();
+        Some(id)
+    }
+
+    /// Control lists a node no more.
+    fn lost(&mut self, id: NodeId) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.alive = false;
+        }
+        self.tell_members(None);
+    }
+
+    /// A node leaves, in the order in which the daemon does.
+    fn leave(&mut self, now: Duration, name: usize, kills: bool, back: Option<Duration>) {
+        let Some(machine) = self.machines[name].as_mut() else {
+            return;
+        };
+        if machine.paused_at.is_some() || machine.leaving.is_some() {
+            return;
+        }
+        let (env, dist) = (machine.env.clone(), machine.dist.clone());
+        let done = Arc::new(AtomicBool::new(false));
+        let id = machine.id;
+        let left = done.clone();
+        machine.runtime.spawn(async move {
+            dist.drain();
+            if kills {
+                env.shutdown().await;
+            }
+            dist.leave().await;
+            left.store(true, Ordering::Relaxed);
+        });
+        machine.leaving = Some(Leaving {
+            since: now,
+            back,
+            done,
+        });
+        self.journal.write(now, What::Leaves(id));
+        self.plan_step(now + WINDOW, Step::Gone(name, id));
+    }
+
+    /// Ends a node that has left, or takes too long for that.
+    fn gone(&mut self, now: Duration, name: usize, id: NodeId) {
+        let machine = self.machines[name].as_ref();
+        // One that crashed meanwhile is gone already.
+        let Some(machine) = machine.filter(|machine| machine.id == id) else {
+            return;
+        };
+        let Some(leaving) = &machine.leaving else {
+            return;
+        };
+        let is_done = leaving.done.load(Ordering::Relaxed) || now >= leaving.since + LEAVE_MAX;
+        let back = leaving.back;
+        if machine.paused_at.is_some() || !is_done {
+            return self.plan_step(now + WINDOW, Step::Gone(name, id));
+        }
+        self.stop(now, name);
+        self.lost(id);
+        match back {
+            None => {
+                self.away.insert(name);
+            }
+            Some(_) if now >= self.plan.quiet_at => self.start(name, now),
+            Some(back) => self.plan_step(now + back, Step::Restart(name)),
         }
     }
 
@@ -515,10 +601,10 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// The machine of that name, if it is there and does not stand still.
+    /// The machine of that name, if it is there, does not stand still and stays.
     fn running(&self, name: usize) -> Option<&Machine> {
         let machine = self.machines[name].as_ref();
-        machine.filter(|machine| machine.paused_at.is_none())
+        machine.filter(|machine| machine.paused_at.is_none() && machine.leaving.is_none())
     }
 
     /// Makes a process whose chances follow from its number.
@@ -595,11 +681,11 @@ impl<'a> Cluster<'a> {
         self.control_down = false;
         for name in 0..NODES {
             self.resume(name, now);
-            if self.machines[name].is_none() {
+            if self.machines[name].is_none() && !self.away.contains(&name) {
                 self.start(name, now);
             }
         }
-        let left = |step: &Step| matches!(step, Step::Reap | Step::Renew(..));
+        let left = |step: &Step| matches!(step, Step::Reap | Step::Renew(..) | Step::Gone(..));
         self.agenda.retain(|_, step| left(step));
         self.tell_members(None);
         self.journal.write(now, What::Quiet);
@@ -646,11 +732,9 @@ async fn write_sessions(scribe: Scribe, on: NodeId, mut events: Receiver<PeerEve
 
 async fn write_ends(scribe: Scribe, mut events: Receiver<tidelock::Event>) {
     while let Some(event) = next(&mut events).await {
-        if let Happening::Ended { reason } = event.what {
-            scribe.write(What::Ended {
-                pid: event.pid,
-                normal: reason.is_normal(),
-            });
+        if let Happening::Ended { reason, .. } = event.what {
+            let pid = event.pid;
+            scribe.write(What::Ended { pid, reason });
         }
     }
 }

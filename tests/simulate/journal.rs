@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidelock::{NodeId, Pid};
+use tidelock::{ExitReason, NodeId, Pid};
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +21,13 @@ pub(crate) enum What {
     /// A process ended, told by its node.
     Ended {
         pid: Pid,
-        normal: bool,
+        reason: ExitReason,
     },
     LinkCalled {
         by: Pid,
         to: Pid,
+        /// What the LinkDied carries.
+        tag: i64,
         /// How long it waits at most.
         within: Duration,
     },
@@ -33,6 +35,8 @@ pub(crate) enum What {
         by: Pid,
         to: Pid,
         how: Linked,
+        /// Why the other one is gone, if it said so.
+        reason: Option<ExitReason>,
     },
     UnlinkCalled {
         by: Pid,
@@ -47,11 +51,28 @@ pub(crate) enum What {
     LinkDied {
         by: Pid,
         about: Pid,
+        tag: Option<i64>,
+        reason: ExitReason,
+    },
+    MonitorCalled {
+        by: Pid,
+        to: Pid,
     },
     MonitorReturned {
         by: Pid,
         to: Pid,
         reference: u64,
+    },
+    NodeMonitorCalled {
+        by: Pid,
+        node: NodeId,
+    },
+    NodeMonitorReturned {
+        by: Pid,
+        node: NodeId,
+        reference: u64,
+        /// When it was called.
+        since: Duration,
     },
     Demonitored {
         by: Pid,
@@ -61,6 +82,18 @@ pub(crate) enum What {
         by: Pid,
         about: Pid,
         reference: u64,
+        reason: ExitReason,
+    },
+    /// A process was told that a node it monitors is down.
+    ToldOfNode {
+        by: Pid,
+        node: NodeId,
+        reference: u64,
+        reason: ExitReason,
+    },
+    SendCalled {
+        by: Pid,
+        to: Pid,
     },
     Sent {
         by: Pid,
@@ -76,6 +109,19 @@ pub(crate) enum What {
         from: Pid,
         meant: Pid,
         number: u64,
+    },
+    /// A message that is sent by itself, so much later.
+    TimerSet {
+        by: Pid,
+        to: Pid,
+        number: u64,
+        delay: Duration,
+    },
+    /// A timer was taken back, or was too late for that.
+    TimerCancelled {
+        by: Pid,
+        number: u64,
+        taken: bool,
     },
     SpawnCalled {
         by: Pid,
@@ -96,6 +142,9 @@ pub(crate) enum What {
     Killed {
         by: Pid,
         target: Pid,
+    },
+    KillReturned {
+        by: Pid,
     },
     NodeUp {
         on: NodeId,
@@ -119,7 +168,9 @@ pub(crate) enum What {
         node: NodeId,
         until: Option<Duration>,
     },
-    /// Nothing of this node counts from here on.
+    /// A node begins to leave.
+    Leaves(NodeId),
+    /// Nothing of this node counts from here on: it crashed, or has left.
     Crashed(NodeId),
     Paused(NodeId),
     Resumed(NodeId),
@@ -143,7 +194,7 @@ impl What {
     /// Who began to wait, for an answer of which node, and how long, if this is such a call.
     pub(crate) fn call(&self) -> Option<(Pid, NodeId, Duration)> {
         match *self {
-            What::LinkCalled { by, to, within } | What::UnlinkCalled { by, to, within } => {
+            What::LinkCalled { by, to, within, .. } | What::UnlinkCalled { by, to, within } => {
                 Some((by, to.node(), within))
             }
             What::SpawnCalled { by, on, within, .. } => Some((by, on, within)),
@@ -161,6 +212,29 @@ impl What {
         }
     }
 
+    /// Who began something that has no deadline, and what, if this is such a call.
+    pub(crate) fn wait(&self) -> Option<(Pid, &'static str)> {
+        match *self {
+            What::MonitorCalled { by, .. } => Some((by, "monitor")),
+            What::NodeMonitorCalled { by, .. } => Some((by, "monitor_node")),
+            What::SendCalled { by, .. } => Some((by, "send")),
+            What::Killed { by, .. } => Some((by, "kill")),
+            _ => None,
+        }
+    }
+
+    /// Whose call of that kind returns, if this is such a return.
+    pub(crate) fn waited(&self) -> Option<Pid> {
+        match *self {
+            What::MonitorReturned { by, .. }
+            | What::NodeMonitorReturned { by, .. }
+            | What::Sent { by, .. }
+            | What::NotSent { by, .. }
+            | What::KillReturned { by } => Some(by),
+            _ => None,
+        }
+    }
+
     /// Whose observation this is, if a node's or a process's.
     fn observer(&self) -> Option<NodeId> {
         match self {
@@ -173,19 +247,28 @@ impl What {
             | What::UnlinkCalled { by, .. }
             | What::UnlinkReturned { by, .. }
             | What::LinkDied { by, .. }
+            | What::MonitorCalled { by, .. }
             | What::MonitorReturned { by, .. }
+            | What::NodeMonitorCalled { by, .. }
+            | What::NodeMonitorReturned { by, .. }
             | What::Demonitored { by, .. }
             | What::Down { by, .. }
+            | What::ToldOfNode { by, .. }
+            | What::SendCalled { by, .. }
             | What::Sent { by, .. }
             | What::NotSent { by, .. }
             | What::Got { by, .. }
+            | What::TimerSet { by, .. }
+            | What::TimerCancelled { by, .. }
             | What::SpawnCalled { by, .. }
             | What::SpawnReturned { by, .. }
-            | What::Killed { by, .. } => Some(by.node()),
+            | What::Killed { by, .. }
+            | What::KillReturned { by } => Some(by.node()),
             What::NodeUp { on, .. } | What::NodeDown { on, .. } => Some(*on),
             What::Fault(_)
             | What::Started { .. }
             | What::Shows { .. }
+            | What::Leaves(_)
             | What::Crashed(_)
             | What::Paused(_)
             | What::Resumed(_)

@@ -13,14 +13,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use tidelock::{NodeId, Pid};
+use tidelock::{ExitReason, NodeId, Pid};
 
 use super::journal::{Entry, Linked, What};
 use super::plan::{Due, Fault, Plan};
 
 mod calls;
+mod leaves;
 mod sessions;
+mod timers;
 mod told;
+mod words;
 
 /// What a call may take on top of its deadline: a window, a timer's rounding, a slow clock.
 const SLACK: Duration = Duration::from_millis(100);
@@ -45,6 +48,8 @@ pub(crate) struct Seen {
     pub(crate) processes: u64,
     /// How long cuts took to be noticed, on each side.
     pub(crate) noticed: Vec<Duration>,
+    /// Sessions with nodes that were dead, stood still or left, each noticed on one side.
+    pub(crate) gone: u64,
 }
 
 /// Reads the whole journal.
@@ -55,16 +60,22 @@ pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
     told::asked_are_told(&facts)?;
     told::ends_are_true(&facts)?;
     told::monitors(&facts)?;
+    told::node_monitors(&facts)?;
+    words::ends_say_why_and_come_last(&facts)?;
+    words::tags_are_those_of_links(entries)?;
     spawns(&facts)?;
     order(&facts)?;
+    timers::timers(&facts)?;
     calls::calls_end(&facts)?;
+    calls::waits_end(&facts)?;
     calls::sessions_end_calls(&facts)?;
     calls::sound_calls_succeed(&facts)?;
     sessions::sessions(entries)?;
     sessions::sessions_end_once_with_a_certificate(entries)?;
     sessions::sessions_end_with_certificates(&facts)?;
     let noticed = sessions::nodes_are_noticed(plan, &facts)?;
-    sessions::no_false_verdict(plan, entries)?;
+    let gone = sessions::stopped_nodes_are_noticed(&facts)? + leaves::leaves(plan, &facts)?;
+    sessions::no_false_verdict(plan, &facts)?;
     let count =
         |of: fn(&What) -> bool| entries.iter().filter(|entry| of(&entry.what)).count() as u64;
     Ok(Seen {
@@ -74,17 +85,25 @@ pub(crate) fn judge(plan: &Plan, entries: &[Entry]) -> Result<Seen, Broken> {
                 What::LinkCalled { .. }
                     | What::UnlinkCalled { .. }
                     | What::MonitorReturned { .. }
+                    | What::NodeMonitorReturned { .. }
                     | What::Demonitored { .. }
                     | What::SpawnCalled { .. }
                     | What::Sent { .. }
+                    | What::TimerSet { .. }
                     | What::Killed { .. }
             )
         }),
-        told: count(|what| matches!(what, What::LinkDied { .. } | What::Down { .. })),
+        told: count(|what| {
+            matches!(
+                what,
+                What::LinkDied { .. } | What::Down { .. } | What::ToldOfNode { .. }
+            )
+        }),
         messages: count(|what| matches!(what, What::Got { .. })),
         sessions_lost: count(|what| matches!(what, What::NodeDown { .. })),
         processes: count(|what| matches!(what, What::Began(_) | What::Ran { .. })),
         noticed,
+        gone,
     })
 }
 
@@ -96,6 +115,7 @@ impl Seen {
         self.messages += other.messages;
         self.sessions_lost += other.sessions_lost;
         self.processes += other.processes;
+        self.gone += other.gone;
         // Enough for percentiles, whatever the number of seeds.
         if self.noticed.len() < 1_000_000 {
             self.noticed.extend(other.noticed);
@@ -114,9 +134,11 @@ struct Facts<'a> {
     readers: BTreeSet<Pid>,
     /// When each process is known to have been there.
     born: BTreeMap<Pid, Duration>,
-    /// When, and whether normally.
-    ended: BTreeMap<Pid, (Duration, bool)>,
+    /// When, and why.
+    ended: BTreeMap<Pid, (Duration, &'a ExitReason)>,
     crashed: BTreeSet<NodeId>,
+    /// When they began to.
+    leaving: BTreeMap<NodeId, Duration>,
     /// Which machine each node is a start of.
     names: BTreeMap<NodeId, usize>,
     /// Where sessions opened (`true`) and ended, as `.0` saw those with `.1`.
@@ -134,7 +156,8 @@ fn disturbed(due: &Due) -> Option<(Duration, Duration, Vec<usize>)> {
         Fault::OneWay(a, b, _) | Fault::Partition(a, b, _) => vec![a, b],
         Fault::Isolate(a, _) | Fault::Pause(a, _) | Fault::Crash(a, _) => vec![a],
         Fault::Storm(..) => Vec::new(),
-        Fault::ControlDown(_) => return None,
+        // Whoever leaves says so.
+        Fault::Leave(..) | Fault::ControlDown(_) => return None,
     };
     let until = due.at + 2 * due.fault.length() + Duration::from_secs(1);
     Some((due.at, until, between))
@@ -151,6 +174,7 @@ impl<'a> Facts<'a> {
             disturbed: plan.faults().iter().filter_map(disturbed).collect(),
             ended: BTreeMap::new(),
             crashed: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             about: BTreeMap::new(),
         };
         for (at, entry) in entries.iter().enumerate() {
@@ -165,11 +189,14 @@ impl<'a> Facts<'a> {
                 What::Ran { child, .. } => {
                     facts.born.insert(child, entry.at);
                 }
-                What::Ended { pid, normal } => {
-                    facts.ended.insert(pid, (entry.at, normal));
+                What::Ended { pid, ref reason } => {
+                    facts.ended.insert(pid, (entry.at, reason));
                 }
                 What::Crashed(node) => {
                     facts.crashed.insert(node);
+                }
+                What::Leaves(node) => {
+                    facts.leaving.insert(node, entry.at);
                 }
                 What::NodeUp { on, peer, .. } | What::NodeDown { on, peer, .. } => {
                     let opened = matches!(entry.what, What::NodeUp { .. });
@@ -179,7 +206,7 @@ impl<'a> Facts<'a> {
                 What::LinkCalled { by, to, .. }
                 | What::LinkReturned { by, to, .. }
                 | What::UnlinkCalled { by, to, .. }
-                | What::LinkDied { by, about: to } => {
+                | What::LinkDied { by, about: to, .. } => {
                     facts.about.entry((by, to)).or_default().push(at);
                 }
                 What::SpawnReturned {
@@ -211,8 +238,22 @@ impl<'a> Facts<'a> {
         self.sessions.get(&(on, peer)).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether `on` had an open session with `peer` all the time.
+    /// Whether a node has begun to leave by then. From there on everybody may have been told of the end of its
+    /// sessions, though they are over only when each side has what the other one said.
+    fn leaves(&self, node: NodeId, until: Duration) -> bool {
+        self.leaving.get(&node).is_some_and(|at| *at <= until)
+    }
+
+    /// The end of the journal.
+    fn end(&self) -> Duration {
+        self.entries.last().map_or(Duration::ZERO, |last| last.at)
+    }
+
+    /// Whether `on` had an open session with `peer` all the time, and neither was about to leave.
     fn open(&self, on: NodeId, peer: NodeId, from: Duration, until: Duration) -> bool {
+        if self.leaves(on, until) || self.leaves(peer, until) {
+            return false;
+        }
         let changes = self.changes(on, peer);
         let before = changes.partition_point(|(at, _)| self.at(*at) < from);
         let was_open = before > 0 && changes[before - 1].1;
@@ -223,6 +264,21 @@ impl<'a> Facts<'a> {
     fn lost(&self, on: NodeId, peer: NodeId, within: Range<usize>) -> bool {
         let mut changes = self.changes(on, peer).iter();
         changes.any(|(at, opened)| !opened && within.contains(at))
+    }
+
+    /// Whether what `a` sent `b` at `from` may have been lost until `to`.
+    fn cut(&self, a: Pid, b: Pid, from: usize, to: usize) -> bool {
+        self.lost(a.node(), b.node(), from..to)
+            || self.lost(b.node(), a.node(), from..to)
+            || self.crashed.contains(&a.node())
+            || self.crashed.contains(&b.node())
+    }
+
+    /// Whether somebody was there when something was sent to them: what was sent to a pid that was guessed may have
+    /// come too early.
+    fn was_there(&self, to: Pid, sent: usize) -> bool {
+        let born = self.born.get(&to);
+        born.is_none_or(|born| *born <= self.at(sent))
     }
 
     /// Whether nothing was in the way of the two all the time.
@@ -255,7 +311,7 @@ impl<'a> Facts<'a> {
     /// is told to nobody.
     fn link_ended(&self, on: Pid, peer: Pid, at: usize) -> Option<&'static str> {
         match self.ended.get(&peer) {
-            Some((_, normal)) => (!normal).then_some("it ended"),
+            Some((_, reason)) => (!reason.is_normal()).then_some("it ended"),
             None => self.out_of_reach(on, peer, at),
         }
     }
@@ -345,20 +401,14 @@ fn spawns(facts: &Facts<'_>) -> Result<(), Broken> {
 fn order(facts: &Facts<'_>) -> Result<(), Broken> {
     let mut sent: BTreeMap<(Pid, Pid), Vec<(u64, usize)>> = BTreeMap::new();
     let mut got: BTreeMap<(Pid, Pid), usize> = BTreeMap::new();
-    let cut = |a: Pid, b: Pid, from: usize, to: usize| {
-        facts.lost(a.node(), b.node(), from..to)
-            || facts.lost(b.node(), a.node(), from..to)
-            || facts.crashed.contains(&a.node())
-            || facts.crashed.contains(&b.node())
-    };
-    // What was sent to a pid that somebody guessed may have come too early.
-    let lives = |to: Pid, (_, sent): &(u64, usize)| {
-        let born = facts.born.get(&to);
-        born.is_none_or(|born| *born <= facts.at(*sent))
-    };
+    // They keep no order: what they say is said by nobody.
+    let mut timers: BTreeSet<u64> = BTreeSet::new();
     for (at, entry) in facts.entries.iter().enumerate() {
         match entry.what {
             What::Sent { by, to, number } => sent.entry((by, to)).or_default().push((number, at)),
+            What::TimerSet { number, .. } => {
+                timers.insert(number);
+            }
             What::Got {
                 by,
                 from,
@@ -368,6 +418,9 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
                 if meant != by {
                     return broken("P7", format!("{by} got what was meant for {meant}"));
                 }
+                if timers.contains(&number) {
+                    continue;
+                }
                 let all = sent.get(&(from, by)).map_or(&[][..], Vec::as_slice);
                 let Some(place) = all.iter().position(|(sent, _)| *sent == number) else {
                     return broken("P7", format!("{by} got {number} from {from}, never sent"));
@@ -376,9 +429,9 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
                 if place < *next {
                     return broken("P5", format!("{by} got {number} from {from} late or twice"));
                 }
-                if let Some((missed, sent)) =
-                    all[*next..place].iter().find(|message| lives(by, message))
-                    && !cut(from, by, *sent, at)
+                let mut passed = all[*next..place].iter();
+                if let Some((missed, sent)) = passed.find(|(_, sent)| facts.was_there(by, *sent))
+                    && !facts.cut(from, by, *sent, at)
                 {
                     return broken(
                         "P5",
@@ -392,11 +445,12 @@ fn order(facts: &Facts<'_>) -> Result<(), Broken> {
     }
     for ((from, to), all) in sent {
         let next = got.get(&(from, to)).copied().unwrap_or(0);
-        let Some((number, at)) = all[next..].iter().find(|message| lives(to, message)) else {
+        let mut left = all[next..].iter();
+        let Some((number, at)) = left.find(|(_, sent)| facts.was_there(to, *sent)) else {
             continue;
         };
         let reads = facts.readers.contains(&to);
-        if reads && facts.lives(to) && !cut(from, to, *at, facts.entries.len()) {
+        if reads && facts.lives(to) && !facts.cut(from, to, *at, facts.entries.len()) {
             return broken("P5", format!("{to} never got {number} from {from}"));
         }
     }

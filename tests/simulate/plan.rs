@@ -21,9 +21,16 @@ pub(crate) const NODES: usize = 3;
 pub(crate) const ACTORS: usize = 7;
 /// Faults of a seed.
 const FAULTS: usize = 5;
-/// What may be left out of a plan: each of its faults, and that certificates run out.
-const PARTS: usize = FAULTS + 1;
+/// What may be left out of a plan: each of its faults, and each of what follows.
+const PARTS: usize = FAULTS + 4;
+/// Certificates run out.
 const CERTIFICATES: u32 = 1 << FAULTS;
+/// A node leaves.
+const LEAVE: u32 = 1 << (FAULTS + 1);
+/// Who crashed stays down for longer than a lease.
+const LONG_CRASHES: u32 = 1 << (FAULTS + 2);
+/// Processes monitor nodes and set timers, too.
+const MORE_DEEDS: u32 = 1 << (FAULTS + 3);
 
 /// Something bad. Nodes are numbered by their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +43,9 @@ pub(crate) enum Fault {
     Isolate(usize, Duration),
     /// A node's process is gone at once; its name starts again so much later.
     Crash(usize, Duration),
+    /// A node leaves (SIGTERM). Its processes are killed first, as the daemon does it, or it goes with all of
+    /// them. Its name starts again so much later, or never.
+    Leave(usize, bool, Option<Duration>),
     /// A node stands still (SIGSTOP, SIGCONT).
     Pause(usize, Duration),
     /// So many per mille of all datagrams are lost.
@@ -45,7 +55,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// How long it lasts; for a crash, until the name starts again.
+    /// How long it lasts; for a crash and for who leaves, until the name starts again.
     pub(crate) fn length(&self) -> Duration {
         match self {
             Fault::OneWay(_, _, length)
@@ -55,12 +65,23 @@ impl Fault {
             | Fault::Crash(_, length)
             | Fault::Storm(_, length)
             | Fault::ControlDown(length) => *length,
+            Fault::Leave(_, _, back) => back.unwrap_or(END_AT),
         }
     }
 
-    /// Whether sessions may end of it. Control is off the data path.
-    pub(crate) fn ends_sessions(&self) -> bool {
-        !matches!(self, Fault::ControlDown(_))
+    /// Whether sessions between two machines may end of it. Control is off the data path.
+    pub(crate) fn touches(&self, a: usize, b: usize) -> bool {
+        match *self {
+            Fault::OneWay(x, y, _) | Fault::Partition(x, y, _) => {
+                (x, y) == (a, b) || (y, x) == (a, b)
+            }
+            Fault::Isolate(x, _)
+            | Fault::Crash(x, _)
+            | Fault::Leave(x, ..)
+            | Fault::Pause(x, _) => x == a || x == b,
+            Fault::Storm(..) => true,
+            Fault::ControlDown(_) => false,
+        }
     }
 }
 
@@ -83,7 +104,7 @@ pub(crate) struct Paper {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// Which of the seed's faults happen, and whether certificates run out.
+    /// Which of the seed's faults happen, and what else of it.
     pub(crate) mask: u32,
     pub(crate) actors: usize,
     /// When the actors fall silent.
@@ -91,16 +112,19 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// All that a seed has. Certificates run out in every second one.
+    /// All that a seed has. Certificates run out in every second one; in one of six nodes leave, crash for long,
+    /// and processes do more.
     pub(crate) fn of(seed: u64) -> Self {
-        let all = (1 << PARTS) - 1;
+        let mut mask = (1 << FAULTS) - 1;
+        if seed.is_multiple_of(2) {
+            mask |= CERTIFICATES;
+        }
+        if seed % 6 == 5 {
+            mask |= LEAVE | LONG_CRASHES | MORE_DEEDS;
+        }
         Plan {
             seed,
-            mask: if seed.is_multiple_of(2) {
-                all
-            } else {
-                all & !CERTIFICATES
-            },
+            mask,
             actors: ACTORS,
             quiet_at: QUIET_AT,
         }
@@ -148,14 +172,32 @@ impl Plan {
         papers
     }
 
+    /// Whether processes monitor nodes and set timers.
+    pub(crate) fn has_more_deeds(&self) -> bool {
+        self.mask & MORE_DEEDS != 0
+    }
+
     pub(crate) fn faults(&self) -> Vec<Due> {
         let mut chance = Chance::of(self.seed, 3);
         let mut all: Vec<Due> = (0..FAULTS).map(|_| due(&mut chance)).collect();
+        // Streams of their own: a seed without these parts is what it always was.
+        let mut long = Chance::of(self.seed, 6);
+        for due in &mut all {
+            let length = Duration::from_millis(3_600 + long.below(4_400));
+            if self.mask & LONG_CRASHES != 0
+                && let Fault::Crash(_, later) = &mut due.fault
+            {
+                *later = length;
+            }
+        }
         let mut bit = 0;
         all.retain(|_| {
             bit += 1;
             self.mask & (1 << (bit - 1)) != 0
         });
+        if self.mask & LEAVE != 0 {
+            all.push(leave(&mut Chance::of(self.seed, 5)));
+        }
         all.sort_by_key(|due| due.at);
         all
     }
@@ -205,13 +247,30 @@ fn due(chance: &mut Chance) -> Due {
         10 => Fault::Storm(50 + chance.below(250), some),
         _ => Fault::ControlDown(long * 2),
     };
-    let mut at = Duration::from_millis(1_500 + chance.below(18_000));
-    if chance.per_mille(600) {
-        // In the middle of what begins at a beat.
-        let beats = at.as_millis() / BEAT.as_millis();
-        at = BEAT * beats as u32 + Duration::from_millis(40 + chance.below(60));
-    }
+    let at = Duration::from_millis(1_500 + chance.below(18_000));
+    let at = rather_in_a_beat(chance, at);
     Due { at, fault }
+}
+
+/// Early enough that whoever comes back is judged for a while.
+fn leave(chance: &mut Chance) -> Due {
+    let name = chance.below(NODES as u64) as usize;
+    let kills = chance.per_mille(500);
+    let back = Duration::from_millis(500 + chance.below(5_000));
+    let back = chance.per_mille(600).then_some(back);
+    let at = Duration::from_millis(2_000 + chance.below(11_000));
+    let at = rather_in_a_beat(chance, at);
+    let fault = Fault::Leave(name, kills, back);
+    Due { at, fault }
+}
+
+/// Mostly in the middle of what begins at a beat.
+fn rather_in_a_beat(chance: &mut Chance, at: Duration) -> Duration {
+    if !chance.per_mille(600) {
+        return at;
+    }
+    let beats = at.as_millis() / BEAT.as_millis();
+    BEAT * beats as u32 + Duration::from_millis(40 + chance.below(60))
 }
 
 /// As `TIDELOCK_PLAN` takes it: seed, faults, actors, and when they fall silent in ms.

@@ -22,6 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Longer than it takes to notice that a node is gone, so that the call is ended by that.
 const MORE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What the LinkDied of a child carries.
+pub(crate) const CHILD_TAG: i64 = 2;
+/// The longest timer, in milliseconds.
+const TIMER_MS_MAX: u64 = 4_000;
+
 /// At multiples of this, many act at once.
 pub(crate) const BEAT: Duration = Duration::from_millis(300);
 
@@ -90,12 +95,15 @@ pub(crate) struct World {
     single: Mutex<Vec<Pid>>,
     tokens: AtomicU32,
     numbers: AtomicU32,
+    tags: AtomicU32,
     /// When nobody begins anything any more.
     pub(crate) quiet_at: Duration,
+    /// Processes monitor nodes and set timers, too.
+    pub(crate) has_more_deeds: bool,
 }
 
 impl World {
-    pub(crate) fn new(module: Module, quiet_at: Duration) -> Arc<Self> {
+    pub(crate) fn new(module: Module, quiet_at: Duration, has_more_deeds: bool) -> Arc<Self> {
         Arc::new(World {
             module,
             roster: Mutex::default(),
@@ -104,7 +112,9 @@ impl World {
             single: Mutex::default(),
             tokens: AtomicU32::new(1),
             numbers: AtomicU32::new(1),
+            tags: AtomicU32::new(1 + CHILD_TAG as u32),
             quiet_at,
+            has_more_deeds,
         })
     }
 
@@ -151,7 +161,10 @@ pub(crate) struct Player {
     pub(crate) scribe: Scribe,
     pub(crate) world: Arc<World>,
     pub(crate) chance: Chance,
+    /// References, of processes and of nodes.
     monitors: Vec<u64>,
+    /// Each with the number of its message.
+    timers: Vec<(u64, u64)>,
 }
 
 impl Player {
@@ -163,6 +176,7 @@ impl Player {
             world,
             chance,
             monitors: Vec::new(),
+            timers: Vec::new(),
         }
     }
 
@@ -196,17 +210,36 @@ impl Player {
                 },
                 None => What::Fault(format!("{by} got a message nobody sends")),
             },
-            Received::LinkDied { pid: about, .. } => What::LinkDied { by, about },
+            Received::LinkDied {
+                pid: about,
+                tag,
+                reason,
+            } => What::LinkDied {
+                by,
+                about,
+                tag,
+                reason,
+            },
             Received::Down {
                 pid: about,
                 reference,
-                ..
+                reason,
             } => What::Down {
                 by,
                 about,
                 reference,
+                reason,
             },
-            Received::NodeDown { .. } => return,
+            Received::NodeDown {
+                node,
+                reference,
+                reason,
+            } => What::ToldOfNode {
+                by,
+                node,
+                reference,
+                reason,
+            },
         });
     }
 
@@ -227,14 +260,39 @@ impl Player {
         }
     }
 
+    /// Another one for each link, as wide as any.
+    fn tag(&self) -> i64 {
+        i64::from(self.world.tags.fetch_add(1, Ordering::Relaxed))
+    }
+
     pub(crate) async fn link(&mut self, to: Pid, within: Duration) {
         self.empty();
-        let by = self.me.pid();
-        self.scribe.write(What::LinkCalled { by, to, within });
+        let (by, tag) = (self.me.pid(), self.tag());
+        self.scribe.write(What::LinkCalled {
+            by,
+            to,
+            tag,
+            within,
+        });
         let form = self.form();
         let deadline = Some(Instant::now() + within);
-        let how = linked(self.me.link(to, Some(1), form, deadline).await);
-        self.scribe.write(What::LinkReturned { by, to, how });
+        let returned = self.me.link(to, Some(tag), form, deadline).await;
+        self.link_returned(to, returned);
+    }
+
+    fn link_returned(&self, to: Pid, returned: Result<(), LinkError>) {
+        let (how, reason) = match returned {
+            Ok(()) => (Linked::Yes, None),
+            Err(LinkError::Ended(reason)) => (Linked::Gone, Some(reason)),
+            Err(_) => (Linked::TimedOut, None),
+        };
+        let by = self.me.pid();
+        self.scribe.write(What::LinkReturned {
+            by,
+            to,
+            how,
+            reason,
+        });
     }
 
     pub(crate) async fn unlink(&mut self, to: Pid, within: Duration) {
@@ -253,23 +311,28 @@ impl Player {
     /// Links and unlinks in one breath: nothing but the link's own answer can have come between.
     pub(crate) async fn flicker(&mut self, to: Pid, within: Duration) {
         self.empty();
-        let by = self.me.pid();
+        let (by, tag) = (self.me.pid(), self.tag());
         let at_once = Duration::ZERO;
         self.scribe.write(What::LinkCalled {
             by,
             to,
+            tag,
             within: at_once,
         });
         let form = self.form();
-        let returned = self.me.link(to, Some(1), form, None).now_or_never();
-        let how = returned.map_or(Linked::TimedOut, linked);
-        self.scribe.write(What::LinkReturned { by, to, how });
+        let returned = self.me.link(to, Some(tag), form, None).now_or_never();
+        self.link_returned(to, returned.unwrap_or(Err(LinkError::TimedOut)));
         self.finish_unlink(to, within).await;
+    }
+
+    fn number(&self) -> u64 {
+        u64::from(self.world.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) async fn send(&mut self, to: Pid) {
         let by = self.me.pid();
-        let number = u64::from(self.world.numbers.fetch_add(1, Ordering::Relaxed));
+        self.scribe.write(What::SendCalled { by, to });
+        let number = self.number();
         let size = if self.chance.per_mille(8) { 70_000 } else { 24 };
         let message = Message {
             tag: None,
@@ -285,10 +348,57 @@ impl Player {
 
     pub(crate) async fn monitor(&mut self, to: Pid) {
         let by = self.me.pid();
+        self.scribe.write(What::MonitorCalled { by, to });
         let reference = self.me.monitor(to).await;
         self.monitors.push(reference);
         self.scribe
             .write(What::MonitorReturned { by, to, reference });
+    }
+
+    pub(crate) async fn monitor_node(&mut self) {
+        let (by, since) = (self.me.pid(), self.scribe.now());
+        let Some(node) = self.node() else { return };
+        self.scribe.write(What::NodeMonitorCalled { by, node });
+        let reference = self.me.monitor_node(node).await;
+        self.monitors.push(reference);
+        self.scribe.write(What::NodeMonitorReturned {
+            by,
+            node,
+            reference,
+            since,
+        });
+    }
+
+    /// One of the nodes that run.
+    fn node(&mut self) -> Option<NodeId> {
+        let nodes = self.world.nodes.lock();
+        let nodes = nodes.unwrap_or_else(PoisonError::into_inner);
+        self.chance.pick(&nodes).copied()
+    }
+
+    /// Sends something later. It is sent also if this process has ended by then.
+    pub(crate) fn send_later(&mut self, to: Pid) {
+        let (by, number) = (self.me.pid(), self.number());
+        let delay = Duration::from_millis(self.chance.below(TIMER_MS_MAX));
+        let message = Message::new(None, written(by, to, number, 24));
+        self.scribe.write(What::TimerSet {
+            by,
+            to,
+            number,
+            delay,
+        });
+        let timer = self.me.send_after(to, message, delay);
+        self.timers.push((timer, number));
+    }
+
+    pub(crate) fn cancel_timer(&mut self) {
+        let by = self.me.pid();
+        if let Some((timer, number)) = self.chance.pick(&self.timers).copied() {
+            self.timers.retain(|(other, _)| *other != timer);
+            let taken = self.me.cancel_timer(timer);
+            self.scribe
+                .write(What::TimerCancelled { by, number, taken });
+        }
     }
 
     pub(crate) fn demonitor(&mut self) {
@@ -305,17 +415,14 @@ impl Player {
         let by = self.me.pid();
         self.scribe.write(What::Killed { by, target });
         self.me.kill(target).await;
+        self.scribe.write(What::KillReturned { by });
     }
 
     /// Spawns a guest somewhere, linked.
     pub(crate) async fn spawn(&mut self, within: Duration) -> Option<Pid> {
         self.empty();
         let by = self.me.pid();
-        let on = {
-            let nodes = self.world.nodes.lock();
-            let nodes = nodes.unwrap_or_else(PoisonError::into_inner);
-            self.chance.pick(&nodes).copied()?
-        };
+        let on = self.node()?;
         let token = self.world.tokens.fetch_add(1, Ordering::Relaxed);
         self.scribe.write(What::SpawnCalled {
             by,
@@ -328,20 +435,12 @@ impl Player {
             entry: "child".into(),
             params: vec![Param::I64(i64::from(token))],
             config: None,
-            link: Some(Some(2)),
+            link: Some(Some(CHILD_TAG)),
         };
         let deadline = Some(Instant::now() + within);
         let child = self.me.spawn_on(on, request, deadline).await.ok();
         self.scribe.write(What::SpawnReturned { by, token, child });
         child
-    }
-}
-
-fn linked(returned: Result<(), LinkError>) -> Linked {
-    match returned {
-        Ok(()) => Linked::Yes,
-        Err(LinkError::Ended(_)) => Linked::Gone,
-        Err(_) => Linked::TimedOut,
     }
 }
 

@@ -31,7 +31,8 @@ impl Found {
         };
         format!(
             "{} seeds in {:.1} s, {rate:.0} a second; of each: {} processes, {} calls, {} messages and {} \
-             ends told, {} sessions lost, {} datagrams; {} cuts noticed, p50 {:?}, p99 {:?}, at most {:?}",
+             ends told, {} sessions lost, {} datagrams; {} cuts noticed, p50 {:?}, p99 {:?}, at most {:?}; \
+             {} sessions with nodes that stopped or left",
             self.seeds,
             self.took.as_secs_f64(),
             per(self.seen.processes),
@@ -44,6 +45,7 @@ impl Found {
             at(500),
             at(990),
             noticed.last(),
+            self.seen.gone,
         )
     }
 }

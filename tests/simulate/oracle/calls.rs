@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use tidelock::{NodeId, Pid};
 
+use super::super::cluster::LEASE;
 use super::super::journal::What;
 use super::{Broken, Facts, SAME_STEP, SLACK, broken};
+
+/// The longest that a call waits that has no deadline, on a network that is whole: for the end of a session that
+/// nobody answers in, and for a dial that nobody answers.
+const WAIT_MAX: Duration = Duration::from_secs(2 * LEASE.as_secs() + 1);
 
 /// P6: calls end by their deadline, unless their machine stands still.
 pub(super) fn calls_end(facts: &Facts<'_>) -> Result<(), Broken> {
     let mut under_way: BTreeMap<Pid, (Duration, Duration)> = BTreeMap::new();
     let mut paused: BTreeMap<NodeId, Duration> = BTreeMap::new();
-    let end = facts
-        .entries
-        .last()
-        .map_or(Duration::ZERO, |entry| entry.at);
+    let end = facts.end();
     let late = |pid: Pid, (began, within), at, paused: &BTreeMap<NodeId, Duration>| {
         let still = paused.get(&pid.node()).is_some_and(|until| *until >= began);
         (at > began + within + SLACK && !still).then_some(pid)
@@ -46,6 +48,25 @@ pub(super) fn calls_end(facts: &Facts<'_>) -> Result<(), Broken> {
             && let Some(pid) = late(by, call, end, &paused)
         {
             return broken("P6", format!("a call of {pid} never returned"));
+        }
+    }
+    Ok(())
+}
+
+/// P6: calls without a deadline end as well.
+pub(super) fn waits_end(facts: &Facts<'_>) -> Result<(), Broken> {
+    let mut under_way: BTreeMap<Pid, (Duration, &str)> = BTreeMap::new();
+    for entry in facts.entries {
+        if let Some((by, what)) = entry.what.wait() {
+            under_way.insert(by, (entry.at, what));
+        }
+        if let Some(by) = entry.what.waited() {
+            under_way.remove(&by);
+        }
+    }
+    for (by, (began, what)) in under_way {
+        if facts.lives(by) && began + WAIT_MAX < facts.end() {
+            return broken("P6", format!("{what} of {by} at {began:?} never returned"));
         }
     }
     Ok(())

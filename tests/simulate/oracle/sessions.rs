@@ -8,13 +8,19 @@ use tidelock::NodeId;
 
 use super::super::cluster::LEASE;
 use super::super::journal::{Entry, What};
-use super::super::plan::{Fault, NODES, Plan};
+use super::super::plan::{Due, Fault, NODES, Plan};
 use super::{Broken, Facts, SLACK, broken};
 
 /// What a dead or cut-off node may take on top of the lease to be noticed.
 const NOTICE: Duration = Duration::from_millis(300);
-/// How long after a fault has ended a session may still end because of it.
-const AFTERMATH: Duration = Duration::from_secs(9);
+/// How long after a fault has ended a session of the same pair may still end because of it: a dial that began in it takes
+/// a lease at the most, and a session that it opened on one side only is noticed by another one.
+const AFTERMATH: Duration =
+    Duration::from_millis((2 * LEASE.as_millis() + NOTICE.as_millis()) as u64);
+/// Until a peer that says nothing is given up, at the most: clocks are wrong by a hundredth.
+const GIVEN_UP: Duration = Duration::from_millis(
+    (LEASE.as_millis() + NOTICE.as_millis() + LEASE.as_millis() / 100) as u64,
+);
 
 /// How early or late a certificate runs out on another node's clock: it is good in its last second, what is
 /// left of it is counted in whole ones, clocks are wrong by a hundredth.
@@ -151,11 +157,7 @@ pub(super) fn sessions(entries: &[Entry]) -> Result<(), Broken> {
 
 /// P6: a node that is cut off or gone is noticed by both sides within the lease and a bit.
 pub(super) fn nodes_are_noticed(plan: &Plan, facts: &Facts<'_>) -> Result<Vec<Duration>, Broken> {
-    let faults: Vec<_> = plan
-        .faults()
-        .into_iter()
-        .filter(|due| due.at < plan.quiet_at && due.fault.ends_sessions())
-        .collect();
+    let faults = faults_of(plan);
     let mut noticed = Vec::new();
     let long = LEASE + NOTICE + SLACK;
     for due in &faults {
@@ -169,16 +171,20 @@ pub(super) fn nodes_are_noticed(plan: &Plan, facts: &Facts<'_>) -> Result<Vec<Du
             }
             _ => continue,
         };
-        // Alone in its time, or it cannot be told what was noticed.
-        let alone = faults.iter().all(|other| {
-            other == due
-                || other.at > due.at + long
-                || other.at + other.fault.length() + AFTERMATH < due.at
-        });
-        if length < long || due.at + long > plan.quiet_at || !alone {
+        if length < long || due.at + long > plan.quiet_at {
             continue;
         }
         for (on, peer) in pairs {
+            // Alone in its time, or it cannot be told what was noticed.
+            let alone = faults.iter().all(|other| {
+                other == due
+                    || !other.fault.touches(on, peer)
+                    || other.at > due.at + long
+                    || other.at + other.fault.length() + AFTERMATH < due.at
+            });
+            if !alone {
+                continue;
+            }
             let named = |node: &NodeId| facts.names.get(node).copied();
             let mut open = None;
             for entry in facts.entries.iter().filter(|entry| entry.at <= due.at) {
@@ -201,7 +207,7 @@ pub(super) fn nodes_are_noticed(plan: &Plan, facts: &Facts<'_>) -> Result<Vec<Du
                     && matches!(entry.what, What::NodeDown { on, peer, .. } if (on, peer) == (a, b))
             });
             match down.map(|entry| entry.at - due.at) {
-                Some(took) if took <= LEASE + NOTICE + LEASE / 100 => noticed.push(took),
+                Some(took) if took <= GIVEN_UP => noticed.push(took),
                 Some(took) => {
                     return broken(
                         "P6",
@@ -215,25 +221,137 @@ pub(super) fn nodes_are_noticed(plan: &Plan, facts: &Facts<'_>) -> Result<Vec<Du
     Ok(noticed)
 }
 
-/// Whether a fault of the plan may still show at a time.
-fn is_disturbed(plan: &Plan, at: Duration) -> bool {
-    plan.faults().iter().any(|due| {
-        due.fault.ends_sessions() && due.at <= at && due.at + due.fault.length() + AFTERMATH >= at
+/// The faults that happen.
+fn faults_of(plan: &Plan) -> Vec<Due> {
+    let mut all = plan.faults();
+    all.retain(|due| due.at < plan.quiet_at);
+    all
+}
+
+/// A node is dead, or stands still.
+struct Stop {
+    node: NodeId,
+    from: Duration,
+    /// When it goes on, if it does.
+    until: Option<Duration>,
+}
+
+impl Stop {
+    fn all(entries: &[Entry]) -> Vec<Stop> {
+        let mut all: Vec<Stop> = Vec::new();
+        for entry in entries {
+            match entry.what {
+                What::Crashed(node) | What::Paused(node) => all.push(Stop {
+                    node,
+                    from: entry.at,
+                    until: None,
+                }),
+                What::Resumed(node) => {
+                    let mut of_it = all.iter_mut().filter(|stop| stop.node == node);
+                    if let Some(last) = of_it.next_back() {
+                        last.until = Some(entry.at);
+                    }
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// Whether that node stood still at some time in between.
+    fn is_of(&self, node: NodeId, from: Duration, until: Duration) -> bool {
+        let ended = self.until.is_some_and(|at| at < from);
+        self.node == node && self.from <= until && !ended
+    }
+}
+
+/// P6: a node that is dead, or stands still for longer than a lease, is noticed by everybody who had a session with it; and
+/// by itself when it goes on. Says how often.
+pub(super) fn stopped_nodes_are_noticed(facts: &Facts<'_>) -> Result<u64, Broken> {
+    let stops = Stop::all(facts.entries);
+    let still = |node: NodeId, from: Duration, until: Duration| {
+        stops.iter().any(|stop| stop.is_of(node, from, until)) || facts.leaves(node, until)
+    };
+    let mut seen = 0;
+    for stop in &stops {
+        for ((on, peer), changes) in &facts.sessions {
+            for (at, &(opened, up)) in changes.iter().enumerate() {
+                let ended = changes.get(at + 1).map(|(at, _)| facts.at(*at));
+                let opened = facts.at(opened);
+                if !up || ended.is_some_and(|ended| ended < stop.from) {
+                    continue;
+                }
+                let from = stop.from.max(opened);
+                let late = from + GIVEN_UP;
+                let due = if *peer == stop.node {
+                    // Whoever did not run itself, or was about to leave, may be late.
+                    let excused =
+                        still(*on, from.saturating_sub(LEASE), late) || facts.leaves(*peer, late);
+                    (!excused && stop.until.is_none_or(|until| until > late)).then_some(late)
+                } else if *on == stop.node {
+                    stop.until.map(|until| until + NOTICE).filter(|due| {
+                        let again = stops.iter().any(|other| {
+                            other.from > stop.from && other.is_of(*on, stop.from, *due)
+                        });
+                        opened <= stop.from
+                            && *due > late + NOTICE + SLACK
+                            && !again
+                            && !facts.leaves(*on, *due)
+                    })
+                } else {
+                    None
+                };
+                let Some(due) = due.filter(|due| *due <= facts.end()) else {
+                    continue;
+                };
+                if ended.is_none_or(|ended| ended > due) {
+                    let node = stop.node;
+                    let when = stop.from;
+                    return broken(
+                        "P6",
+                        format!(
+                            "{on} kept its session with {peer} until {ended:?}, though {node} stopped at {when:?}"
+                        ),
+                    );
+                }
+                seen += 1;
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Whether a fault of the plan may still show between two machines at a time.
+fn is_disturbed(faults: &[Due], (a, b): (usize, usize), at: Duration) -> bool {
+    faults.iter().any(|due| {
+        // Whoever leaves is known by its id: the next start of its name has no part in that.
+        let counts = !matches!(due.fault, Fault::Leave(..)) && due.fault.touches(a, b);
+        counts && due.at <= at && due.at + due.fault.length() + AFTERMATH >= at
     })
 }
 
-/// No session ends but for a fault, or for a certificate that was not renewed in time: loss of up to 5 % and
-/// delay are none.
-pub(super) fn no_false_verdict(plan: &Plan, entries: &[Entry]) -> Result<(), Broken> {
-    let lapses = lapses(entries);
+/// No session ends but for a fault between these two, for the goodbye of one of them, or for a certificate that was not
+/// renewed in time: loss of up to 5 % and delay are none.
+pub(super) fn no_false_verdict(plan: &Plan, facts: &Facts<'_>) -> Result<(), Broken> {
+    let lapses = lapses(facts.entries);
     let lapsed = |at: Duration, pair: [&NodeId; 2]| {
         let mut of_pair = lapses.iter().filter(|lapse| pair.contains(&&lapse.node));
         of_pair.any(|lapse| lapse.from <= at + DATES && at <= lapse.until.saturating_add(DATES))
     };
-    for entry in entries {
+    let faults = faults_of(plan);
+    let disturbed = |at: Duration, on: &NodeId, peer: &NodeId| {
+        let names = (facts.names.get(on), facts.names.get(peer));
+        let (Some(on), Some(peer)) = names else {
+            return true;
+        };
+        is_disturbed(&faults, (*on, *peer), at)
+    };
+    for entry in facts.entries {
         if let What::NodeDown { on, peer, why, .. } = &entry.what
-            && !is_disturbed(plan, entry.at)
+            && !disturbed(entry.at, on, peer)
             && !lapsed(entry.at, [on, peer])
+            && !facts.leaves(*on, entry.at)
+            && !facts.leaves(*peer, entry.at)
         {
             return broken("P6", format!("{on} gave {peer} up without a cause: {why}"));
         }

@@ -3,40 +3,53 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tidelock::Pid;
+use tidelock::{ExitReason, NodeId, Pid};
 
 use super::super::journal::{Entry, Linked, What};
 use super::{Broken, Facts, SAME_STEP, broken};
 
+/// Something that may have made a half.
+struct Cause {
+    by: Pid,
+    returned: Option<usize>,
+    /// The other one has answered: nothing of it is under way any more.
+    answered: bool,
+    /// It was unlinked by a `link()` that nobody answered. Its end counts if it was in the mailbox before.
+    over: bool,
+}
+
 /// P1 (never two) and P2: every LinkDied has a link that it ends.
 pub(super) fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
-    /// Something that may have made a half.
-    struct Cause {
-        by: Pid,
-        returned: Option<usize>,
-        /// The other one has answered: nothing of it is under way any more.
-        answered: bool,
-    }
     let mut causes: BTreeMap<(Pid, Pid), Vec<Cause>> = BTreeMap::new();
     let mut unlinked: BTreeSet<(Pid, Pid)> = BTreeSet::new();
+    // Whose `link()` was not answered, with whom, since it read everything.
+    let mut given_up: BTreeMap<Pid, BTreeSet<Pid>> = BTreeMap::new();
     // When each process had read everything, the last time we know of: it begins its calls so.
     let mut emptied: BTreeMap<Pid, usize> = BTreeMap::new();
     for (at, entry) in entries.iter().enumerate() {
+        if let Some((p, ..)) = entry.what.call() {
+            emptied.insert(p, at);
+            for q in given_up.remove(&p).into_iter().flatten() {
+                if let Some(all) = causes.get_mut(&(p, q)) {
+                    all.retain(|cause| !cause.over);
+                }
+                unlinked.insert((p, q));
+            }
+        }
         match entry.what {
             What::LinkCalled { by: p, to: q, .. } => {
-                emptied.insert(p, at);
                 for pair in [(p, q), (q, p)] {
                     causes.entry(pair).or_default().push(Cause {
                         by: p,
                         returned: None,
                         answered: false,
+                        over: false,
                     });
                 }
             }
-            What::SpawnCalled { by, .. } => {
-                emptied.insert(by, at);
-            }
-            What::LinkReturned { by: p, to: q, how } => {
+            What::LinkReturned {
+                by: p, to: q, how, ..
+            } => {
                 for pair in [(p, q), (q, p)] {
                     for cause in causes.get_mut(&pair).into_iter().flatten() {
                         if cause.by == p {
@@ -52,6 +65,13 @@ pub(super) fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
                 {
                     all.remove(last);
                 }
+                if how == Linked::TimedOut {
+                    // No link remains, nor one that was there before.
+                    for cause in causes.get_mut(&(p, q)).into_iter().flatten() {
+                        cause.over |= cause.by == p || cause.answered;
+                    }
+                    given_up.entry(p).or_default().insert(q);
+                }
             }
             What::SpawnReturned {
                 by: p,
@@ -61,16 +81,18 @@ pub(super) fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
                 by: p,
                 returned: Some(at),
                 answered: true,
+                over: false,
             }),
             What::UnlinkCalled { by: p, to: q, .. } => {
-                emptied.insert(p, at);
                 if let Some(all) = causes.get_mut(&(p, q)) {
                     // What q asks for may arrive after this, also if q has given it up meanwhile.
                     all.retain(|cause| cause.by != p && !cause.answered);
                 }
                 unlinked.insert((p, q));
             }
-            What::LinkDied { by: p, about: q } => {
+            What::LinkDied {
+                by: p, about: q, ..
+            } => {
                 let all = causes.entry((p, q)).or_default();
                 if all.is_empty() {
                     if unlinked.contains(&(p, q)) {
@@ -169,12 +191,14 @@ pub(super) fn ends_are_true(facts: &Facts<'_>) -> Result<(), Broken> {
                 by,
                 to,
                 how: Linked::Gone,
+                ..
             } => (by, to, emptied.get(&by)),
-            What::LinkDied { by, about } => (by, about, emptied.get(&by)),
+            What::LinkDied { by, about, .. } => (by, about, emptied.get(&by)),
             What::Down {
                 by,
                 about,
                 reference,
+                ..
             } => {
                 let asked = monitored.get(&(by, reference));
                 (by, about, asked.min(emptied.get(&by)))
@@ -221,6 +245,7 @@ pub(super) fn monitors(facts: &Facts<'_>) -> Result<(), Broken> {
                 by,
                 about,
                 reference,
+                ..
             } => {
                 if over.contains(&(by, reference)) {
                     return broken(
@@ -247,6 +272,71 @@ pub(super) fn monitors(facts: &Facts<'_>) -> Result<(), Broken> {
             return broken(
                 "P1",
                 format!("monitor {reference} of {by} was never told of {to}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A monitor of a node is told once, when the session with it has ended, or withdrawn.
+pub(super) fn node_monitors(facts: &Facts<'_>) -> Result<(), Broken> {
+    let mut open: BTreeMap<(Pid, u64), (NodeId, Duration, usize)> = BTreeMap::new();
+    let mut over: BTreeSet<(Pid, u64)> = BTreeSet::new();
+    for (at, entry) in facts.entries.iter().enumerate() {
+        match entry.what {
+            What::NodeMonitorReturned {
+                by,
+                node,
+                reference,
+                since,
+            } => {
+                open.insert((by, reference), (node, since, at));
+            }
+            What::Demonitored { by, reference } => {
+                open.remove(&(by, reference));
+                over.insert((by, reference));
+            }
+            What::ToldOfNode {
+                by,
+                node,
+                reference,
+                ref reason,
+            } => {
+                if over.contains(&(by, reference)) {
+                    return broken(
+                        "P1",
+                        format!("node monitor {reference} of {by} was told too much"),
+                    );
+                }
+                let Some((asked, since, _)) = open.remove(&(by, reference)) else {
+                    return broken("P7", format!("{by} was told of {node}, and never asked"));
+                };
+                over.insert((by, reference));
+                let named = matches!(reason, ExitReason::NodeDown { node, .. } if *node == asked);
+                if asked != node || !named {
+                    return broken(
+                        "P7",
+                        format!("{by} monitored {asked}, and was told of {node}: {reason}"),
+                    );
+                }
+                let until = entry.at + SAME_STEP;
+                if by.node() == node || facts.open(by.node(), node, since, until) {
+                    return broken(
+                        "P1",
+                        format!("{by} was told that {node} is down, and it is not"),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    for ((by, reference), (node, _, at)) in open {
+        let after = at + 1..facts.entries.len();
+        let must = facts.crashed.contains(&node) || facts.lost(by.node(), node, after);
+        if by.node() != node && facts.lives(by) && must {
+            return broken(
+                "P1",
+                format!("node monitor {reference} of {by} was never told of {node}"),
             );
         }
     }

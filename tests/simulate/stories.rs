@@ -1,0 +1,302 @@
+//! Journals written by hand: the judge must see what is wrong in each, and nothing in those that are right.
+
+use std::time::Duration;
+
+use tidelock::{ExitReason, NodeId, Pid};
+
+use crate::simulate::journal::{Entry, Linked, What};
+use crate::simulate::oracle::judge;
+use crate::simulate::plan::Plan;
+
+const HERE: NodeId = NodeId(1);
+const THERE: NodeId = NodeId(2);
+
+fn p() -> Pid {
+    Pid::new(HERE, 1).expect("a small number")
+}
+
+fn r() -> Pid {
+    Pid::new(HERE, 2).expect("a small number")
+}
+
+fn q() -> Pid {
+    Pid::new(THERE, 1).expect("a small number")
+}
+
+/// Nothing goes wrong in it.
+fn calm() -> Plan {
+    Plan {
+        mask: 0,
+        ..Plan::of(0)
+    }
+}
+
+/// What the judge says of a story that begins with p and r on one node, q on another, and an open session.
+fn judged(plan: &Plan, story: Vec<(u64, What)>) -> Result<(), &'static str> {
+    let up = |on, peer| What::NodeUp { on, peer, epoch: 1 };
+    let name = |node, name| What::Started { node, name };
+    let mut all = vec![(0, name(HERE, 0)), (0, name(THERE, 1))];
+    all.extend([(100, up(HERE, THERE)), (100, up(THERE, HERE))]);
+    all.extend([p(), r(), q()].map(|pid| (500, What::Began(pid))));
+    all.extend(story);
+    all.push((31_500, What::Lives(p())));
+    let entry = |(ms, what)| Entry {
+        at: Duration::from_millis(ms),
+        what,
+    };
+    let entries: Vec<Entry> = all.into_iter().map(entry).collect();
+    judge(plan, &entries)
+        .map(|_| ())
+        .map_err(|broken| broken.promise)
+}
+
+fn ended(reason: ExitReason) -> What {
+    What::Ended { pid: q(), reason }
+}
+
+fn sent(number: u64) -> What {
+    What::Sent {
+        by: q(),
+        to: p(),
+        number,
+    }
+}
+
+fn got(number: u64) -> What {
+    What::Got {
+        by: p(),
+        from: q(),
+        meant: p(),
+        number,
+    }
+}
+
+fn down(reason: ExitReason) -> What {
+    What::Down {
+        by: p(),
+        about: q(),
+        reference: 1,
+        reason,
+    }
+}
+
+fn monitored() -> What {
+    What::MonitorReturned {
+        by: p(),
+        to: q(),
+        reference: 1,
+    }
+}
+
+fn link_called(tag: i64) -> What {
+    What::LinkCalled {
+        by: p(),
+        to: q(),
+        tag,
+        within: Duration::from_secs(2),
+    }
+}
+
+fn link_returned(how: Linked) -> What {
+    What::LinkReturned {
+        by: p(),
+        to: q(),
+        how,
+        reason: None,
+    }
+}
+
+/// An unlink of somebody else: it begins with a look at everything that was there.
+fn has_read(at: u64) -> [(u64, What); 2] {
+    let (by, to) = (p(), r());
+    let within = Duration::from_secs(1);
+    let in_time = true;
+    [
+        (at, What::UnlinkCalled { by, to, within }),
+        (at, What::UnlinkReturned { by, to, in_time }),
+    ]
+}
+
+fn link_died(tag: i64) -> What {
+    What::LinkDied {
+        by: p(),
+        about: q(),
+        tag: Some(tag),
+        reason: ExitReason::Exit(1),
+    }
+}
+
+fn node_down(why: &str) -> What {
+    given_up(HERE, THERE, why)
+}
+
+fn given_up(on: NodeId, peer: NodeId, why: &str) -> What {
+    What::NodeDown {
+        on,
+        peer,
+        epoch: 1,
+        why: why.into(),
+    }
+}
+
+#[test]
+fn an_end_comes_last_and_says_why() {
+    let story = |got_at, reason| {
+        let mut story = vec![(1_000, monitored()), (2_000, sent(7))];
+        story.extend([(2_100, ended(ExitReason::Exit(1))), (2_200, down(reason))]);
+        story.push((got_at, got(7)));
+        story.sort_by_key(|(at, _)| *at);
+        judged(&calm(), story)
+    };
+    assert_eq!(story(2_050, ExitReason::Exit(1)), Ok(()));
+    assert_eq!(story(2_300, ExitReason::Exit(1)), Err("P5"));
+    assert_eq!(story(2_050, ExitReason::Exit(2)), Err("P1"));
+    assert_eq!(story(2_050, ExitReason::MailboxFull), Err("P1"));
+}
+
+#[test]
+fn a_link_died_has_the_tag_of_its_link() {
+    let story = |tag| {
+        let mut story = vec![(1_000, link_called(3)), (1_100, link_returned(Linked::Yes))];
+        story.extend([(1_200, link_called(4)), (1_300, link_returned(Linked::Yes))]);
+        story.extend(has_read(1_400));
+        story.extend([(5_000, ended(ExitReason::Exit(1))), (5_100, link_died(tag))]);
+        judged(&calm(), story)
+    };
+    assert_eq!(story(4), Ok(()));
+    assert_eq!(story(3), Err("P1"), "it was replaced");
+    assert_eq!(story(9), Err("P1"));
+}
+
+#[test]
+fn a_link_without_an_answer_is_none() {
+    let story = |told_at| {
+        let mut story = vec![(1_000, link_called(3)), (1_100, link_returned(Linked::Yes))];
+        story.extend([
+            (2_000, link_called(4)),
+            (3_900, ended(ExitReason::Exit(1))),
+            (4_000, link_returned(Linked::TimedOut)),
+            (told_at, link_died(3)),
+        ]);
+        story.extend(has_read(5_000));
+        story.sort_by_key(|(at, _)| *at);
+        judged(&calm(), story)
+    };
+    assert_eq!(story(4_100), Ok(()), "it was in the mailbox before");
+    assert_eq!(story(5_100), Err("P2"));
+}
+
+#[test]
+fn every_wait_ends() {
+    let called = What::SendCalled { by: p(), to: q() };
+    let not_sent = What::NotSent { by: p(), to: q() };
+    let story = vec![(1_000, called.clone()), (1_500, not_sent)];
+    assert_eq!(judged(&calm(), story), Ok(()));
+    assert_eq!(judged(&calm(), vec![(1_000, called)]), Err("P6"));
+}
+
+#[test]
+fn a_monitor_of_a_node_is_told_once() {
+    let reason = ExitReason::NodeDown {
+        node: THERE,
+        how: "lost".into(),
+    };
+    let told = What::ToldOfNode {
+        by: p(),
+        node: THERE,
+        reference: 1,
+        reason,
+    };
+    let asked = What::NodeMonitorReturned {
+        by: p(),
+        node: THERE,
+        reference: 1,
+        since: Duration::from_secs(1),
+    };
+    let story = |rest: Vec<(u64, What)>| {
+        let mut story = vec![(1_000, asked.clone()), (2_000, What::Leaves(THERE))];
+        story.push((2_100, node_down("left")));
+        story.extend(rest);
+        story.push((2_900, What::Crashed(THERE)));
+        judged(&calm(), story)
+    };
+    assert_eq!(story(vec![(2_200, told.clone())]), Ok(()));
+    assert_eq!(story(vec![]), Err("P1"));
+    assert_eq!(story(vec![(2_200, told.clone()), (2_300, told)]), Err("P1"));
+}
+
+#[test]
+fn whoever_stops_is_noticed() {
+    assert_eq!(
+        judged(&calm(), vec![(5_000, What::Crashed(THERE))]),
+        Err("P6")
+    );
+    let stood_still = vec![(5_000, What::Paused(THERE)), (9_000, What::Resumed(THERE))];
+    assert_eq!(judged(&calm(), stood_still), Err("P6"));
+    let shortly = vec![(5_000, What::Paused(THERE)), (6_000, What::Resumed(THERE))];
+    assert_eq!(judged(&calm(), shortly), Ok(()));
+}
+
+#[test]
+fn whoever_leaves_says_so_and_is_heard() {
+    let story = |why, got_at: Option<u64>| {
+        let mut story = vec![(4_000, sent(7))];
+        story.extend(got_at.map(|at| (at, got(7))));
+        story.extend([(5_000, What::Leaves(THERE)), (5_100, node_down(why))]);
+        story.push((5_200, What::Crashed(THERE)));
+        judged(&calm(), story)
+    };
+    assert_eq!(story("left", Some(4_100)), Ok(()));
+    assert_eq!(story("left", None), Err("P5"));
+    assert_eq!(story("no round trip", Some(4_100)), Err("P6"));
+    let mut silent = vec![(5_000, What::Leaves(THERE))];
+    silent.push((5_200, What::Crashed(THERE)));
+    assert_eq!(judged(&calm(), silent), Err("P6"));
+}
+
+#[test]
+fn what_a_timer_sends_comes_once_and_in_time() {
+    let story = |rest: Vec<(u64, What)>| {
+        let set = What::TimerSet {
+            by: q(),
+            to: p(),
+            number: 7,
+            delay: Duration::from_secs(1),
+        };
+        let mut story = vec![(1_000, set)];
+        story.extend(rest);
+        judged(&calm(), story)
+    };
+    let taken = What::TimerCancelled {
+        by: q(),
+        number: 7,
+        taken: true,
+    };
+    assert_eq!(story(vec![(2_000, got(7))]), Ok(()));
+    assert_eq!(story(vec![(1_500, taken.clone())]), Ok(()));
+    assert_eq!(story(vec![]), Err("P5"), "it never came");
+    assert_eq!(story(vec![(1_900, got(7))]), Err("P5"), "it came too early");
+    assert_eq!(story(vec![(2_000, got(7)), (2_100, got(7))]), Err("P5"));
+    assert_eq!(story(vec![(1_500, taken), (2_000, got(7))]), Err("P5"));
+}
+
+#[test]
+fn a_fault_excuses_only_those_it_touches() {
+    let single = (0..1_000).flat_map(|seed| (0..5).map(move |bit| (seed, 1 << bit)));
+    let mut plans = single.map(|(seed, mask)| Plan {
+        mask,
+        ..Plan::of(seed)
+    });
+    let touches = |plan: &Plan, a, b| plan.faults()[0].fault.touches(a, b);
+    let away = plans.find(|plan| touches(plan, 1, 2) && !touches(plan, 0, 1));
+    let between = plans.find(|plan| touches(plan, 0, 1));
+    let story = |plan: Option<Plan>| {
+        let plan = plan.expect("one of so many seeds");
+        let at = plan.faults()[0].at.as_millis() as u64 + 10;
+        let both = [(HERE, THERE), (THERE, HERE)];
+        let story = both.map(|(on, peer)| (at, given_up(on, peer, "lost")));
+        judged(&plan, story.to_vec())
+    };
+    assert_eq!(story(away), Err("P6"));
+    assert_eq!(story(between), Ok(()));
+}
