@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tidelock::{Environment, Module, ModuleHash, NodeId, Refusal};
+use tidelock::{Environment, Module, ModuleError, ModuleHash, NodeId, Refusal};
 use tidelock_control::client::Client;
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -60,7 +60,7 @@ impl Fetcher {
             which,
             cell,
         };
-        let get = || self.get(hash, connection, env);
+        let get = || self.get(hash, peer, connection, env);
         let outcome = waiting.cell.get_or_init(get).await.clone();
         // A failure is not remembered: the module may be deployed in a moment.
         lock(&self.under_way).remove(&which);
@@ -70,13 +70,14 @@ impl Fetcher {
     async fn get(
         &self,
         hash: ModuleHash,
-        peer: &Connection,
+        peer: NodeId,
+        connection: &Connection,
         env: &Environment,
     ) -> Result<Module, Refusal> {
         if let Some(module) = env.modules().find(&hash) {
             return Ok(module);
         }
-        let mut bytes = ask_peer(peer, hash).await;
+        let mut bytes = ask_peer(connection, hash).await;
         if bytes.is_none() {
             let control = lock(&self.control).clone();
             if let Some(control) = control {
@@ -88,9 +89,11 @@ impl Fetcher {
                 "{hash}: neither the asking node nor control has it"
             ))
         })?;
-        let module = Module::compile(env.engine(), bytes)
-            .await
-            .map_err(|error| Refusal::BadModule(error.to_string()))?;
+        let module = Module::compile_for_peer(env.engine(), peer, bytes).await;
+        let module = module.map_err(|error| match error {
+            ModuleError::Full(_) => Refusal::Full(error.to_string()),
+            _ => Refusal::BadModule(error.to_string()),
+        })?;
         env.modules().keep(&module);
         Ok(module)
     }
@@ -149,5 +152,9 @@ async fn serve_one(
 async fn ask_peer(peer: &Connection, hash: ModuleHash) -> Option<Bytes> {
     let answer = peer.ask(&hash.0, MODULE_BYTES_MAX).await.ok()?;
     let bytes = Bytes::from(answer);
-    (*blake3::hash(&bytes).as_bytes() == hash.0).then_some(bytes)
+    // A session's thread has other things to do than to read 64 MiB.
+    let checked = tokio::task::spawn_blocking(move || {
+        (*blake3::hash(&bytes).as_bytes() == hash.0).then_some(bytes)
+    });
+    checked.await.ok()?
 }

@@ -8,7 +8,8 @@
 //! `<engine>` names the wasmtime version, its settings and the processor's features; `<content hash>` is
 //! the hash of the Wasm bytes. Only files that this user wrote are loaded, in a directory which nobody
 //! else may write to, and only when their sum agrees: a torn or damaged file, one that was compiled from
-//! another module, and whatever else stands under the name is removed, and the module compiled anew.
+//! another module, and whatever else stands under the name is removed, and the module compiled anew. One that cannot be read
+//! just now stays. There are bounds of files and bytes, and what was unused for longest goes first.
 //! Losing the directory costs time only. Native code never comes from another machine.
 
 #![allow(
@@ -28,6 +29,10 @@ use tidelock_proto::ModuleHash;
 
 /// Files kept per engine; beyond it the one unused for longest goes.
 const FILES_MAX: usize = 512;
+/// Bytes of native code kept of all engines together; beyond it as above.
+const BYTES_MAX: u64 = 4 << 30;
+/// The code of an engine that was not used for so long goes: that of another version or processor.
+const ENGINE_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// No file takes as long to be written.
 const PART_AGE_MAX: Duration = Duration::from_secs(3600);
 
@@ -80,8 +85,10 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!(file = %code.display(), %error, "a kept module is compiled anew");
-                remove(&code);
-                remove(&sum);
+                if !is_passing(&error) {
+                    remove(&code);
+                    remove(&sum);
+                }
                 None
             }
         }
@@ -94,7 +101,7 @@ impl Cache {
             let (code, sum) = self.paths(key, hash);
             let dir = self.dir.join(key);
             private_dir(&dir)?;
-            make_room(&dir)?;
+            make_room(&self.dir, key, native.len() as u64, &Bounds::default())?;
             write_whole(&code, native)?;
             write_whole(&sum, sum_of(hash, native)?.as_bytes())
         };
@@ -157,7 +164,10 @@ fn load(
     // Sound because: only this user can write here, and the sum says that these are the bytes which
     // `store` got from wasmtime for this very module; wasmtime itself checks version and settings.
     let module = unsafe { wasmtime::Module::deserialize_open_file(engine, code) };
-    let module = module.map_err(|error| io::Error::other(format!("{error:#}")))?;
+    let module = module.map_err(|error| match error.downcast_ref::<rustix::io::Errno>() {
+        Some(&errno) => io::Error::from(errno),
+        None => io::Error::other(format!("{error:#}")),
+    })?;
     // The time of last use, for `make_room`. A directory that became read-only is as good.
     let _ = sum.set_modified(SystemTime::now());
     Ok(module)
@@ -185,6 +195,22 @@ fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::other("it is no file of this user alone"));
     }
     Ok(file)
+}
+
+/// Whether the system could not read a file just now, whatever is in it.
+fn is_passing(error: &io::Error) -> bool {
+    const PASSING: [i32; 7] = [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOMEM,
+        libc::EIO,
+        libc::EAGAIN,
+        libc::EINTR,
+        libc::ESTALE,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| PASSING.contains(&code))
 }
 
 /// What is kept beside native code: it changes with the code, and with the module it was made of.
@@ -221,31 +247,111 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-fn make_room(dir: &Path) -> io::Result<()> {
-    let mut sums = Vec::new();
+/// What a directory of compiled modules may hold.
+struct Bounds {
+    files: usize,
+    bytes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            files: FILES_MAX,
+            bytes: BYTES_MAX,
+        }
+    }
+}
+
+/// One module's code.
+struct Kept {
+    used: SystemTime,
+    bytes: u64,
+    sum: PathBuf,
+}
+
+impl Kept {
+    fn remove(&self) {
+        remove(&self.sum);
+        remove(&self.sum.with_extension("cwasm"));
+    }
+}
+
+/// Makes room for the code of one more module of the engine with this key.
+fn make_room(dir: &Path, key: &str, bytes: u64, bounds: &Bounds) -> io::Result<()> {
+    let mut all = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let used = |path: &Path| {
-            let used = fs::symlink_metadata(path).and_then(|meta| meta.modified());
-            used.unwrap_or(SystemTime::UNIX_EPOCH)
-        };
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("sum") => sums.push((used(&path), path)),
-            // Whoever wrote it was killed in the middle.
-            Some("part") if used(&path).elapsed().is_ok_and(|age| age > PART_AGE_MAX) => {
+        if path.ends_with(key) {
+            let mut own = kept(&path)?;
+            let over = (own.len() + 1).saturating_sub(bounds.files);
+            own.drain(..over).for_each(|oldest| oldest.remove());
+            all.append(&mut own);
+        } else if is_engines(&path)
+            && let Ok(mut others) = kept(&path)
+        {
+            let is_old = |kept: &Kept| kept.used.elapsed().is_ok_and(|age| age > ENGINE_AGE_MAX);
+            let newest_is_old = others.last().is_none_or(is_old);
+            if newest_is_old && age(&path) > ENGINE_AGE_MAX {
                 remove(&path);
+            } else {
+                all.append(&mut others);
             }
-            _ => {}
         }
     }
-    if sums.len() >= FILES_MAX {
-        sums.sort();
-        for (_, sum) in &sums[..=sums.len() - FILES_MAX] {
-            remove(sum);
-            remove(&sum.with_extension("cwasm"));
+    all.sort_by_key(|kept| kept.used);
+    let mut held: u64 = all.iter().map(|kept| kept.bytes).sum();
+    for oldest in all {
+        if held.saturating_add(bytes) <= bounds.bytes {
+            break;
         }
+        held -= oldest.bytes;
+        oldest.remove();
     }
     Ok(())
+}
+
+/// Whether a directory has the name that `key` gives to one.
+fn is_engines(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// What is kept of one engine, the one unused for longest first. Removes what whoever wrote it left behind.
+fn kept(dir: &Path) -> io::Result<Vec<Kept>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let left_behind = match path.extension().and_then(|e| e.to_str()) {
+            Some("sum") => {
+                let code = fs::symlink_metadata(path.with_extension("cwasm"));
+                all.push(Kept {
+                    used: used(&path),
+                    bytes: code.map_or(0, |code| code.len()),
+                    sum: path,
+                });
+                continue;
+            }
+            // Whoever wrote it was killed in the middle, or before the sum.
+            Some("part") => true,
+            Some("cwasm") => fs::symlink_metadata(path.with_extension("sum")).is_err(),
+            _ => false,
+        };
+        if left_behind && age(&path) > PART_AGE_MAX {
+            remove(&path);
+        }
+    }
+    all.sort_by_key(|kept| kept.used);
+    Ok(all)
+}
+
+/// When a file was written, which a sum is again at each use.
+fn used(path: &Path) -> SystemTime {
+    let used = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+    used.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+fn age(path: &Path) -> Duration {
+    used(path).elapsed().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -358,6 +464,75 @@ mod tests {
         cache.store(&key(&engine), &hash, &module.serialize().unwrap());
         assert!(cache.load(&engine, &key(&engine), &hash).is_none());
         assert!(!cache.paths(&key(&engine), &hash).0.exists());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_just_now_stays() {
+        let os = |code: i32| io::Error::from_raw_os_error(code);
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EIO] {
+            assert!(is_passing(&os(code)), "{code}");
+        }
+        for error in [
+            os(libc::ELOOP),
+            os(libc::EACCES),
+            os(libc::ENXIO),
+            io::Error::other("its sum does not agree"),
+        ] {
+            assert!(!is_passing(&error), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_was_unused_for_longest_goes_first() {
+        let dir = temp("cache-room");
+        let cache = Cache::open(dir.clone()).unwrap();
+        let (ours, theirs, old) = ("0123456789abcdef", "123456789abcdef0", "23456789abcdef01");
+        let hash = |n: u8| ModuleHash([n; 32]);
+        let ago = |path: &Path, age: Duration| {
+            let file = File::open(path).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let put = |key: &str, n: u8, age: Duration| {
+            cache.store(key, &hash(n), &[n; 100]);
+            ago(&cache.paths(key, &hash(n)).1, age);
+        };
+        for (key, n, age) in [(ours, 1, 5), (theirs, 2, 4), (ours, 3, 3), (ours, 4, 2)] {
+            put(key, n, hours(age));
+        }
+        put(old, 5, ENGINE_AGE_MAX + hours(1));
+        ago(&dir.join(old), ENGINE_AGE_MAX + hours(1));
+        // Code without its sum: one that may be written just now, and one that was left behind.
+        for (n, age) in [(6, 0), (7, 2)] {
+            let (code, _) = cache.paths(ours, &hash(n));
+            fs::write(&code, b"code").unwrap();
+            ago(&code, hours(age));
+        }
+        fs::create_dir(dir.join("of somebody else")).unwrap();
+        let room = |bytes, files| make_room(&dir, ours, 100, &Bounds { files, bytes }).unwrap();
+        let left = || {
+            let all = [
+                (ours, 1),
+                (theirs, 2),
+                (ours, 3),
+                (ours, 4),
+                (old, 5),
+                (ours, 6),
+                (ours, 7),
+            ];
+            let is_left = |(key, n): &(&str, u8)| cache.paths(key, &hash(*n)).0.exists();
+            let left = all.into_iter().filter(is_left);
+            left.map(|(_, n)| n).collect::<Vec<_>>()
+        };
+        assert_eq!(left(), [1, 2, 3, 4, 5, 6, 7]);
+        room(500, 4);
+        assert_eq!(left(), [1, 2, 3, 4, 6]);
+        room(500, 3);
+        assert_eq!(left(), [2, 3, 4, 6]);
+        room(300, 3);
+        assert_eq!(left(), [3, 4, 6]);
+        assert!(dir.join("of somebody else").exists() && !dir.join(old).exists());
         fs::remove_dir_all(&dir).unwrap();
     }
 

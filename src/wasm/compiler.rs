@@ -22,8 +22,8 @@ use tidelock_proto::bounded;
 
 use super::{MODULE_BYTES_MAX, ModuleError, rewrite};
 
-/// Native code is larger than its module, and never by this much.
-const NATIVE_BYTES_MAX: u64 = 1 << 30;
+/// Native code of one module. It is some times as large as the module; what would be larger is refused.
+const NATIVE_BYTES_MAX: usize = 256 << 20;
 /// How far compiling steps back behind what runs: a third of the weight.
 const NICENESS: i32 = 5;
 /// How often a worker looks how much memory it has.
@@ -86,7 +86,9 @@ impl Compiler {
         let _ = stdin.expect("piped").write_all(bytes);
         let mut answer = Vec::new();
         let stdout = stdout.expect("piped");
-        let read = stdout.take(NATIVE_BYTES_MAX).read_to_end(&mut answer);
+        let read = stdout
+            .take(NATIVE_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut answer);
         // Whoever has more to say finds nobody to read it, and ends.
         let status = worker.wait().map_err(failed)?;
         read.map_err(failed)?;
@@ -95,6 +97,10 @@ impl Compiler {
 
     fn judge(&self, status: ExitStatus, answer: Vec<u8>) -> Result<Vec<u8>, ModuleError> {
         const CPU: Option<i32> = Some(Signal::XCPU.as_raw());
+        if answer.len() > NATIVE_BYTES_MAX {
+            let what = format!("{} MiB of native code", NATIVE_BYTES_MAX >> 20);
+            return Err(ModuleError::TooCostly(what));
+        }
         let code = status.code().map(u8::try_from);
         let why = |answer: Vec<u8>| bounded(String::from_utf8_lossy(&answer).into_owned());
         match code {
@@ -232,6 +238,18 @@ fn compile(job: &Job) -> wasmtime::Result<wasmtime::Result<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_much_native_code_is_refused() {
+        let compiler = Compiler::this_program(&[]).unwrap();
+        let judge = |bytes| compiler.judge(ExitStatus::from_raw(0), vec![0; bytes]);
+        assert!(judge(NATIVE_BYTES_MAX).is_ok());
+        let error = judge(NATIVE_BYTES_MAX + 1).unwrap_err();
+        assert_eq!(
+            error,
+            ModuleError::TooCostly("256 MiB of native code".into())
+        );
+    }
 
     #[test]
     fn a_job_is_read_as_it_was_written_and_nothing_else_is() {

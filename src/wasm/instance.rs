@@ -14,7 +14,9 @@ use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Va
 use wasmtime_wasi::I32Exit;
 
 use super::module::{EntryError, ModuleError, Native};
-use super::{Engine, Flavour, MemorySlot, Module, RestingStack, SlabFull, TABLE_ELEMENTS_MAX};
+use super::{
+    Engine, Flavour, MemorySlot, Module, RestingStack, SlabFull, TABLE_ELEMENTS_MAX, Whose,
+};
 use crate::Context;
 use crate::host::State;
 
@@ -130,9 +132,10 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
     } = start;
     let _ticks = module.engine().running();
     let fuel = context.config().fuel_max;
+    let whose = Whose::Tenant(context.environ());
     let native = match fuel {
-        None => module.native(reservation.is_guarded(&module)).await,
-        Some(_) => module.fuelled().await,
+        None => module.native(reservation.is_guarded(&module), whose).await,
+        Some(_) => module.fuelled(whose).await,
     };
     let native = match native {
         Ok(native) => native,
@@ -228,6 +231,8 @@ enum Turn {
 
 thread_local! {
     static TURN: Cell<Turn> = const { Cell::new(Turn::Begun) };
+    /// The turn that the guest which runs on this thread has among those that compute.
+    static HELD: Cell<Option<OwnedSemaphorePermit>> = const { Cell::new(None) };
 }
 
 /// Runs a guest, and keeps note of its turns. One that has waited would otherwise give way as soon as it runs, to
@@ -236,12 +241,18 @@ thread_local! {
 /// What it is given is pinned by the caller: a future holds what it is given by value twice, from before it was begun
 /// and since.
 async fn in_turns<T>(mut guest: Pin<&mut impl Future<Output = T>>) -> T {
-    let mut begins = Turn::Fresh;
+    let (mut begins, mut held) = (Turn::Fresh, None);
     std::future::poll_fn(|context| {
         TURN.set(begins);
+        HELD.set(held.take());
         let polled = guest.as_mut().poll(context);
+        let turn = HELD.take();
         begins = match TURN.get() {
-            Turn::GaveWay => Turn::Begun,
+            // It keeps its turn while it is queued. One that waits, or has ended, gives it up.
+            Turn::GaveWay => {
+                held = turn;
+                Turn::Begun
+            }
             Turn::Fresh | Turn::Begun => Turn::Fresh,
         };
         polled
@@ -251,15 +262,25 @@ async fn in_turns<T>(mut guest: Pin<&mut impl Future<Output = T>>) -> T {
 
 /// Lets others run. A guest that has computed for a while also waits for its turn among its like.
 ///
-/// A turn is passed on as soon as it is had, and the next slice of computing follows it: so only as
-/// many guests that compute are ready to run at once as there are turns, and everybody else (a session
-/// that keeps its lease, a guest with a message) waits for those at most, however many compute.
+/// It holds its turn while it stands in the queue and while it computes, until it gives way the next time or waits. So only as
+/// many guests that compute are ready to run at once as there are turns, and everybody else (a guest with a message, and on a
+/// runtime of one thread a session that keeps its lease) waits for those at most, however many compute.
 async fn give_way(turns: Option<Arc<Semaphore>>) {
-    tokio::task::yield_now().await;
     if let Some(turns) = turns {
+        // Whoever has waited longest has it now.
+        drop(HELD.take());
+        let mut turn = pin!(turns.acquire_owned());
+        let turn = std::future::poll_fn(|context| {
+            // Also when it is polled for another reason.
+            TURN.set(Turn::GaveWay);
+            turn.as_mut().poll(context)
+        });
         // The semaphore is never closed.
-        let _: Result<_, _> = turns.acquire().await;
+        HELD.set(turn.await.ok());
+        TURN.set(Turn::GaveWay);
     }
+    // To the end of the queue: whoever is woken goes before it.
+    tokio::task::yield_now().await;
 }
 
 async fn execute(
@@ -531,6 +552,7 @@ impl ResourceLimiter for State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Poll;
 
     use super::*;
@@ -554,8 +576,8 @@ mod tests {
     /// Runs these functions in the name of a process that has computed through a few ticks.
     async fn after_ticks(module: &Module, context: Context, calls: &[(&str, u32)]) {
         let reservation = module.reserve(context.config()).unwrap();
-        let native = module.native(reservation.is_guarded(module)).await;
-        let native = native.unwrap();
+        let guarded = reservation.is_guarded(module);
+        let native = module.native(guarded, Whose::Operator).await.unwrap();
         let state = State::new(module.clone(), context, Limits::new(reservation));
         let mut store = Store::new(native.pre.module().engine(), state);
         store.limiter(|state| state);
@@ -602,5 +624,39 @@ mod tests {
         in_turns(pin!(guest)).await;
         use Turn::{Begun, Fresh};
         assert_eq!(begun, [Fresh, Fresh, Fresh, Begun, Fresh]);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_that_compute_stand_in_the_queue() {
+        const TURNS: usize = 2;
+        const ROUNDS: usize = 50;
+        let turns = Arc::new(Semaphore::new(TURNS));
+        let slices = Arc::new(AtomicUsize::new(0));
+        let all: Vec<_> = (0..20 * TURNS)
+            .map(|_| {
+                let (turns, slices) = (turns.clone(), slices.clone());
+                tokio::spawn(async move {
+                    let guest = async {
+                        for _ in 0..ROUNDS {
+                            TURN.set(Turn::GaveWay);
+                            give_way(Some(turns.clone())).await;
+                            slices.fetch_add(1, Ordering::Relaxed);
+                        }
+                    };
+                    in_turns(pin!(guest)).await;
+                })
+            })
+            .collect();
+        // One that is always ready waits for as many slices as there are turns, not for everybody's.
+        let (mut seen, mut most) = (0, 0);
+        while !all.iter().all(tokio::task::JoinHandle::is_finished) {
+            tokio::task::yield_now().await;
+            let now = slices.load(Ordering::Relaxed);
+            most = most.max(now - seen);
+            seen = now;
+        }
+        assert_eq!(seen, 20 * TURNS * ROUNDS, "everybody has its turn");
+        assert!((1..=TURNS).contains(&most), "{most}");
+        assert_eq!(turns.available_permits(), TURNS, "nobody kept one");
     }
 }

@@ -11,6 +11,7 @@
 //! bytes ──Module::compile──▶ Module ──check_entry, reserve──▶ Reservation ──run──▶ ExitReason
 //!             │ size, imports           no guest code yet          instantiate, call the entry
 //!             ├─ cache.rs: native code by content hash             slab.rs: memory and stack
+//!             ├─ compiles.rs: who may when
 //!             └─ compiler.rs: a process with bounds
 //!                └─ rewrite/: shorter loops, longer instructions in pieces
 //! ```
@@ -19,6 +20,7 @@
 
 mod cache;
 mod compiler;
+mod compiles;
 mod instance;
 mod module;
 mod profile;
@@ -30,12 +32,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use wasmtime::{Config, Linker, OptLevel};
+use wasmtime::{Config, Linker, OptLevel, WasmFeatures};
 
 use compiler::How;
 pub use compiler::{Compiler, compile_apart};
+pub(crate) use compiles::{OwnTurn, Whose};
 pub use instance::Import;
 pub(crate) use instance::{Limits, Start, imports, run, trap_text};
+pub(crate) use module::AT_ONCE_BYTES_MAX;
 pub use module::{EntryError, Module, ModuleError};
 use rustix::process::{Resource, getrlimit};
 use slab::{MemorySlot, RestingStack, SlabFull};
@@ -55,8 +59,6 @@ const WASM_STACK_BYTES: usize = 512 << 10;
 const GUARDED_MAX: usize = 2_048;
 /// Address space of one: what a 32-bit address reaches, and the guards.
 const GUARDED_BYTES: usize = (4 << 30) + (64 << 20);
-/// Modules compiled at the same time.
-const COMPILES_MAX: usize = 2;
 /// Ticks without any process before the clock sleeps.
 const IDLE_TICKS: u32 = 20;
 /// How often a guest that computes gives way.
@@ -115,7 +117,7 @@ struct Inner {
     cache: Option<cache::Cache>,
     compiler: Option<Compiler>,
     modules: module::Modules,
-    compiles: Arc<tokio::sync::Semaphore>,
+    compiles: compiles::Compiles,
     /// Turns for guests that do nothing but compute.
     turns: Arc<tokio::sync::Semaphore>,
     ticker: Arc<Ticker>,
@@ -154,7 +156,7 @@ impl Engine {
             cache: config.cache_dir.and_then(cache::Cache::open),
             compiler: config.compiler,
             modules: module::Modules::default(),
-            compiles: Arc::new(tokio::sync::Semaphore::new(COMPILES_MAX)),
+            compiles: compiles::Compiles::new(),
             turns: Arc::new(tokio::sync::Semaphore::new(2 * workers())),
             ticker,
         })))
@@ -237,8 +239,13 @@ impl Engine {
         &self.0.modules
     }
 
-    fn compiles(&self) -> Arc<tokio::sync::Semaphore> {
-        self.0.compiles.clone()
+    fn compiles(&self) -> &compiles::Compiles {
+        &self.0.compiles
+    }
+
+    /// Waits until it is somebody's turn to have a module compiled by [`Module::compile_for`].
+    pub(crate) async fn own_turn(&self, whose: Whose) -> OwnTurn {
+        self.0.compiles.own(whose).await
     }
 
     /// Makes every guest that computes give way soon, not only when the clock says so.
@@ -328,6 +335,9 @@ fn config(how: How) -> Config {
         .wasm_multi_memory(false)
         .wasm_custom_page_sizes(false)
         .wasm_wide_arithmetic(false)
+        .wasm_gc(false)
+        // Its own method is there with the feature `gc` only.
+        .wasm_features(WasmFeatures::FUNCTION_REFERENCES, false)
         .wasm_component_model(false);
     config
 }

@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use tidelock_proto::spawn::Param;
-use tidelock_proto::{ModuleHash, bounded};
+use tidelock_proto::{ModuleHash, NodeId, bounded};
 use tokio::sync::OnceCell;
 use wasmtime::{ExternType, InstancePre, ModuleExport, UnknownImportError, ValType};
 
-use super::{CODE_BYTES_MAX, Engine, Flavour, MODULE_BYTES_MAX, cache, rewrite};
+use super::compiles::{Counted, Form};
+use super::{CODE_BYTES_MAX, Engine, Flavour, MODULE_BYTES_MAX, OwnTurn, Whose, cache, rewrite};
 use crate::host::State;
+
+/// Bytes of a module that are looked at by whoever brings them. A larger one is by a thread for blocking work.
+pub(crate) const AT_ONCE_BYTES_MAX: usize = 1 << 20;
 
 /// Why bytes are not a module that can run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +51,9 @@ pub enum ModuleError {
     /// The compiler itself failed, and the module may be as good as any.
     #[error("the module could not be compiled: {0}")]
     NotCompiled(String),
+    /// There are as many modules as there may be; some can be dropped.
+    #[error("no room for another module: {0}")]
+    Full(String),
 }
 
 /// Why a function cannot be the entry of a process.
@@ -84,14 +91,15 @@ pub(super) struct Inner {
     computes: bool,
     memory_size: Option<(u64, u64)>,
     /// For slots of memory, if `main` is not.
-    dense: OnceCell<Result<Native, ModuleError>>,
-    fuelled: OnceCell<Result<Native, ModuleError>>,
+    dense: OnceCell<Native>,
+    fuelled: OnceCell<Native>,
 }
 
 /// Native code, linked to the host functions.
 pub(super) struct Native {
     pub(super) pre: InstancePre<State>,
     pub(super) memory: Option<ModuleExport>,
+    counted: Counted,
 }
 
 /// The modules in use, by content; compiling one holds its lock, so that it happens once.
@@ -111,6 +119,13 @@ impl Modules {
         }
         slots.entry(hash).or_default().clone()
     }
+
+    /// One that is in use, without waiting for those that compile it.
+    fn in_use(&self, hash: ModuleHash) -> Option<Arc<Inner>> {
+        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.get(&hash)?.try_lock().ok()?;
+        slot.upgrade()
+    }
 }
 
 impl Module {
@@ -120,22 +135,48 @@ impl Module {
     /// requests for the same bytes share one compilation. Dropping the future leaves the compilation to
     /// end by itself, its result on disk only.
     pub async fn compile(engine: &Engine, bytes: impl Into<Bytes>) -> Result<Self, ModuleError> {
-        let bytes = bytes.into();
-        check_size(&bytes)?;
-        let hash = hash_of(&bytes);
+        Self::compile_for(engine, Whose::Operator, None, bytes.into()).await
+    }
+
+    /// As [`Module::compile`], for a spawn that another node asked for. Such modules of one peer are compiled one
+    /// at a time, and only while there is room on this node.
+    pub async fn compile_for_peer(
+        engine: &Engine,
+        peer: NodeId,
+        bytes: impl Into<Bytes>,
+    ) -> Result<Self, ModuleError> {
+        Self::compile_for(engine, Whose::Peer(peer), None, bytes.into()).await
+    }
+
+    /// As [`Module::compile`], when it is somebody's turn, which the caller may have waited for before.
+    pub(crate) async fn compile_for(
+        engine: &Engine,
+        whose: Whose,
+        own: Option<OwnTurn>,
+        bytes: Bytes,
+    ) -> Result<Self, ModuleError> {
+        let (hash, bytes) = named(bytes).await?;
+        if let Some(module) = engine.modules().in_use(hash) {
+            return Ok(Self(module));
+        }
+        let compiles = engine.compiles();
+        compiles.recall(hash, Form::Main)?;
+        // Before the slot: who else wants this module waits for its compilation, and not for turns of others.
+        let own = match own {
+            Some(own) => own,
+            None => compiles.own(whose).await,
+        };
         let slot = engine.modules().slot(hash);
         let mut slot = slot.lock_owned().await;
         if let Some(module) = slot.upgrade() {
             return Ok(Self(module));
         }
-        let permit = engine
-            .compiles()
-            .acquire_owned()
-            .await
-            .expect("never closed");
+        compiles.recall(hash, Form::Main)?;
+        compiles.check_room(whose, bytes.len())?;
+        let turn = compiles.turn(own).await;
         let engine = engine.clone();
         let compiled = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             Self::build(&engine, hash, bytes)
         });
         let module = match compiled.await {
@@ -159,7 +200,7 @@ impl Module {
             true => engine.computing().map_err(ModuleError::NotCompiled)?,
             false => engine.plain(),
         };
-        let main = native(engine, flavour, hash, &bytes)?;
+        let main = native(engine, flavour, Form::Main, hash, &bytes)?;
         Ok(Self(Arc::new(Inner {
             engine: engine.clone(),
             hash,
@@ -180,6 +221,11 @@ impl Module {
     /// The bytes it was compiled from, as sent to other nodes.
     pub fn bytes(&self) -> &Bytes {
         &self.0.bytes
+    }
+
+    /// Its bytes, as Wasm and as what most of its processes run.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.0.main.counted.bytes()
     }
 
     /// The engine it was compiled for.
@@ -230,42 +276,64 @@ impl Module {
     }
 
     /// The code for a process in guarded memory, or in a slot; the latter is compiled when it is first needed.
-    pub(super) async fn native(&self, guarded: bool) -> Result<&Native, ModuleError> {
+    pub(super) async fn native(&self, guarded: bool, whose: Whose) -> Result<&Native, ModuleError> {
         if self.0.computes == guarded {
             return Ok(&self.0.main);
         }
-        self.other(&self.0.dense, |engine| Ok(engine.plain())).await
+        self.other(&self.0.dense, Form::Dense, whose).await
     }
 
     /// The same module with fuel counting, compiled when first asked for.
-    pub(super) async fn fuelled(&self) -> Result<&Native, ModuleError> {
-        self.other(&self.0.fuelled, Engine::fuelled).await
+    pub(super) async fn fuelled(&self, whose: Whose) -> Result<&Native, ModuleError> {
+        self.other(&self.0.fuelled, Form::Fuelled, whose).await
     }
 
     /// Compiles it in another way, once.
     async fn other<'a>(
         &'a self,
-        made: &'a OnceCell<Result<Native, ModuleError>>,
-        flavour: fn(&Engine) -> Result<&Flavour, String>,
+        made: &'a OnceCell<Native>,
+        form: Form,
+        whose: Whose,
     ) -> Result<&'a Native, ModuleError> {
+        match made.get() {
+            Some(native) => Ok(native),
+            // In a box: each process has room for what it waits for, and hardly any waits for this.
+            None => Box::pin(self.make(made, form, whose)).await,
+        }
+    }
+
+    async fn make<'a>(
+        &'a self,
+        made: &'a OnceCell<Native>,
+        form: Form,
+        whose: Whose,
+    ) -> Result<&'a Native, ModuleError> {
+        let compiles = self.0.engine.compiles();
+        compiles.recall(self.0.hash, form)?;
+        let own = compiles.own(whose).await;
         let make = || async {
-            let permit = self
-                .0
-                .engine
-                .compiles()
-                .acquire_owned()
-                .await
-                .expect("never closed");
+            compiles.recall(self.0.hash, form)?;
+            compiles.check_room(whose, self.0.bytes.len())?;
+            let turn = compiles.turn(own).await;
             let module = self.clone();
             let made = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                let engine = &module.0.engine;
-                let flavour = flavour(engine).map_err(ModuleError::NotCompiled)?;
-                native(engine, flavour, module.0.hash, &module.0.bytes)
+                let _turn = turn;
+                let Inner {
+                    engine,
+                    hash,
+                    bytes,
+                    ..
+                } = &*module.0;
+                let flavour = match form {
+                    Form::Fuelled => engine.fuelled().map_err(ModuleError::NotCompiled)?,
+                    Form::Main | Form::Dense => engine.plain(),
+                };
+                native(engine, flavour, form, *hash, bytes)
             });
             made.await.unwrap_or_else(|_| Err(panicked()))
         };
-        made.get_or_init(make).await.as_ref().map_err(Clone::clone)
+        // What failed in passing is tried again by the next one.
+        made.get_or_try_init(make).await
     }
 }
 
@@ -301,8 +369,38 @@ fn hash_of(bytes: &[u8]) -> ModuleHash {
     ModuleHash(*blake3::hash(bytes).as_bytes())
 }
 
-/// Loads or compiles for one way of compiling, and links.
+/// Checks sizes and names the content.
+async fn named(bytes: Bytes) -> Result<(ModuleHash, Bytes), ModuleError> {
+    let is_small = bytes.len() <= AT_ONCE_BYTES_MAX;
+    let name = move || -> Result<_, ModuleError> {
+        check_size(&bytes)?;
+        Ok((hash_of(&bytes), bytes))
+    };
+    match is_small {
+        true => name(),
+        false => {
+            let named = tokio::task::spawn_blocking(name).await;
+            named.unwrap_or_else(|_| Err(panicked()))
+        }
+    }
+}
+
+/// Loads or compiles for one way of compiling, and links. Remembers what is refused.
 fn native(
+    engine: &Engine,
+    flavour: &Flavour,
+    form: Form,
+    hash: ModuleHash,
+    bytes: &[u8],
+) -> Result<Native, ModuleError> {
+    let made = linked(engine, flavour, hash, bytes);
+    if let Err(error) = &made {
+        engine.compiles().remember(hash, form, error);
+    }
+    made
+}
+
+fn linked(
     engine: &Engine,
     flavour: &Flavour,
     hash: ModuleHash,
@@ -340,7 +438,13 @@ fn native(
     let memory = is_memory
         .then(|| module.get_export_index("memory"))
         .flatten();
-    Ok(Native { pre, memory })
+    let image = module.image_range();
+    let native_bytes = image.end.addr() - image.start.addr();
+    Ok(Native {
+        pre,
+        memory,
+        counted: engine.compiles().count(bytes.len() + native_bytes),
+    })
 }
 
 fn fits(ty: &ValType, param: &Param) -> bool {
@@ -409,4 +513,76 @@ fn leb_u32(bytes: &[u8]) -> Option<(u32, usize)> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::wasm::{Compiler, EngineConfig, Profile};
+
+    /// An engine whose modules are compiled by this line for a shell, which finds a directory in `$0`.
+    fn engine(line: &str, dir: &Path) -> Engine {
+        let dir = dir.to_str().unwrap();
+        let config = EngineConfig {
+            compiler: Some(Compiler {
+                program: "/bin/sh".into(),
+                args: ["-c", line, dir].map(str::to_owned).to_vec(),
+                processor_time_max: Duration::from_secs(10),
+                memory_bytes_max: 1 << 30,
+            }),
+            profile: Profile::Dense,
+            ..EngineConfig::default()
+        };
+        Engine::new(config).unwrap()
+    }
+
+    fn temp(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("tidelock-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).unwrap();
+        dir
+    }
+
+    fn bytes() -> Vec<u8> {
+        wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_not_compiled_again() {
+        for (code, times) in [(3, 1), (4, 1), (1, 2)] {
+            let dir = temp("refused");
+            let engine = engine(&format!("echo >>$0/asked; exit {code}"), &dir);
+            let first = Module::compile(&engine, bytes()).await.unwrap_err();
+            let tenant = Whose::Tenant(tidelock_proto::Environ(7));
+            let second = Module::compile_for(&engine, tenant, None, bytes().into()).await;
+            assert_eq!(second.unwrap_err(), first);
+            let asked = std::fs::read(dir.join("asked")).unwrap();
+            assert_eq!(asked.len(), times, "{first}");
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_fails_in_passing_is_compiled_by_the_next_one() {
+        let dir = temp("passing");
+        let engine = engine("cat $0/native", &dir);
+        let native = dir.join("native");
+        let put = |flavour: &Flavour| {
+            let compiled = rewrite::compiled(&flavour.engine, flavour.how, &bytes());
+            std::fs::write(&native, compiled.unwrap()).unwrap();
+        };
+        put(engine.plain());
+        let module = Module::compile(&engine, bytes()).await.unwrap();
+        std::fs::remove_file(&native).unwrap();
+        for _ in 0..2 {
+            let error = module.fuelled(Whose::Operator).await.err().unwrap();
+            assert!(matches!(error, ModuleError::NotCompiled(_)), "{error}");
+        }
+        put(engine.fuelled().unwrap());
+        assert!(module.fuelled(Whose::Operator).await.is_ok());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

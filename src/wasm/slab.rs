@@ -32,7 +32,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,9 +72,12 @@ const BATCH: usize = 32;
 const WARM_TOTAL_BYTES_MAX: usize = 512 * MIB;
 /// Bytes of one free memory slot which keep their pages.
 const WARM_BYTES_MAX: usize = 128 * KIB;
+/// Stretches of one memory whose pages are given back one by one; with one more, so is all that follows it, at once.
+const DISCARDS_MAX: usize = 32;
 /// Bytes at the top of a free stack which keep their pages.
 const WARM_STACK_BYTES: usize = 64 * KIB;
-/// Every how many releases a stack is looked at for pages below `WARM_STACK_BYTES`.
+/// Every how many releases a stack is looked at for pages below `WARM_STACK_BYTES`. One that a thread does not keep for
+/// itself is looked at in any case.
 const STACK_TRIM_EVERY: u32 = 16;
 /// Stacks which get a guard page by `mprotect`, two mappings each, where the kernel has no light guards.
 const MPROTECT_GUARDS_MAX: usize = 4096;
@@ -220,6 +223,9 @@ impl Slab {
     fn give_back(&self, class: usize, list: &mut Vec<Free>, keep: usize) {
         let mut moved: Vec<Free> = list.drain(..list.len().saturating_sub(keep)).collect();
         for free in &mut moved {
+            if class == STACKS && free.warm > 0 {
+                free.warm = trim_stack(free.base);
+            }
             let total = self.warm.fetch_add(free.warm, Ordering::Relaxed) + free.warm;
             if total > WARM_TOTAL_BYTES_MAX && free.warm > 0 {
                 let skip = if class == STACKS { page_bytes() } else { 0 };
@@ -318,6 +324,8 @@ pub(super) fn has_space(bytes: usize) -> bool {
 
 /// Gives pages back; they read as zero afterwards. False when the kernel refused (locked memory).
 fn discard(start: usize, len: usize) -> bool {
+    #[cfg(test)]
+    tests::DISCARDS.set(tests::DISCARDS.get() + 1);
     // Worth it because: only the kernel can take pages back.
     // Sound because: callers pass page-aligned parts of a slot which they own.
     unsafe { libc::madvise(start as *mut _, len, libc::MADV_DONTNEED) == 0 }
@@ -361,9 +369,14 @@ struct PageRegion {
     categories: u64,
 }
 
-/// Calls `f` with every stretch of touched pages in a range, in memory or swapped out. False when the
-/// kernel cannot say; `f` may have seen some of them.
-fn scan(fd: RawFd, start: usize, len: usize, mut f: impl FnMut(PageRegion)) -> bool {
+/// Calls `f` with every stretch of touched pages in a range, in memory or swapped out, until it says that it has seen
+/// enough. False when the kernel cannot say; `f` may have seen some of them.
+fn scan(
+    fd: RawFd,
+    start: usize,
+    len: usize,
+    mut f: impl FnMut(PageRegion) -> ControlFlow<()>,
+) -> bool {
     const PAGEMAP_SCAN: u64 = 0xC060_6610;
     let mut regions = [PageRegion::default(); 32];
     let end = (start + len) as u64;
@@ -393,7 +406,9 @@ fn scan(fd: RawFd, start: usize, len: usize, mut f: impl FnMut(PageRegion)) -> b
             return false;
         };
         for &region in &regions[..found.min(regions.len())] {
-            f(region);
+            if f(region).is_break() {
+                return true;
+            }
         }
         if arg.walk_end <= at {
             return false;
@@ -433,6 +448,7 @@ fn scan_works(fd: RawFd) -> bool {
     let mut seen = Vec::new();
     let told = scan(fd, start, len, |r| {
         seen.push((r.start as usize, r.end as usize));
+        ControlFlow::Continue(())
     });
     // Sound because: the mapping made above, not used afterwards.
     unsafe { libc::munmap(base, len) };
@@ -444,7 +460,7 @@ fn wipe(start: usize, len: usize, map: Option<RawFd>) -> usize {
     if len == 0 {
         return 0;
     }
-    let mut kept = 0;
+    let (mut kept, mut discards) = (0, 0);
     let told = map.is_some_and(|fd| {
         let mut failed = false;
         let told = scan(fd, start, len, |region| {
@@ -453,8 +469,14 @@ fn wipe(start: usize, len: usize, map: Option<RawFd>) -> usize {
             if !swapped && kept + bytes <= WARM_BYTES_MAX {
                 kept += bytes;
                 fill_zero(at, bytes);
-            } else if !discard(at, bytes) {
-                failed = true;
+                return ControlFlow::Continue(());
+            }
+            discards += 1;
+            let is_last = discards > DISCARDS_MAX;
+            failed |= !discard(at, if is_last { start + len - at } else { bytes });
+            match is_last || failed {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
             }
         });
         told && !failed
@@ -612,7 +634,7 @@ impl Drop for SlotStack {
         });
         self.0.free.warm = WARM_STACK_BYTES / 4;
         if look.unwrap_or(true) {
-            trim_stack(self.0.free.base);
+            self.0.free.warm = trim_stack(self.0.free.base);
         }
     }
 }
@@ -651,17 +673,23 @@ impl RestingStack {
     }
 }
 
-/// Gives the deep part of a free stack back if it was ever used.
-fn trim_stack(base: usize) {
+/// Gives the deep part of a free stack back if it was ever used. How many bytes of the rest have pages.
+fn trim_stack(base: usize) -> usize {
     let start = base + page_bytes();
-    let len = STACK_SLOT_BYTES - page_bytes() - WARM_STACK_BYTES;
-    let mut touched = page_map().is_none();
-    if let Some(fd) = page_map() {
-        touched = !scan(fd, start, len, |_| touched = true) || touched;
+    let end = base + STACK_SLOT_BYTES;
+    let deep = end - WARM_STACK_BYTES;
+    let (mut touched, mut warm) = (false, 0);
+    let told = page_map().is_some_and(|fd| {
+        scan(fd, start, end - start, |region| {
+            touched |= (region.start as usize) < deep;
+            warm += (region.end as usize).saturating_sub(deep.max(region.start as usize));
+            ControlFlow::Continue(())
+        })
+    });
+    if touched || !told {
+        discard(start, deep - start);
     }
-    if touched {
-        discard(start, len);
-    }
+    if told { warm } else { WARM_STACK_BYTES }
 }
 
 // Worth it because: this is how wasmtime takes stacks from elsewhere.
@@ -702,6 +730,11 @@ mod tests {
     use std::pin::pin;
 
     use super::*;
+
+    thread_local! {
+        /// How often this thread gave pages back.
+        pub(super) static DISCARDS: Cell<usize> = const { Cell::new(0) };
+    }
 
     #[expect(clippy::mut_from_ref, reason = "each test owns its memories")]
     fn bytes(memory: &SlotMemory) -> &mut [u8] {
@@ -759,8 +792,21 @@ mod tests {
         for at in (0..4 * MIB).step_by(2 * page_bytes()) {
             bytes(&memory)[at] = 1;
         }
+        let before = DISCARDS.get();
         wipe(memory.slot.free.base, 4 * MIB, page_map());
         assert!(bytes(&memory).iter().all(|&b| b == 0));
+        let discards = DISCARDS.get() - before;
+        assert!(discards <= DISCARDS_MAX + 1, "{discards} calls");
+    }
+
+    /// Pages that were touched in a range.
+    fn pages(fd: RawFd, start: usize, len: usize) -> usize {
+        let mut pages = 0;
+        assert!(scan(fd, start, len, |region| {
+            pages += (region.end - region.start) as usize / page_bytes();
+            ControlFlow::Continue(())
+        }));
+        pages
     }
 
     #[test]
@@ -799,13 +845,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.build().unwrap();
         let ((first, inside), resting) = runtime.block_on(RestingStack::of(pin!(calls)));
-        let touched = |stack: &dyn StackMemory| {
-            let (range, mut pages) = (stack.range(), 0);
-            assert!(scan(fd, range.start, range.len(), |region| {
-                pages += (region.end - region.start) as usize / page_bytes();
-            }));
-            pages
-        };
+        let touched = |stack: &dyn StackMemory| pages(fd, stack.range().start, stack.range().len());
         let write = |stack: &dyn StackMemory| {
             let last = (stack.top() as usize - 8) as *mut u64;
             unsafe { last.write_volatile(7) };
@@ -830,6 +870,28 @@ mod tests {
             .map(|_| memory(16 * MIB, 16 * MIB))
             .collect::<Vec<_>>();
         assert!(found.iter().any(|memory| memory.slot.free.base == base));
+    }
+
+    #[test]
+    fn a_stack_for_other_threads_keeps_no_deep_page_and_the_rest_is_counted() {
+        let Some(fd) = page_map() else {
+            return;
+        };
+        let slab = Slab {
+            shelves: std::array::from_fn(|_| Mutex::default()),
+            guards: AtomicUsize::new(0),
+            warm: AtomicUsize::new(0),
+        };
+        let stack = SLAB.take(STACKS).unwrap();
+        let (start, len) = (stack.free.base + page_bytes(), MIB - page_bytes());
+        fill_zero(start, len);
+        let free = Free {
+            base: stack.free.base,
+            warm: WARM_STACK_BYTES / 4,
+        };
+        slab.give_back(STACKS, &mut vec![free], 0);
+        assert_eq!(pages(fd, start, len) * page_bytes(), WARM_STACK_BYTES);
+        assert_eq!(slab.warm.load(Ordering::Relaxed), WARM_STACK_BYTES);
     }
 
     #[test]

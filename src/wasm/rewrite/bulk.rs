@@ -3,12 +3,16 @@
 //! `memory.fill` and `memory.copy` are calls of the host: in one of 4 GiB a guest computes for seconds and neither
 //! gives way nor can be killed. So each becomes a call of a function that is added to the module. That does
 //! the same, a piece at a time, and gives way between them like any other loop. Those of a length that the code
-//! itself says, and that is short, stay as they are: the compiler makes a few moves of them.
+//! itself says, and that is short, stay as they are: the compiler makes a few moves of them. So does `memory.init`:
+//! it copies at most what a module may have, a few milliseconds' worth.
 
 use std::borrow::Cow;
 
 use wasm_encoder::{BlockType, Function, InstructionSink};
-use wasmparser::{BinaryReader, FunctionBody, Operator, Parser, Payload, TypeRef};
+use wasmparser::{
+    BinaryReader, CompositeInnerType, FunctionBody, Operator, Parser, Payload, SubType, TypeRef,
+    ValType,
+};
 
 use super::{Parsed, Rewrite};
 
@@ -31,6 +35,8 @@ pub(super) fn rewritten(module: &[u8]) -> Parsed<Option<Vec<u8>>> {
 struct Numbers {
     types: u32,
     functions: u32,
+    /// The first type that is [`THREE_NUMBERS`].
+    three_numbers: Option<u32>,
 }
 
 impl Numbers {
@@ -41,7 +47,12 @@ impl Numbers {
             match payload? {
                 Payload::TypeSection(types) => {
                     for group in types {
-                        numbers.types += group?.types().len() as u32;
+                        for ty in group?.types() {
+                            if numbers.three_numbers.is_none() && is_three_numbers(ty) {
+                                numbers.three_numbers = Some(numbers.types);
+                            }
+                            numbers.types += 1;
+                        }
                     }
                 }
                 Payload::ImportSection(imports) => {
@@ -71,9 +82,10 @@ impl Numbers {
 impl Rewrite for Numbers {
     fn section<'a>(&self, id: u8, data: &'a [u8]) -> Parsed<Cow<'a, [u8]>> {
         Ok(match id {
-            TYPES => longer(data, 1, THREE_NUMBERS)?.into(),
+            TYPES if self.three_numbers.is_none() => longer(data, 1, THREE_NUMBERS)?.into(),
             FUNCTIONS => {
-                longer(data, 2, &[number(self.types), number(self.types)].concat())?.into()
+                let ty = number(self.three_numbers.unwrap_or(self.types));
+                longer(data, 2, &ty.repeat(2))?.into()
             }
             _ => data.into(),
         })
@@ -99,6 +111,14 @@ impl Rewrite for Numbers {
     fn added(&self) -> Vec<Function> {
         vec![fill(), copy()]
     }
+}
+
+fn is_three_numbers(ty: &SubType) -> bool {
+    let plain = ty.is_final && ty.supertype_idx.is_none() && !ty.composite_type.shared;
+    let CompositeInnerType::Func(function) = &ty.composite_type.inner else {
+        return false;
+    };
+    plain && function.params() == [ValType::I32; 3] && function.results().is_empty()
 }
 
 /// Calls this for each instruction that may touch any amount of memory, with where it begins and ends.
@@ -361,6 +381,23 @@ mod tests {
             }
         }
         assert!(guest.memory.data(&guest.store) == wanted);
+    }
+
+    #[test]
+    fn a_type_that_is_there_is_not_added_again() {
+        let types = |declared: &str| {
+            let text = format!(
+                "(module {declared} (func (local i32)
+                    local.get 0 local.get 0 local.get 0 memory.fill) (memory 1))"
+            );
+            let module = rewritten(&wat::parse_str(text).unwrap()).unwrap().unwrap();
+            wasmtime::Module::new(&Engine::default(), &module).unwrap();
+            Numbers::of(&module).unwrap().unwrap().types
+        };
+        assert_eq!(types(""), 2);
+        assert_eq!(types("(type (func (param i32 i32)))"), 3);
+        assert_eq!(types("(type (func (param i32 i32 i32) (result i32)))"), 3);
+        assert_eq!(types("(type (func)) (type (func (param i32 i32 i32)))"), 2);
     }
 
     #[test]
