@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -12,15 +12,17 @@ use tidelock_proto::link::{Effect, LinkForm, LinkOutcome};
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 use tidelock_proto::switch::off;
 use tidelock_proto::{Environ, ExitReason, NodeId, Pid};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::environment::{Environment, SpawnOptions};
 use crate::info::Happening;
-use crate::mailbox::{Filter, Mark, Message, Received};
+use crate::mailbox::{Filter, Mark, Message, Received, is_in_order};
 use crate::process::{Core, Shared};
+use crate::registry::Named;
 use crate::remote::SpawnAnswer;
+use crate::timers::{Place, message_bytes};
 use crate::{LinkError, Module, SendError, SpawnError, TimedOut};
 
 /// What is copied even if the receiver may not have room for it.
@@ -54,8 +56,8 @@ pub struct Context {
     /// At how many the finished ones are swept out next.
     timers_swept: usize,
     next_timer: u64,
-    /// Each timer that has not fired holds it, too, so its holders tell how many there are.
-    timers_held: Option<Arc<()>>,
+    /// Bytes of those that have not fired. Each of them holds it, too, so its holders tell how many there are.
+    timers_held: Option<Arc<AtomicUsize>>,
 }
 
 /// A timer that was set. Whoever takes the message out first, to send it or to have it back, has it alone.
@@ -64,11 +66,10 @@ struct Timer {
     task: AbortHandle,
 }
 
-/// What a timer sends, and its room among the timers of its process and of the environment until it is sent.
+/// What a timer sends, and its place among the timers of its process and of the environment until it is sent.
 struct Unsent {
     message: Message,
-    _own: Arc<()>,
-    _room: [OwnedSemaphorePermit; 2],
+    _place: Place,
 }
 
 fn take_out(unsent: &Mutex<Option<Unsent>>) -> Option<Unsent> {
@@ -132,6 +133,16 @@ impl Context {
 
     /// As [`Context::try_receive`], in one step of bounded length; `Pending`: there is more to look at.
     pub(crate) fn receive_step(&mut self, filter: &Filter) -> Poll<Option<Received>> {
+        let ordered;
+        let filter = match filter {
+            Filter::Tags(tags) if !is_in_order(tags) => {
+                let mut tags = tags.clone();
+                tags.sort_unstable();
+                ordered = Filter::Tags(tags);
+                &ordered
+            }
+            _ => filter,
+        };
         let mut core = self.shared.core();
         let received = core.pop(filter);
         if received.is_none() && core.is_looking() {
@@ -149,7 +160,14 @@ impl Context {
     /// # Cancellation
     ///
     /// Dropping the future loses nothing and changes no order.
-    pub async fn receive(&mut self, filter: Filter, deadline: Option<Instant>) -> Option<Received> {
+    pub async fn receive(
+        &mut self,
+        mut filter: Filter,
+        deadline: Option<Instant>,
+    ) -> Option<Received> {
+        if let Filter::Tags(tags) = &mut filter {
+            tags.sort_unstable();
+        }
         let shared = &self.shared;
         let wait = std::future::poll_fn(|poller| {
             let mut core = shared.core();
@@ -160,6 +178,8 @@ impl Context {
                 // Our own task has to look: it may have polled us after its own check. And a long mailbox is looked
                 // through in steps.
                 poller.waker().wake_by_ref();
+            } else {
+                core.receiving = true;
             }
             core.wake_me(poller);
             Poll::Pending
@@ -292,17 +312,25 @@ impl Context {
     fn unsent(&mut self, message: Message) -> Result<Unsent, String> {
         let env = &self.shared.env;
         let own = self.timers_held.get_or_insert_default();
-        let max = env.limits().timers_max;
+        let bytes = message_bytes(&message);
+        let full = |max: usize, what: &str| {
+            Err(format!(
+                "{max} {what}: cancel some, or wait until they fire"
+            ))
+        };
+        let (max, bytes_max) = (env.limits().timers_max, env.limits().timers_bytes_max);
         // One of the holders is this process.
         if Arc::strong_count(own) > max {
-            return Err(format!(
-                "{max} timers under way (timers_max): cancel some, or wait until they fire"
-            ));
+            return full(max, "timers under way (timers_max)");
         }
+        if own.load(Ordering::Relaxed) + bytes > bytes_max {
+            return full(bytes_max, "bytes of timers under way (timers_bytes_max)");
+        }
+        let environ = self.shared.about.environ;
+        let place = env.timer_room().take(environ, own, bytes)?;
         Ok(Unsent {
-            _own: own.clone(),
-            _room: env.timer_room(message.data.len())?,
             message,
+            _place: place,
         })
     }
 
@@ -349,6 +377,12 @@ impl Context {
         form: LinkForm,
         deadline: Option<Instant>,
     ) -> Result<(), LinkError> {
+        // Also while it waits for the way: a link from before must not remain.
+        let mut pending = PendingLink {
+            shared: &self.shared,
+            pid,
+            done: false,
+        };
         if self.ready(pid.node(), deadline).await == Ready::TimedOut {
             return Err(LinkError::TimedOut);
         }
@@ -359,11 +393,6 @@ impl Context {
                 core.block.link(pid, tag, form, effects);
             }
         });
-        let mut pending = PendingLink {
-            shared: &self.shared,
-            pid,
-            done: false,
-        };
         let wait = self.wait(|core| match core.linked.take() {
             Some((peer, outcome)) if peer == pid => Some(outcome),
             _ => None,
@@ -412,22 +441,33 @@ impl Context {
     }
 
     /// Monitors `pid`: one [`Received::Down`] with the returned reference follows, at once if there
-    /// is no such process.
+    /// is no such process. It waits while the way to another node is congested, until that cannot be reached.
+    ///
+    /// One more monitor than [`Limits`](crate::Limits) allow is not made: this process ends.
     pub async fn monitor(&mut self, pid: Pid) -> u64 {
         self.ready(pid.node(), None).await;
-        self.shared
-            .step(|core, effects| core.block.monitor(pid, effects))
+        self.watch(|core, effects| core.block.monitor(pid, effects))
+    }
+
+    /// Makes a monitor, if there may be one more. No monitor has the reference 0.
+    fn watch(&self, make: impl FnOnce(&mut Core, &mut Vec<Effect>) -> u64) -> u64 {
+        let max = self.shared.env.limits().monitors_max;
+        let made = self.shared.step(|core, effects| {
+            let has_room = core.block.monitoring() < max;
+            has_room.then(|| make(core, effects))
+        });
+        made.unwrap_or_else(|| {
+            self.shared.condemn(ExitReason::Limit(format!(
+                "{max} monitors (monitors_max): take some back"
+            )));
+            0
+        })
     }
 
     /// As [`Context::monitor`], unless this process monitors `pid` already.
     pub async fn monitor_once(&mut self, pid: Pid) {
-        if self
-            .shared
-            .core()
-            .block
-            .monitors()
-            .all(|(_, watched)| watched != pid)
-        {
+        let is_monitored = self.shared.core().block.monitors_of(pid).next().is_some();
+        if !is_monitored {
             self.monitor(pid).await;
         }
     }
@@ -441,12 +481,7 @@ impl Context {
     /// Ends every monitor of `pid`.
     pub fn stop_monitoring(&mut self, pid: Pid) {
         self.shared.step(|core, effects| {
-            let references: Vec<u64> = core
-                .block
-                .monitors()
-                .filter(|(_, watched)| *watched == pid)
-                .map(|(reference, _)| reference)
-                .collect();
+            let references: Vec<u64> = core.block.monitors_of(pid).collect();
             for reference in references {
                 core.block.demonitor(reference, effects);
             }
@@ -454,13 +489,13 @@ impl Context {
     }
 
     /// Monitors a node: one [`Received::NodeDown`] follows when the session with it ends, at once
-    /// if it cannot be reached.
+    /// if it cannot be reached. Waiting and bounds are those of [`Context::monitor`].
     pub async fn monitor_node(&mut self, node: NodeId) -> u64 {
         self.ready(node, None).await;
         let me = self.pid();
         let remote = self.shared.env.remote();
         let own = node == self.shared.env.node();
-        self.shared.step(|core, effects: &mut Vec<Effect>| {
+        self.watch(|core, effects| {
             let reference = core.block.monitor_node(node);
             let noted = match remote {
                 _ if own => Ok(()),
@@ -500,14 +535,7 @@ impl Context {
     ///
     /// [`SpawnError`]; nothing was made.
     pub fn spawn(&mut self, request: SpawnRequest) -> Result<Pid, SpawnError> {
-        let config = request.config.unwrap_or_else(|| self.config().clone());
-        let options = SpawnOptions {
-            config,
-            parent: Some(self.pid()),
-            link: request.link,
-            environ: self.shared.about.environ,
-            name: None,
-        };
+        let options = self.options_of(request.config, request.link);
         self.shared.env.spawn_wasm_from(
             Some(&self.shared),
             &request.module,
@@ -515,6 +543,38 @@ impl Context {
             request.params,
             options,
         )
+    }
+
+    /// As [`Context::spawn`], if nobody of this tenant has the name, which is the child's before it runs.
+    pub(crate) fn spawn_named(
+        &mut self,
+        name: &str,
+        request: SpawnRequest,
+    ) -> Result<Named, SpawnError> {
+        let options = self.options_of(request.config, request.link);
+        self.shared.env.spawn_wasm_named(
+            &self.shared,
+            name,
+            &request.module,
+            &request.entry,
+            request.params,
+            options,
+        )
+    }
+
+    /// How a child on this node is spawned.
+    fn options_of(
+        &self,
+        config: Option<Arc<ProcessConfig>>,
+        link: Option<Option<i64>>,
+    ) -> SpawnOptions {
+        SpawnOptions {
+            config: config.unwrap_or_else(|| self.config().clone()),
+            parent: Some(self.pid()),
+            link,
+            environ: self.shared.about.environ,
+            name: None,
+        }
     }
 
     /// Spawns a Rust future as a process, linked to this one.
@@ -633,11 +693,7 @@ impl Context {
     /// Whether a process lives; `false` if its node cannot be reached.
     pub async fn exists(&self, pid: Pid) -> bool {
         if pid.node() == self.shared.env.node() {
-            return self
-                .shared
-                .env
-                .find(self.shared.about.environ, pid)
-                .is_some();
+            return self.shared.env.tenant_of(pid) == Some(self.environ());
         }
         match self.shared.env.remote() {
             Some(remote) => remote.exists(pid).await,
@@ -713,8 +769,8 @@ pub(crate) fn unreachable(node: NodeId, reason: &ExitReason) -> SpawnError {
     SpawnError::Unreachable { node, how }
 }
 
-/// A `link()` under way; given up, it becomes a real unlink. If its process ends in it, it is not given
-/// up: whoever is linked already must be told of an end.
+/// A `link()` under way, from its call on; given up, it becomes a real unlink. If its process ends in it, it is
+/// not given up: whoever is linked already must be told of an end.
 struct PendingLink<'a> {
     shared: &'a Arc<Shared>,
     pid: Pid,

@@ -3,25 +3,28 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
-use std::path::{Component, Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, link};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 
 use crate::context::{not_clustered, unreachable};
+use crate::host::Directories;
 use crate::info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo};
 use crate::mailbox::Message;
 use crate::modules::ModuleStore;
-use crate::process::{About, Parked, Process, Shared, Signal};
-use crate::registry::Registry;
+use crate::process::{About, Parked, Process, Shared, Signal, panic_text};
+use crate::registry::{Named, Registry};
 use crate::remote::{Pending, Remote};
 use crate::scheduler::{LentThread, Scheduler};
 use crate::sync::{AtomicUsize, Mutex, fence};
 use crate::table::Table;
+use crate::timers;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Import, Module, ModuleError};
 use crate::{Certificates, Context, SendError, SpawnError, Stdio};
 
@@ -46,12 +49,16 @@ pub struct Limits {
     pub modules_bytes_max: usize,
     /// Ends remembered for whoever asks later. The oldest is forgotten.
     pub ends_max: usize,
+    /// Monitors that one process holds, of processes and of nodes. One more ends it.
+    pub monitors_max: usize,
     /// Timers of one process that have not fired. One more ends it.
     pub timers_max: usize,
-    /// Timers of all processes, those that have ended among them, that have not fired. Whoever sets one more
-    /// ends.
+    /// Bytes of the messages that those hold, with 80 for each resource. One beyond it ends the process.
+    pub timers_bytes_max: usize,
+    /// Timers of all processes of the default tenant, those that have ended among them, that have not fired, and
+    /// as many of all others together, each of which has a tenth of them at the most. Whoever sets one more ends.
     pub all_timers_max: usize,
-    /// Bytes of the messages that those hold. Whoever sets one beyond it ends.
+    /// Bytes of the messages that those hold, shared in the same way. Whoever sets one beyond it ends.
     pub all_timers_bytes_max: usize,
     /// Sockets that guests hold open. One more is an error for whoever opens it; a connection that is
     /// accepted beyond it is closed.
@@ -72,7 +79,9 @@ impl Default for Limits {
             names_max: 1_000_000,
             modules_bytes_max: 1 << 30,
             ends_max: 65_536,
+            monitors_max: 100_000,
             timers_max: 100_000,
+            timers_bytes_max: 16 << 20,
             all_timers_max: 1_000_000,
             all_timers_bytes_max: 256 << 20,
             sockets_max: 65_536,
@@ -141,9 +150,10 @@ struct Inner {
     output: Option<Output>,
     /// One permit for each socket that guests may still open.
     sockets: Arc<Semaphore>,
-    /// One permit for each timer that may still be set, and for each byte of their messages.
-    timers: [Arc<Semaphore>; 2],
+    timers: Arc<timers::Room>,
     certificates: Option<Arc<dyn Certificates>>,
+    /// Where the directories of processes lie.
+    directories: Directories,
     /// A configuration that a process from elsewhere was asked with, and what it was given.
     last_allowed: Mutex<Option<(Arc<ProcessConfig>, Arc<ProcessConfig>)>>,
     ends: Mutex<Ends>,
@@ -250,11 +260,9 @@ impl Environment {
             stdio: config.stdio,
             output: config.output,
             sockets: permits(config.limits.sockets_max),
-            timers: [
-                permits(config.limits.all_timers_max),
-                permits(config.limits.all_timers_bytes_max),
-            ],
+            timers: timers::Room::new(&config.limits),
             certificates: config.certificates,
+            directories: Directories::new(&config.limits.remote_preopens),
             limits: config.limits,
             last_allowed: Mutex::new(None),
             ends: Mutex::default(),
@@ -310,29 +318,19 @@ impl Environment {
         &self.0.modules
     }
 
+    /// Where the directories of processes lie.
+    pub(crate) fn directories(&self) -> &Directories {
+        &self.0.directories
+    }
+
     /// A permit is a socket that a guest may open.
     pub(crate) fn sockets(&self) -> &Arc<Semaphore> {
         &self.0.sockets
     }
 
-    /// Room for one more timer whose message has so many bytes, until it is dropped; without any, the bound
-    /// that is reached.
-    pub(crate) fn timer_room(&self, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], String> {
-        let [timers, timer_bytes] = &self.0.timers;
-        let full = |max: usize, what: &str| {
-            format!("{max} {what} are under way on this node: set fewer, or wait until they fire")
-        };
-        let Ok(one) = timers.clone().try_acquire_owned() else {
-            let max = self.0.limits.all_timers_max;
-            return Err(full(max, "timers (all_timers_max)"));
-        };
-        let bytes = u32::try_from(bytes).ok();
-        let bytes = bytes.and_then(|bytes| timer_bytes.clone().try_acquire_many_owned(bytes).ok());
-        let Some(bytes) = bytes else {
-            let max = self.0.limits.all_timers_bytes_max;
-            return Err(full(max, "bytes of timers (all_timers_bytes_max)"));
-        };
-        Ok([one, bytes])
+    /// Where timers have their places.
+    pub(crate) fn timer_room(&self) -> &Arc<timers::Room> {
+        &self.0.timers
     }
 
     /// Connects this environment to others. Only the first call counts; it comes before the first
@@ -407,9 +405,15 @@ impl Environment {
         F: FnOnce(Context) -> C,
         C: Future<Output = ExitReason> + Send + 'static,
     {
+        self.grant(parent, &options.config);
         let shared = self.make(options, "native", None)?;
         self.enter(parent, &shared);
-        shared.start(code(Context::new(shared.clone())));
+        // It is known from here on, so a panic is its end, and told like any other.
+        let context = Context::new(shared.clone());
+        match catch_unwind(AssertUnwindSafe(|| code(context))) {
+            Ok(code) => shared.start(code),
+            Err(panic) => shared.finish(ExitReason::Fault(panic_text(&*panic))),
+        }
         Ok(shared.pid)
     }
 
@@ -440,10 +444,46 @@ impl Environment {
         options: SpawnOptions,
     ) -> Result<Pid, SpawnError> {
         let start = reserve(module, entry, params, &options.config)?;
+        self.grant(parent, &options.config);
         let shared = self.make(options, entry, Some(module.hash()))?;
         self.enter(parent, &shared);
         shared.start(wasm::run(start, Context::new(shared.clone())));
         Ok(shared.pid)
+    }
+
+    /// As [`Environment::spawn_wasm_from`], if nobody has this name, which is the child's before it runs.
+    pub(crate) fn spawn_wasm_named(
+        &self,
+        parent: &Arc<Shared>,
+        name: &str,
+        module: &Module,
+        entry: &str,
+        params: Vec<Param>,
+        options: SpawnOptions,
+    ) -> Result<Named, SpawnError> {
+        let start = reserve(module, entry, params, &options.config)?;
+        self.grant(Some(parent), &options.config);
+        let environ = options.environ;
+        let mut child = None;
+        let enter = || {
+            let shared = self.make(options, entry, Some(module.hash()))?;
+            self.enter(Some(parent), &shared);
+            let pid = shared.pid;
+            child = Some(shared);
+            Ok::<_, SpawnError>((pid.node().0, pid.raw()))
+        };
+        let named = self.0.registry.get_or_put(environ, name, enter)?;
+        if let Some(shared) = child {
+            shared.start(wasm::run(start, Context::new(shared.clone())));
+        }
+        Ok(named)
+    }
+
+    /// Notes where the directories of a new process lie. A guest's child has none that the guest has not.
+    fn grant(&self, parent: Option<&Arc<Shared>>, config: &ProcessConfig) {
+        if parent.is_none_or(|parent| parent.about.module.is_none()) {
+            self.0.directories.grant(&config.preopens);
+        }
     }
 
     /// Makes a process that another node asked for, with its halves in place. It does not run.
@@ -503,7 +543,9 @@ impl Environment {
             &shared,
             Happening::Spawned {
                 name: shared.about.name.clone(),
+                module: shared.about.module,
                 parent: Some(parent),
+                linked: link.is_some(),
             },
         );
         Ok(shared.park((parent.node(), epoch, reference), code))
@@ -511,9 +553,8 @@ impl Environment {
 
     /// A configuration of another node without the directories that this one does not open for others.
     fn allowed(&self, asked: Arc<ProcessConfig>) -> Arc<ProcessConfig> {
-        let dirs = &self.0.limits.remote_preopens;
         // Another node's word does not open this machine's files.
-        let is_open = |dir: &String| is_below(Path::new(dir), dirs);
+        let is_open = |dir: &String| self.0.directories.is_open_to_others(dir);
         if asked.preopens.iter().all(is_open) {
             return asked;
         }
@@ -575,8 +616,11 @@ impl Environment {
         let local = self.0.next.fetch_add(1, Ordering::Relaxed);
         // 2^40 - 1 is the node itself.
         let pid = Pid::new(self.0.node, local).filter(|pid| pid.local() < Pid::LOCAL_MAX);
-        let pid = pid.ok_or_else(|| Refusal::Full("all pids of this start are used up".into()))?;
-        let name = options.name.unwrap_or_else(|| entry.to_owned());
+        let Some(pid) = pid else {
+            self.0.table.give_back();
+            return Err(Refusal::Full("all pids of this start are used up".into()).into());
+        };
+        let name = options.name.map_or_else(|| entry.into(), Into::into);
         let about = About {
             environ: options.environ,
             name,
@@ -601,7 +645,9 @@ impl Environment {
             child,
             Happening::Spawned {
                 name: child.about.name.clone(),
+                module: child.about.module,
                 parent: child.about.parent,
+                linked: parent.is_some() && child.about.link.is_some(),
             },
         );
     }
@@ -772,7 +818,14 @@ impl Environment {
         if self.0.counting.load(Ordering::Relaxed) > 0 {
             self.0.ended.notify_waiters();
         }
-        self.happened(shared, Happening::Ended { reason });
+        self.happened(
+            shared,
+            Happening::Ended {
+                reason,
+                name: shared.about.name.clone(),
+                module: shared.about.module,
+            },
+        );
     }
 
     /// How a process of this node ended, if it did and that is not forgotten yet.
@@ -847,7 +900,7 @@ impl Environment {
     pub fn imports(&self) -> Result<Vec<Import>, ModuleError> {
         let about = About {
             environ: Environ::default(),
-            name: String::new(),
+            name: "".into(),
             module: None,
             parent: None,
             config: Arc::default(),
@@ -930,12 +983,6 @@ fn permits(max: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
 }
 
-/// Whether `dir` is one of `allowed` or below it, without a way up.
-fn is_below(dir: &Path, allowed: &[PathBuf]) -> bool {
-    let plain = dir.components().all(|part| part != Component::ParentDir);
-    plain && allowed.iter().any(|allowed| dir.starts_with(allowed))
-}
-
 fn reserve(
     module: &Module,
     entry: &str,
@@ -988,5 +1035,21 @@ impl Process for Handle {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_spawn_for_which_no_pid_is_left_takes_no_place() {
+        let env = Environment::new(EnvironmentConfig::default()).unwrap();
+        env.0.next.store(Pid::LOCAL_MAX, Ordering::Relaxed);
+        let options = SpawnOptions::default();
+        let refused = env.spawn_native("none", options, |_| std::future::pending());
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("pids"), "{refused}");
+        assert_eq!(env.counters().alive, 0);
     }
 }

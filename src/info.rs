@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use tidelock_proto::{ExitReason, ModuleHash, Pid};
+use tidelock_proto::{Environ, ExitReason, ModuleHash, Pid};
 
 use crate::process::Shared;
 
@@ -51,12 +51,16 @@ pub struct Event {
 pub enum Happening {
     /// It was made.
     Spawned {
-        /// What people call it.
-        name: String,
+        /// What people call it: a guest by its entry function.
+        name: Arc<str>,
+        /// Its code, if it is a guest.
+        module: Option<ModuleHash>,
         /// By whom.
         parent: Option<Pid>,
+        /// Whether it is linked to its parent, from the beginning.
+        linked: bool,
     },
-    /// A link it asked for is in place.
+    /// A link it asked for is in place. One that it was spawned with is part of the spawn.
     Linked {
         /// With whom.
         peer: Pid,
@@ -65,6 +69,10 @@ pub enum Happening {
     Ended {
         /// Why.
         reason: ExitReason,
+        /// What people called it.
+        name: Arc<str>,
+        /// Its code, if it was a guest.
+        module: Option<ModuleHash>,
     },
     /// It said something to the operator.
     Said {
@@ -78,6 +86,8 @@ pub enum Happening {
 pub struct ProcessInfo {
     /// Which.
     pub pid: Pid,
+    /// Its tenant.
+    pub environ: Environ,
     /// What people call it.
     pub name: String,
     /// Its code, if it is a guest.
@@ -104,6 +114,8 @@ pub struct ProcessInfo {
     pub traps_exits: bool,
     /// Made for another node, and not started.
     pub parked: bool,
+    /// Its code waits for a message, and has looked at all that is in its mailbox.
+    pub waiting: bool,
 }
 
 /// Totals since the start.
@@ -124,7 +136,8 @@ impl Shared {
         let core = self.core();
         ProcessInfo {
             pid: self.pid,
-            name: self.about.name.clone(),
+            environ: self.about.environ,
+            name: self.about.name.to_string(),
             module: self.about.module,
             parent: self.about.parent,
             started_at: self.about.started_at,
@@ -137,6 +150,47 @@ impl Shared {
             watchers: core.block.watchers().collect(),
             traps_exits: !core.die_when_link_dies,
             parked: core.is_parked(),
+            waiting: core.is_waiting(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Environment, EnvironmentConfig, Filter, Message, SpawnOptions};
+
+    async fn until(env: &Environment, pid: Pid, so: impl Fn(&ProcessInfo) -> bool) {
+        while !so(&env.info(pid).expect("it lives")) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_message_is_seen_waiting() {
+        let env = Environment::new(EnvironmentConfig::default()).unwrap();
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let options = SpawnOptions::default();
+        let pid = env.spawn_native("it", options, |mut me| async move {
+            me.receive(Filter::Tag(1), None).await;
+            // No message: it could run for all that is known.
+            gone.await.expect("it is told");
+            me.receive(Filter::Tag(2), None).await;
+            ExitReason::Normal
+        });
+        let pid = pid.unwrap();
+        let send = |tag| env.send(pid, Message::new(Some(tag), Bytes::new()));
+        until(&env, pid, |info| info.waiting).await;
+        send(2).await.unwrap();
+        until(&env, pid, |info| info.waiting && info.queued == 1).await;
+        send(1).await.unwrap();
+        assert!(!env.info(pid).unwrap().waiting, "it has not looked yet");
+        until(&env, pid, |info| info.received == 1).await;
+        assert!(
+            !env.info(pid).unwrap().waiting,
+            "what it waits for is no message"
+        );
+        go.send(()).unwrap();
+        assert_eq!(env.wait(pid).await, ExitReason::Normal);
     }
 }

@@ -62,6 +62,7 @@ mod remote;
 mod scheduler;
 mod sync;
 mod table;
+mod timers;
 mod wasm;
 
 pub use certificates::{CertificatePair, Certificates};

@@ -12,7 +12,7 @@
 
 mod queue;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use tidelock_proto::{ExitReason, NodeId, Pid};
@@ -26,8 +26,13 @@ pub const MAILBOX_ENTRY_BYTES: usize = 64;
 /// Entries that one step of a receive by tag passes over at the most. Whoever sends to the process waits for
 /// the step, the thread of a node's sessions among them.
 const SCAN_MAX: usize = 1024;
-/// Wanted tags that are compared one by one; more are looked up.
+/// Wanted tags that are compared one by one; more are in order, and looked up.
 const FEW_TAGS: usize = 8;
+
+/// Whether these can be wanted of a mailbox. Whoever receives brings them in order before it is locked.
+pub(crate) fn is_in_order(tags: &[i64]) -> bool {
+    tags.len() <= FEW_TAGS || tags.is_sorted()
+}
 
 /// A message, as guests send it.
 #[derive(Debug, Clone, Default)]
@@ -256,7 +261,8 @@ impl Mailbox {
         Mark(self.base + self.fresh.len() as u64)
     }
 
-    /// Takes the oldest entry that `filter` accepts, of those it looks at. All notices have been settled.
+    /// Takes the oldest entry that `filter` accepts, of those it looks at. All notices have been settled, and
+    /// tags [are in order](is_in_order).
     ///
     /// `None` says that there is none only if nothing is [fresh](Self::has_fresh) afterwards: one step looks at a
     /// thousand that were not looked at before.
@@ -278,14 +284,21 @@ impl Mailbox {
 
     #[inline(never)]
     fn pop_tags(&mut self, tags: &[i64]) -> Option<Entry> {
-        if let Some(entry) = self.pop_skipped(tags) {
-            return Some(entry);
+        debug_assert!(is_in_order(tags), "brought in order before");
+        if tags.len() <= FEW_TAGS {
+            return self
+                .pop_skipped(tags)
+                .or_else(|| self.pop_fresh(|_, tag| tags.contains(&tag)));
         }
-        if tags.len() <= FEW_TAGS || self.fresh.len() <= FEW_TAGS {
-            return self.pop_fresh(|_, tag| tags.contains(&tag));
-        }
-        let tags: BTreeSet<i64> = tags.iter().copied().collect();
-        self.pop_fresh(|_, tag| tags.contains(&tag))
+        let is_wanted = |tag: i64| tags.binary_search(&tag).is_ok();
+        let skipped = if self.by_tag.len() < tags.len() {
+            let wanted = self.by_tag.iter().filter(|(tag, _)| is_wanted(**tag));
+            let oldest = wanted.filter_map(|(tag, numbers)| Some((*numbers.front()?, *tag)));
+            oldest.min().and_then(|found| self.take_skipped(found))
+        } else {
+            self.pop_skipped(tags)
+        };
+        skipped.or_else(|| self.pop_fresh(|_, tag| is_wanted(tag)))
     }
 
     fn pop_any(&mut self) -> Option<Entry> {
@@ -322,7 +335,11 @@ impl Mailbox {
 
     fn pop_skipped(&mut self, tags: &[i64]) -> Option<Entry> {
         let oldest = |tag: &i64| self.by_tag.get(tag)?.front().map(|number| (*number, *tag));
-        let (number, tag) = tags.iter().filter_map(oldest).min()?;
+        let found = tags.iter().filter_map(oldest).min()?;
+        self.take_skipped(found)
+    }
+
+    fn take_skipped(&mut self, (number, tag): (u64, i64)) -> Option<Entry> {
         self.pop_index(tag);
         self.skipped.remove(&number)
     }
@@ -481,6 +498,24 @@ mod tests {
             let rest = std::iter::from_fn(|| text(mailbox.pop(&Filter::Any)));
             let in_order = (0..total).map(|number| number.to_string());
             assert!(rest.eq(in_order));
+        }
+    }
+
+    #[test]
+    fn the_oldest_of_many_tags_comes_first_whichever_are_fewer() {
+        let wanted: Vec<i64> = (2..22).collect();
+        for kinds in [5, 500] {
+            let mut mailbox = Mailbox::default();
+            let tag = |number: i64| 1 + number % kinds;
+            for number in 0..1000 {
+                mailbox.push_message(tagged(tag(number), &number.to_string()));
+            }
+            assert_eq!(text(mailbox.pop(&Filter::Tag(-1))), None);
+            assert!(!mailbox.has_fresh(), "all of it was passed over");
+            let filter = Filter::Tags(wanted.clone());
+            let received = std::iter::from_fn(|| text(mailbox.pop(&filter)));
+            let in_order = (0..1000).filter(|number| wanted.contains(&tag(*number)));
+            assert!(received.eq(in_order.map(|number| number.to_string())));
         }
     }
 

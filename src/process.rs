@@ -86,7 +86,7 @@ pub(crate) struct Shared {
 /// What a process was made from; never changes.
 pub(crate) struct About {
     pub(crate) environ: Environ,
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) module: Option<ModuleHash>,
     pub(crate) parent: Option<Pid>,
     pub(crate) config: Arc<ProcessConfig>,
@@ -102,6 +102,8 @@ pub(crate) struct Core {
     /// Set by anybody, obeyed by the task: why the process must end.
     verdict: Option<ExitReason>,
     pub(crate) die_when_link_dies: bool,
+    /// Since it was last polled, its code has found nothing to receive, and waits for that.
+    pub(crate) receiving: bool,
     /// Wakes the task.
     task: Option<Waker>,
     /// Wakes a receive or a call that may have a waker of its own.
@@ -153,6 +155,12 @@ impl Core {
     /// After [`Core::pop`] has found nothing: whether it has not looked at all that waits.
     pub(crate) fn is_looking(&self) -> bool {
         self.mailbox.has_fresh() && !self.must_end()
+    }
+
+    /// Whether its code waits for a message, and nothing has come that it has not looked at.
+    pub(crate) fn is_waiting(&self) -> bool {
+        // Whatever comes takes the waker.
+        self.receiving && self.task.is_some()
     }
 
     pub(crate) fn is_parked(&self) -> bool {
@@ -244,6 +252,7 @@ impl Shared {
                 mailbox: Mailbox::default(),
                 verdict: None,
                 die_when_link_dies: true,
+                receiving: false,
                 task: None,
                 waiter: None,
                 linked: None,
@@ -596,11 +605,13 @@ async fn live<F: Future<Output = ExitReason>>(shared: Arc<Shared>, code: F) {
                 if let Some(reason) = core.verdict.take() {
                     return Poll::Ready(reason);
                 }
+                core.receiving = false;
                 register(&mut core.task, poller);
             }
-            code.as_mut().poll(poller).map(|end| match end {
-                Ok(reason) => reason,
-                Err(panic) => ExitReason::Fault(panic_text(&*panic)),
+            code.as_mut().poll(poller).map(|end| {
+                let reason = end.unwrap_or_else(|panic| ExitReason::Fault(panic_text(&*panic)));
+                // What it was condemned for in its last turn came before.
+                shared.core().verdict.take().unwrap_or(reason)
             })
         })
         .await

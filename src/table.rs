@@ -55,13 +55,18 @@ impl Table {
         &self.shards[usize::try_from(pid.local() % SHARDS as u64).expect("below 64")]
     }
 
-    /// Makes room for one more process; `false` at `max`. Give it back by [`Table::remove`].
+    /// Makes room for one more process; `false` at `max`. [`Table::remove`] of that process gives it back.
     pub(crate) fn reserve(&self, max: usize) -> bool {
         self.len
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |len| {
                 (len < max).then_some(len + 1)
             })
             .is_ok()
+    }
+
+    /// Gives back the room of a process that is not made.
+    pub(crate) fn give_back(&self) {
+        self.len.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Enters a process there is room for.

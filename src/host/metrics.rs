@@ -1,6 +1,8 @@
 //! `lunatic::metrics`: figures a guest reports, by name.
 //!
-//! Kept per environment and handed out whole by [`snapshot`]; a node shows them beside its own.
+//! Kept for the whole program, whatever environment and tenant a guest is of, and handed out by [`snapshot`] to a program that
+//! embeds the runtime. A node shows them nowhere: `/metrics` asks nobody who he is, and what guests call their figures is
+//! theirs.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -18,6 +18,7 @@
 //! ready at once, so sending and receiving have a form that does not wait (`mail.rs`).
 
 mod certificates;
+mod directories;
 mod distributed;
 mod error;
 mod mail;
@@ -39,6 +40,7 @@ mod wasi;
 
 use wasmtime::Error;
 
+pub(crate) use directories::Directories;
 pub use metrics::{GuestMetrics, snapshot as guest_metrics};
 pub use output::Stdio;
 pub(crate) use state::State;
@@ -51,6 +53,8 @@ type Result<T> = wasmtime::Result<T>;
 const TIMED_OUT: u32 = 9027;
 /// What a receive that never waits answers when it would have to look at more than it does in one call.
 const TOO_MANY: u32 = 9028;
+/// Functions of a guest that its own calls call, inside each other: each takes a stack of its own. One more traps.
+const DEPTH_MAX: u32 = 32;
 
 /// Defines every import.
 pub(crate) fn link(linker: &mut Linker) -> Result<()> {
@@ -171,6 +175,19 @@ impl<'a> Call<'a> {
         self.put(arg, ptr, &value.to_le_bytes())
     }
 
+    /// Counts a function of the guest that this call is about to call, until [`Call::ascend`].
+    fn descend(&mut self) -> Result<()> {
+        if self.state().depth == DEPTH_MAX {
+            return Err(self.trap(format_args!("more than {DEPTH_MAX} inside each other")));
+        }
+        self.state().depth += 1;
+        Ok(())
+    }
+
+    fn ascend(&mut self) {
+        self.state().depth -= 1;
+    }
+
     /// Copies bytes into memory that the guest's `lunatic_alloc` gives, writes their length, and returns the
     /// pointer. The guest frees them.
     async fn give(&mut self, arg: &str, len_ptr: u32, bytes: &[u8]) -> Result<u32> {
@@ -186,7 +203,10 @@ impl<'a> Call<'a> {
         let export = export
             .typed::<u32, u32>(&self.caller)
             .map_err(|_| self.trap(format_args!("{ALLOC:?} is not (i32) -> i32")))?;
-        let ptr = export.call_async(&mut self.caller, len).await?;
+        self.descend()?;
+        let ptr = export.call_async(&mut self.caller, len).await;
+        self.ascend();
+        let ptr = ptr?;
         self.put("what lunatic_alloc gave", ptr, bytes)?;
         self.put_u32(arg, len_ptr, len)?;
         Ok(ptr)

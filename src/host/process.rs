@@ -6,9 +6,11 @@ use bytes::Bytes;
 use tidelock_proto::Pid;
 use tidelock_proto::spawn::ProcessConfig;
 
+use super::registry::FULL;
 use super::{Call, Caller, Linker, Result, deadline, message, sync, waits};
-use crate::wasm::MODULE_BYTES_MAX;
-use crate::{LinkForm, Module, ModuleError, Param, SpawnError, SpawnRequest};
+use crate::registry::Named as Registered;
+use crate::wasm::{AT_ONCE_BYTES_MAX, MODULE_BYTES_MAX, Whose};
+use crate::{LinkForm, Module, ModuleError, Param, SpawnRequest};
 
 /// "My own" on the interface: the caller's configuration, the caller's module.
 const MINE: u64 = u64::MAX;
@@ -44,13 +46,13 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
             link: i64, config: u64, module: u64, name_ptr: u32, name_len: u32,
             params_ptr: u32, params_len: u32, id_ptr: u32
         );
-    }
-    waits! { linker, "lunatic::process";
-        "compile_module" => compile_module(ptr: u32, len: u32, id_ptr: u32);
         "get_or_spawn" => get_or_spawn(
             name_ptr: u32, name_len: u32, link: i64, config: u64, module: u64, func_ptr: u32,
             func_len: u32, params_ptr: u32, params_len: u32, node_ptr: u32, id_ptr: u32
         );
+    }
+    waits! { linker, "lunatic::process";
+        "compile_module" => compile_module(ptr: u32, len: u32, id_ptr: u32);
         "sleep_ms" => sleep_ms(ms: u64);
         "link" => link_to(tag: i64, process: u64);
         "unlink" => unlink(process: u64);
@@ -100,9 +102,22 @@ async fn compiled(
             max: MODULE_BYTES_MAX,
         }));
     }
+    call.bytes("data_ptr", ptr, len)?;
+    if let Err(full) = call.state().modules.check_room(bytes) {
+        return Ok(Err(ModuleError::Full(full)));
+    }
+    let context = &call.state().context;
+    let (engine, whose) = (
+        context.environment().engine().clone(),
+        Whose::Tenant(context.environ()),
+    );
+    // Those that wait for their tenant's turn do not hold a copy of a large one each.
+    let turn = match bytes > AT_ONCE_BYTES_MAX {
+        true => Some(engine.own_turn(whose).await),
+        false => None,
+    };
     let bytes = Bytes::copy_from_slice(call.bytes("data_ptr", ptr, len)?);
-    let engine = call.state().context.environment().engine().clone();
-    Ok(Module::compile(&engine, bytes).await)
+    Ok(Module::compile_for(&engine, whose, turn, bytes).await)
 }
 
 fn drop_module(mut call: Call<'_>, id: u64) -> Result<()> {
@@ -310,11 +325,7 @@ pub(super) fn may_spawn(call: &mut Call<'_>) -> Result<()> {
 }
 
 /// With a function that does not exist the child starts, and fails at once, as Lunatic promises.
-fn spawn_here(
-    call: &mut Call<'_>,
-    wanted: Wanted,
-    link: i64,
-) -> Result<std::result::Result<Pid, SpawnError>> {
+fn request(call: &mut Call<'_>, wanted: Wanted, link: i64) -> Result<SpawnRequest> {
     let Some(module) = wanted.module else {
         return Err(call.trap("module: no such module"));
     };
@@ -325,14 +336,13 @@ fn spawn_here(
         params,
         ..
     } = wanted;
-    let request = SpawnRequest {
+    Ok(SpawnRequest {
         module,
         entry,
         params,
         config: Some(config),
         link,
-    };
-    Ok(call.state().context.spawn(request))
+    })
 }
 
 #[expect(clippy::too_many_arguments, reason = "the interface has them")]
@@ -356,7 +366,8 @@ fn spawn(
         params: (params_ptr, params_len),
     };
     let wanted = wanted(&mut call, &described)?;
-    match spawn_here(&mut call, wanted, link)? {
+    let request = request(&mut call, wanted, link)?;
+    match call.state().context.spawn(request) {
         Ok(pid) => {
             call.put_u64("id_ptr", id_ptr, pid.raw())?;
             Ok(0)
@@ -368,8 +379,9 @@ fn spawn(
     }
 }
 
+/// 0: spawned; 2: whoever has the name was found, for which no permission is needed; 1: the id of an error is at `id_ptr`.
 #[expect(clippy::too_many_arguments, reason = "the interface has them")]
-async fn get_or_spawn(
+fn get_or_spawn(
     mut call: Call<'_>,
     name_ptr: u32,
     name_len: u32,
@@ -383,7 +395,6 @@ async fn get_or_spawn(
     node_ptr: u32,
     id_ptr: u32,
 ) -> Result<u32> {
-    may_spawn(&mut call)?;
     call.room("node_id_ptr", node_ptr, 8)?;
     call.room("id_ptr", id_ptr, 8)?;
     let name = name(&mut call, ("name", name_ptr, name_len))?;
@@ -395,30 +406,27 @@ async fn get_or_spawn(
     };
     let wanted = wanted(&mut call, &described)?;
     let context = &call.state().context;
-    let (environment, environ) = (context.environment().clone(), context.environ());
-    let _alone = environment.registry().exclusive().await;
-    if let Some((node, process)) = environment.registry().find(environ, &name) {
-        call.put_u64("node_id_ptr", node_ptr, node)?;
-        call.put_u64("id_ptr", id_ptr, process)?;
-        return Ok(2);
-    }
-    match spawn_here(&mut call, wanted, link)? {
-        Ok(pid) => {
-            let registered = super::registry::register(&mut call, &name, pid.node().0, pid.raw());
-            if registered.is_err() {
-                // Nobody would find it.
-                environment.kill(pid, None);
-            }
-            registered?;
-            call.put_u64("node_id_ptr", node_ptr, pid.node().0)?;
-            call.put_u64("id_ptr", id_ptr, pid.raw())?;
-            Ok(0)
+    let registry = context.environment().registry();
+    let named = match registry.find(context.environ(), &name) {
+        Some((node, process)) => Ok(Registered::Before(node, process)),
+        None => {
+            may_spawn(&mut call)?;
+            let request = request(&mut call, wanted, link)?;
+            call.state().context.spawn_named(&name, request)
         }
+    };
+    let (code, node, process) = match named {
+        Ok(Registered::Now(node, process)) => (0, node, process),
+        Ok(Registered::Before(node, process)) => (2, node, process),
+        Ok(Registered::Nobody) => return Err(call.trap(FULL)),
         Err(error) => {
             call.put_error("id_ptr", id_ptr, error)?;
-            Ok(1)
+            return Ok(1);
         }
-    }
+    };
+    call.put_u64("node_id_ptr", node_ptr, node)?;
+    call.put_u64("id_ptr", id_ptr, process)?;
+    Ok(code)
 }
 
 // ---- itself and others ---------------------------------------------------------------------------------

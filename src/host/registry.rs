@@ -2,6 +2,9 @@
 
 use super::{Call, Caller, Linker, Result, process, sync};
 
+/// What ends a process that would give one name more than there may be.
+pub(super) const FULL: &str = "too many names are registered";
+
 pub(super) fn link(linker: &mut Linker) -> Result<()> {
     sync! { linker, "lunatic::registry";
         "put" => put(name_ptr: u32, name_len: u32, node: u64, process: u64);
@@ -14,17 +17,12 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
 /// Overwrites. Nobody checks that the process lives.
 fn put(mut call: Call<'_>, name_ptr: u32, name_len: u32, node: u64, process: u64) -> Result<()> {
     let name = process::name(&mut call, ("name", name_ptr, name_len))?;
-    register(&mut call, &name, node, process)
-}
-
-/// Sets a name; a full registry ends the caller.
-pub(super) fn register(call: &mut Call<'_>, name: &str, node: u64, process: u64) -> Result<()> {
     let context = &call.state().context;
     let registry = context.environment().registry();
-    if registry.put(context.environ(), name, node, process) {
+    if registry.put(context.environ(), &name, node, process) {
         return Ok(());
     }
-    Err(call.trap("too many names are registered"))
+    Err(call.trap(FULL))
 }
 
 /// 0: found, node and process written; 1: not found.

@@ -9,18 +9,22 @@
 //! ```
 
 mod connection;
+mod turns;
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use bincode::config::{Configuration, Fixint, LittleEndian};
 use rusqlite::types::Value;
 use serde::{Deserialize, Serialize};
 use tidelock_proto::bounded;
 
+use super::directories::{Directories, Directory};
 use super::process::NAME_BYTES_MAX;
 use super::state::Table;
 use super::{Call, Caller, Linker, Result, sync, waits};
-use connection::{Answer, Connection, Fault, Place, SQL_BYTES_MAX};
+use connection::{Answer, Connection, Fault, Kept, Place, SQL_BYTES_MAX};
 
 /// Databases one process may have open.
 const CONNECTIONS_MAX: usize = 16;
@@ -63,6 +67,8 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
 pub(super) struct Sqlite {
     connections: Vec<Open>,
     statements: Table<Prepared>,
+    /// Bytes of the rows of all statements.
+    rows: Arc<AtomicUsize>,
 }
 
 struct Open {
@@ -73,7 +79,7 @@ struct Open {
 struct Prepared {
     connection: usize,
     columns: Vec<String>,
-    row: Option<Vec<Value>>,
+    row: Option<Kept>,
 }
 
 impl Sqlite {
@@ -81,6 +87,7 @@ impl Sqlite {
         Self {
             connections: Vec::new(),
             statements: Table::new(),
+            rows: Arc::default(),
         }
     }
 }
@@ -170,10 +177,14 @@ fn decoded(bytes: &[u8]) -> std::result::Result<Vec<(Place, Value)>, String> {
 
 // ---- paths ---------------------------------------------------------------------------------------------
 
-/// The file of a path, and the directory of the process that it lies in. Symbolic links on the way are
+/// The file of a path, and the directory of the process that it lies in. Symbolic links below that are
 /// followed here, and the result must lie there all the same; what changes afterwards is refused when the
 /// file is opened.
-fn resolve(path: &str, preopens: &[String]) -> std::result::Result<(PathBuf, PathBuf), String> {
+fn resolve(
+    path: &str,
+    preopens: &[String],
+    directories: &Directories,
+) -> std::result::Result<(PathBuf, Directory), String> {
     let shown = || bounded(format!("{path:?}"));
     let outside = || format!("{} is in no directory of this process", shown());
     let asked = Path::new(path);
@@ -187,21 +198,22 @@ fn resolve(path: &str, preopens: &[String]) -> std::result::Result<(PathBuf, Pat
     };
     // The closest one, as WASI takes it.
     let dir = preopens.iter().filter(holds).max_by_key(|dir| dir.len());
-    let dir = Path::new(dir.ok_or_else(outside)?);
+    let dir = dir.ok_or_else(outside)?;
     let name = asked.file_name().ok_or_else(outside)?;
     let parent = match asked.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let real = |path: &Path| {
-        let real = path.canonicalize();
-        real.map_err(|error| format!("{}: {}: {error}", shown(), path.display()))
-    };
-    let (dir, parent) = (real(dir)?, real(parent)?);
-    if !parent.starts_with(&dir) {
+    let failed =
+        |path: &Path, error: std::io::Error| format!("{}: {}: {error}", shown(), path.display());
+    let opened = directories.open(dir);
+    let dir = opened.map_err(|error| failed(Path::new(dir), error))?;
+    let opened = Directory::at(parent);
+    let parent = opened.map_err(|error| failed(parent, error))?;
+    if !parent.real().starts_with(dir.real()) {
         return Err(outside());
     }
-    Ok((parent.join(name), dir))
+    Ok((parent.real().join(name), dir))
 }
 
 fn without_dot(path: &Path) -> &Path {
@@ -291,12 +303,15 @@ async fn connect(call: &mut Call<'_>, path: String) -> std::result::Result<u64, 
     let file = if path.is_empty() || path == ":memory:" {
         None
     } else {
-        let config = call.state().context.config().clone();
-        let resolved = move || resolve(&path, &config.preopens);
+        let context = &call.state().context;
+        let (config, environment) = (context.config().clone(), context.environment().clone());
+        let resolved = move || resolve(&path, &config.preopens, environment.directories());
         let resolved = tokio::task::spawn_blocking(resolved).await;
         Some(resolved.map_err(|error| error.to_string())??)
     };
-    let connection = Connection::open(file).await?;
+    let environ = call.state().context.environ();
+    let rows = call.sqlite().rows.clone();
+    let connection = Connection::open(file, environ, rows).await?;
     let connections = &mut call.sqlite().connections;
     connections.push(Open {
         connection,
@@ -374,7 +389,7 @@ async fn finalize(mut call: Call<'_>, stmt: u64) -> Result<()> {
 /// Columns of the row that the statement is at; before the first one, of the rows to come.
 fn column_count(mut call: Call<'_>, stmt: u64) -> Result<u32> {
     let prepared = call.prepared(stmt)?;
-    let row = prepared.row.as_ref().map(Vec::len);
+    let row = prepared.row.as_ref().map(|row| row.values.len());
     let count = row.unwrap_or(prepared.columns.len());
     Ok(u32::try_from(count).expect("SQLite has a few thousand columns at most"))
 }
@@ -393,7 +408,7 @@ async fn column_names(mut call: Call<'_>, stmt: u64, len_ptr: u32) -> Result<u32
 
 async fn read_column(mut call: Call<'_>, stmt: u64, col: u32, len_ptr: u32) -> Result<u32> {
     let row = call.prepared(stmt)?.row.as_ref();
-    let value = row.and_then(|row| row.get(col as usize));
+    let value = row.and_then(|row| row.values.get(col as usize));
     let Some(value) = value.map(|value| encoded(&ColumnValue::from(value))) else {
         return Err(call.trap(format_args!("no row, or no column {col}")));
     };
@@ -402,7 +417,7 @@ async fn read_column(mut call: Call<'_>, stmt: u64, col: u32, len_ptr: u32) -> R
 
 async fn read_row(mut call: Call<'_>, stmt: u64, len_ptr: u32) -> Result<u32> {
     let row = call.prepared(stmt)?.row.as_ref();
-    let row = row.map(|row| row.iter().map(ColumnValue::from).collect::<Vec<_>>());
+    let row = row.map(|row| row.values.iter().map(ColumnValue::from).collect::<Vec<_>>());
     let Some(row) = row.map(|row| encoded(&row)) else {
         return Err(call.trap("the statement is at no row"));
     };

@@ -17,6 +17,11 @@ use crate::{Context, Environment, Resource};
 /// Entries of one table; a call that would exceed it traps.
 const TABLE_MAX: usize = 65_536;
 
+/// Modules that a process holds; `compile_module` answers an error beyond it, and taking one out of a message traps.
+const MODULES_MAX: usize = 256;
+/// Bytes of those, as Wasm. Beyond it as above.
+const MODULES_BYTES_MAX: usize = 256 << 20;
+
 /// Bytes that a message may keep and not fill, on top of as many as it has.
 const SPARE_BYTES_MAX: usize = 64;
 
@@ -30,7 +35,7 @@ pub(crate) struct State {
     instantiated: bool,
     /// The scratch slot: the outgoing message, or the last received one.
     pub(super) held: Option<Held>,
-    pub(super) modules: Table<Module>,
+    pub(super) modules: Modules,
     /// Shared with the processes that were spawned with them.
     pub(super) configs: Table<Arc<ProcessConfig>>,
     /// Bytes of the texts of all of them.
@@ -44,8 +49,8 @@ pub(crate) struct State {
     sockets: Option<Box<Sockets>>,
     pub(super) wasi: Option<Box<WasiP1Ctx>>,
     pub(super) sqlite: Option<Box<Sqlite>>,
-    /// How many `trap::catch` are under way inside each other.
-    pub(super) catching: u32,
+    /// Functions of the guest that its own calls are calling, inside each other.
+    pub(super) depth: u32,
     /// Ticks in a row this guest computed through without waiting for anything.
     pub(crate) busy_ticks: u32,
 }
@@ -61,7 +66,7 @@ impl State {
             instantiated: false,
             held: None,
             handler: None,
-            modules: Table::new(),
+            modules: Modules(Table::new()),
             configs: Table::new(),
             configs_bytes: 0,
             errors: Table::new(),
@@ -69,7 +74,7 @@ impl State {
             sockets: None,
             wasi: None,
             sqlite: None,
-            catching: 0,
+            depth: 0,
             busy_ticks: 0,
         }
     }
@@ -227,12 +232,46 @@ impl<T> Table<T> {
         self.0.as_ref()?.by_id.get(&id)
     }
 
+    fn all(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flat_map(|entries| entries.by_id.values())
+    }
+
     pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut T> {
         self.0.as_mut()?.by_id.get_mut(&id)
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<T> {
         self.0.as_mut()?.by_id.remove(&id)
+    }
+}
+
+/// The modules that a process compiled or was sent, by id. There are few, so each look counts them.
+pub(super) struct Modules(Table<Module>);
+
+impl Modules {
+    /// Whether one more of so many bytes may be held; the text of the error says that there are too many.
+    pub(super) fn check_room(&self, bytes: usize) -> Result<(), String> {
+        let held: usize = self.0.all().map(|module| module.bytes().len()).sum();
+        if self.0.all().count() < MODULES_MAX && held + bytes <= MODULES_BYTES_MAX {
+            return Ok(());
+        }
+        Err(format!(
+            "a process holds at most {MODULES_MAX}, of {} MiB; drop those that are not needed",
+            MODULES_BYTES_MAX >> 20
+        ))
+    }
+
+    pub(super) fn insert(&mut self, module: Module) -> Result<u64, String> {
+        self.check_room(module.bytes().len())?;
+        self.0.insert(module)
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&Module> {
+        self.0.get(id)
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<Module> {
+        self.0.remove(id)
     }
 }
 

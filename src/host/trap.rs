@@ -7,8 +7,6 @@ use super::{Call, Caller, Linker, Result, waits};
 
 /// The export that runs the protected function.
 const CATCH: &str = "_lunatic_catch_trap";
-/// Calls inside each other; each takes a stack of its own.
-const DEPTH_MAX: u32 = 32;
 
 pub(super) fn link(linker: &mut Linker) -> Result<()> {
     waits! { linker, "lunatic::trap";
@@ -32,14 +30,11 @@ async fn catch(mut call: Call<'_>, function: u32, pointer: u32) -> Result<u32> {
     let export = export
         .typed::<(u32, u32), u32>(&call.caller)
         .map_err(|_| call.trap(format_args!("{CATCH:?} is not (i32, i32) -> i32")))?;
-    if call.state().catching == DEPTH_MAX {
-        return Err(call.trap(format_args!("more than {DEPTH_MAX} inside each other")));
-    }
-    call.state().catching += 1;
+    call.descend()?;
     let result = export
         .call_async(&mut call.caller, (function, pointer))
         .await;
-    call.state().catching -= 1;
+    call.ascend();
     match result {
         Ok(result) => Ok(result),
         Err(error) if error.is::<I32Exit>() => Err(error),

@@ -4,14 +4,15 @@
 //! Its WASI context is made at its first WASI call: most processes of a large program never make one.
 
 use std::sync::LazyLock;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tidelock_proto::spawn::ProcessConfig;
 use tidelock_proto::wire::CONTROL_BYTES_MAX;
 use tidelock_proto::{Pid, bounded};
 use wasmtime::{Config, Engine, Error, Store, WasmBacktrace};
+use wasmtime_wasi::clocks::MonotonicClock;
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
-use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
+use wasmtime_wasi::{FsPerms, HostMonotonicClock, I32Exit, WasiCtxBuilder};
 
 use super::output::{LineStream, RATE_BYTES, Sink};
 use super::{Call, Caller, Linker, Result, State, Stdio, process, sync, waits};
@@ -75,7 +76,6 @@ fn random_get(mut call: Call<'_>, ptr: u32, len: u32) -> Result<u32> {
 /// Wall-clock time, or the time since the first process of this node asked for it; no other clock.
 fn clock_time_get(mut call: Call<'_>, clock: u32, _precision: u64, time_ptr: u32) -> Result<u32> {
     const BAD_CLOCK: u32 = 8;
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     let since = match clock {
         // Before 1970 there was no such machine.
         0 => SystemTime::now()
@@ -84,9 +84,28 @@ fn clock_time_get(mut call: Call<'_>, clock: u32, _precision: u64, time_ptr: u32
         1 => START.elapsed(),
         _ => return Ok(BAD_CLOCK),
     };
-    let nanoseconds = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-    call.put_u64("time_ptr", time_ptr, nanoseconds)?;
+    call.put_u64("time_ptr", time_ptr, nanoseconds(since))?;
     Ok(0)
+}
+
+/// When the first process of this node asked for the time.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The clock that WASI contexts wait by: what it shows is what `clock_time_get` answers.
+struct SinceStart;
+
+impl HostMonotonicClock for SinceStart {
+    fn resolution(&self) -> u64 {
+        MonotonicClock::new().resolution()
+    }
+
+    fn now(&self) -> u64 {
+        nanoseconds(START.elapsed())
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn proc_exit(_call: Call<'_>, code: u32) -> Result<()> {
@@ -145,8 +164,14 @@ fn build(config: &ProcessConfig, pid: Pid, environment: &Environment, stdio: Std
             wasi.inherit_stdio();
         }
     }
+    wasi.monotonic_clock(SinceStart);
     for dir in &config.preopens {
-        if let Err(error) = wasi.preopened_dir(dir, dir, FsPerms::ReadWrite) {
+        let opened = environment.directories().open(dir).map_err(Error::from);
+        let given = opened.and_then(|opened| {
+            let given = wasi.preopened_dir(opened.path(), dir, FsPerms::ReadWrite);
+            given.map(drop)
+        });
+        if let Err(error) = given {
             // As on any system where a directory vanished: the program finds it missing.
             tracing::warn!(%pid, %dir, %error, "directory cannot be opened for the process");
         }

@@ -1,28 +1,66 @@
 //! Names to addresses, and the iterators that every address goes out by.
 //!
 //! The system's resolver blocks, so a look-up has a thread. A look-up that timed out keeps its thread
-//! until the system answers, so their number is bounded for all guests together; whoever comes too
-//! many waits, within its own timeout.
+//! until the system answers, so their number is bounded, for each tenant and for all guests together; whoever
+//! comes too many waits, within its own timeout.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
-use tokio::sync::Semaphore;
+use tidelock_proto::Environ;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::{Call, Caller, Linker, Result, sync, waits};
 use super::address::Places;
 use super::{Failure, Outcome, Wait, answer, answer_new};
+use crate::registry::SHARE;
 
-/// Look-ups under way.
+/// Look-ups under way of the default tenant, and as many of all others together, each of which has a tenth of them at
+/// the most. One more waits.
 const LOOKUPS_MAX: usize = 32;
 /// Bytes of a name with its port; a longer one is an error.
 const NAME_BYTES_MAX: u32 = 1024;
 /// Addresses of one name; the rest is left out.
 const ADDRESSES_MAX: usize = 256;
 
-static LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
+static LOOKUPS: LazyLock<Lookups> = LazyLock::new(|| Lookups {
+    default: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+    others: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+    by_other: Mutex::default(),
+});
+
+/// One permit for each look-up that may still begin.
+struct Lookups {
+    default: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+    /// Of those tenants that look something up.
+    by_other: Mutex<BTreeMap<Environ, Weak<Semaphore>>>,
+}
+
+impl Lookups {
+    /// Waits for a place, which is given back when the result is dropped.
+    async fn place(&self, environ: Environ) -> [Option<OwnedSemaphorePermit>; 2] {
+        if environ == Environ::default() {
+            return [one_of(&self.default).await, None];
+        }
+        // Who waits for its own tenant takes nothing from the others.
+        let own = one_of(&self.of(environ)).await;
+        [own, one_of(&self.others).await]
+    }
+
+    fn of(&self, environ: Environ) -> Arc<Semaphore> {
+        let mut tenants = self.by_other.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.retain(|_, places| places.strong_count() > 0);
+        if let Some(places) = tenants.get(&environ).and_then(Weak::upgrade) {
+            return places;
+        }
+        let places = Arc::new(Semaphore::new(LOOKUPS_MAX.div_ceil(SHARE)));
+        tenants.insert(environ, Arc::downgrade(&places));
+        places
+    }
+}
 
 pub(super) fn link(linker: &mut Linker) -> Result<()> {
     sync! { linker, "lunatic::networking";
@@ -35,6 +73,11 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
         "resolve" => resolve(name_ptr: u32, name_len: u32, timeout: u64, id_ptr: u32);
     }
     Ok(())
+}
+
+/// Waits for a permit. No semaphore here is ever closed.
+async fn one_of(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    places.clone().acquire_owned().await.ok()
 }
 
 /// Addresses not yet asked for.
@@ -72,8 +115,9 @@ async fn resolve(
     id_ptr: u32,
 ) -> Result<u32> {
     call.room("id_u64_ptr", id_ptr, 8)?;
+    let environ = call.state().context.environ();
     let outcome = match name(&mut call, name_ptr, name_len)? {
-        Ok(name) => look_up(name, &mut Wait::new(timeout)).await,
+        Ok(name) => look_up(environ, name, &mut Wait::new(timeout)).await,
         Err(failure) => Err(failure),
     };
     let outcome = match outcome {
@@ -97,7 +141,11 @@ pub(super) fn name(call: &mut Call<'_>, ptr: u32, len: u32) -> Result<Outcome<St
 /// # Cancellation
 ///
 /// The system is asked all the same; nobody hears the answer.
-pub(super) async fn look_up(name: String, wait: &mut Wait) -> Outcome<Vec<SocketAddr>> {
+pub(super) async fn look_up(
+    environ: Environ,
+    name: String,
+    wait: &mut Wait,
+) -> Outcome<Vec<SocketAddr>> {
     if let Ok(address) = name.parse::<SocketAddr>() {
         return Ok(vec![address]);
     }
@@ -108,10 +156,10 @@ pub(super) async fn look_up(name: String, wait: &mut Wait) -> Outcome<Vec<Socket
     }
     let host = host.to_owned();
     let found = wait.step(async move {
-        let permit = LOOKUPS.clone().acquire_owned().await;
+        let place = LOOKUPS.place(environ).await;
         let asked = tokio::task::spawn_blocking(move || {
             // Given back when the system has answered, whether anybody still waits or not.
-            let _permit = permit;
+            let _place = place;
             let found = (host.as_str(), port).to_socket_addrs()?;
             Ok(found.take(ADDRESSES_MAX).collect::<Vec<_>>())
         });
@@ -181,13 +229,31 @@ mod tests {
     use super::*;
 
     async fn asked(name: &str, timeout: u64) -> Outcome<Vec<SocketAddr>> {
-        look_up(name.to_owned(), &mut Wait::new(timeout)).await
+        asked_by(Environ::default(), name, timeout).await
+    }
+
+    async fn asked_by(environ: Environ, name: &str, timeout: u64) -> Outcome<Vec<SocketAddr>> {
+        look_up(environ, name.to_owned(), &mut Wait::new(timeout)).await
+    }
+
+    #[tokio::test]
+    async fn no_tenant_takes_the_look_ups_of_another() {
+        let (mine, other) = (Environ(7), Environ(8));
+        let places = LOOKUPS.of(mine);
+        assert_eq!(places.available_permits(), 4);
+        let all = places.acquire_many(4).await.unwrap();
+        let late = asked_by(mine, "localhost:80", 50).await;
+        assert!(matches!(late, Err(Failure::TimedOut)));
+        assert!(asked_by(other, "localhost:80", 20_000).await.is_ok());
+        drop(all);
+        assert!(asked_by(mine, "localhost:80", 20_000).await.is_ok());
     }
 
     #[tokio::test]
     async fn only_so_many_look_ups_are_under_way_and_the_others_wait_in_their_timeouts() {
-        let all = LOOKUPS.acquire_many(32).await.unwrap();
-        assert_eq!(LOOKUPS.available_permits(), 0);
+        let places = &LOOKUPS.default;
+        let all = places.acquire_many(32).await.unwrap();
+        assert_eq!(places.available_permits(), 0);
         let late = asked("localhost:80", 50).await;
         assert!(matches!(late, Err(Failure::TimedOut)));
         assert!(asked("127.0.0.1:80", 50).await.is_ok(), "it asks nobody");
@@ -197,7 +263,7 @@ mod tests {
         assert!(!waits.is_finished());
         drop(all);
         assert!(waits.await.unwrap().is_ok());
-        let again = LOOKUPS.acquire_many(32).await;
+        let again = places.acquire_many(32).await;
         assert!(again.is_ok(), "each look-up gives its place back");
     }
 

@@ -30,6 +30,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig};
 use rustls::{ServerConnection, version};
+use tidelock_proto::Environ;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -488,8 +489,11 @@ async fn tls_connect(
     let port = address::port(&call, port)?;
     let host = dns::name(&mut call, host_ptr, host_len)?;
     let config = trusted(&mut call, certs_ptr, certs_len)?;
+    let environ = call.state().context.environ();
     let stream = match (host, config, Place::take(&mut call)) {
-        (Ok(host), Ok(config), Ok(place)) => connect(&host, port, timeout, config, place).await,
+        (Ok(host), Ok(config), Ok(place)) => {
+            connect(environ, &host, port, timeout, config, place).await
+        }
         (Err(failure), _, _) | (_, Err(failure), _) | (_, _, Err(failure)) => Err(failure),
     };
     let outcome = kept(&mut call, stream)?;
@@ -546,6 +550,7 @@ fn is_pem(bytes: &[u8]) -> bool {
 
 /// Tries the addresses of the host one after the other, then shakes hands.
 async fn connect(
+    environ: Environ,
     host: &str,
     port: u16,
     timeout_ms: u64,
@@ -557,7 +562,7 @@ async fn connect(
     let name = ServerName::try_from(bare.to_owned()).map_err(broken)?;
     let addresses = match name {
         ServerName::IpAddress(ip) => vec![SocketAddr::new(ip.into(), port)],
-        _ => look_up(format!("{host}:{port}"), &mut wait).await?,
+        _ => look_up(environ, format!("{host}:{port}"), &mut wait).await?,
     };
     let socket = first(&addresses, &mut wait).await?;
     send_at_once(&socket);

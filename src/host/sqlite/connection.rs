@@ -11,12 +11,14 @@
 //! * `ATTACH`, extensions, and pragmas that are not listed here are refused;
 //! * files are locked for this program alone (`unix-excl`): the index of a write-ahead log is then kept in
 //!   memory of our own, not in a mapped file, which a guest could cut short under the node's feet;
-//! * what does not fit into memory ends the statement, not the node.
+//! * what does not fit into memory ends the statement, not the node;
+//! * what SQLite does by recursion is bounded by its limits, since the end of a stack is the end of the node;
+//! * threads of databases step back behind those that run processes, and compute in turns (`turns.rs`).
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -27,22 +29,43 @@ use rusqlite::limits::Limit;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Batch, OpenFlags, Row, Rows, Statement};
 use self_cell::{MutBorrow, self_cell};
+use tidelock_proto::Environ;
 use tokio::sync::oneshot;
 
-/// Connections of this program. One more is refused.
+use super::super::directories::Directory;
+use super::turns::TURNS;
+use crate::registry::SHARE;
+
+/// Connections of the default tenant's processes, and of all others together, each of which has a tenth of them at the
+/// most. One more is refused.
 const CONNECTIONS_MAX: usize = 512;
 /// Prepared statements of one connection.
 const STATEMENTS_MAX: usize = 1024;
 /// Bytes of one text or blob, and of one stored row.
 const VALUE_BYTES_MAX: i32 = 16 << 20;
-/// Bytes of one row of a result.
+/// Bytes of one row of a result, with the size of a [`Value`] for each column.
 const ROW_BYTES_MAX: usize = 64 << 20;
+/// The same of the rows that all statements of one process are at. More is `SQLITE_NOMEM`.
+const PROCESS_ROWS_BYTES_MAX: usize = 64 << 20;
+/// The same of all processes of this program. More is `SQLITE_NOMEM`.
+const ROWS_BYTES_MAX: usize = 512 << 20;
 /// Bytes of one text of SQL.
 pub(super) const SQL_BYTES_MAX: u32 = 1 << 20;
 /// Bytes SQLite may use for all connections of this program. More ends the statement that asks.
 const HEAP_BYTES_MAX: usize = 256 << 20;
-/// Bytes of a thread's stack.
-const STACK_BYTES: usize = 1 << 20;
+/// Bytes of a thread's stack: address space, of which the pages that a statement needs are taken.
+const STACK_BYTES: usize = 8 << 20;
+/// Levels of one expression.
+const EXPR_DEPTH_MAX: i32 = 200;
+/// Symbols that the parser holds at once, one or more for each level of brackets or of queries in queries.
+const PARSER_DEPTH_MAX: i32 = 500;
+/// Queries that `UNION` and the like make one of. Rows of `VALUES` are none.
+const COMPOUND_SELECT_MAX: i32 = 100;
+/// Bytes of a pattern of `LIKE` or `GLOB`: a comparison goes one level deeper at each `%`.
+const PATTERN_BYTES_MAX: i32 = 1000;
+/// How far the thread of a database steps back behind what runs: a third of the weight.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
 /// Steps of SQLite's machine between two looks at whether the process has ended.
 const STEPS: i32 = 1000;
 /// Milliseconds a statement waits for a lock, unless the guest asks for others, and at most.
@@ -99,6 +122,9 @@ const PRAGMAS: &[&str] = &[
     "wal_checkpoint",
 ];
 
+/// A statement that does nothing and has no columns, since its pragma is ignored.
+const NOTHING: &str = "PRAGMA threads";
+
 /// Pragmas without effect here: what they would set is the node's business.
 const PRAGMAS_IGNORED: &[&str] = &["mmap_size", "temp_store", "threads"];
 
@@ -135,20 +161,25 @@ enum Command {
     Execute(String, oneshot::Sender<Answer<()>>),
     Prepare(u64, String, oneshot::Sender<Answer<Vec<String>>>),
     Bind(u64, Vec<(Place, Value)>, oneshot::Sender<Answer<()>>),
-    Step(u64, oneshot::Sender<Answer<Option<Vec<Value>>>>),
+    Step(u64, oneshot::Sender<Answer<Option<Kept>>>),
     Reset(u64, oneshot::Sender<()>),
     Drop(u64, oneshot::Sender<()>),
     Changes(oneshot::Sender<u64>),
 }
 
 impl Connection {
-    /// Opens the database at `path`, below `dir`; without a path one in memory.
+    /// Opens the database at a path, below a directory, for a tenant; without a path one in memory. The rows of its statements are
+    /// counted in `rows`, with those of the process's other databases.
     ///
     /// # Errors
     ///
     /// A text that says whose move it is. Nothing was opened.
-    pub(super) async fn open(file: Option<(PathBuf, PathBuf)>) -> Result<Self, String> {
-        let slot = Slot::take()?;
+    pub(super) async fn open(
+        file: Option<(PathBuf, Directory)>,
+        environ: Environ,
+        rows: Arc<AtomicUsize>,
+    ) -> Result<Self, String> {
+        let slot = Slot::take(environ)?;
         let (commands, inbox) = mpsc::channel();
         let (tell, opened) = oneshot::channel();
         let ended = Arc::new(AtomicBool::new(false));
@@ -158,11 +189,12 @@ impl Connection {
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 let _slot = slot;
+                step_back();
                 match open(file, &watched) {
                     Ok(connection) => {
                         // Whoever asked may be gone; then the channel is closed, too.
                         let _: Result<(), _> = tell.send(Ok(()));
-                        serve(&connection, &inbox);
+                        serve(&connection, &inbox, &rows);
                     }
                     Err(error) => drop(tell.send(Err(error))),
                 }
@@ -181,7 +213,8 @@ impl Connection {
         self.ask(|tell| Command::Execute(sql, tell)).await?
     }
 
-    /// Prepares one statement under an id of the caller's. Returns the names of its columns.
+    /// Prepares the first statement of `sql` under an id of the caller's; one that does nothing if there is none.
+    /// Returns the names of its columns.
     pub(super) async fn prepare(&self, id: u64, sql: String) -> Answer<Vec<String>> {
         self.ask(|tell| Command::Prepare(id, sql, tell)).await?
     }
@@ -192,7 +225,7 @@ impl Connection {
     }
 
     /// Goes on to the next row; None: there is none, and the statement starts anew with the next step.
-    pub(super) async fn step(&self, id: u64) -> Answer<Option<Vec<Value>>> {
+    pub(super) async fn step(&self, id: u64) -> Answer<Option<Kept>> {
         self.ask(|tell| Command::Step(id, tell)).await?
     }
 
@@ -222,31 +255,135 @@ impl Connection {
     }
 }
 
-/// One of the connections this program may have.
-struct Slot;
+/// One of the connections that a tenant may have.
+#[derive(Debug)]
+struct Slot(Environ);
 
-static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+static CONNECTIONS: Mutex<Connections> = Mutex::new(Connections {
+    by_tenant: BTreeMap::new(),
+    others: 0,
+});
+
+struct Connections {
+    by_tenant: BTreeMap<Environ, usize>,
+    /// How many are not the default tenant's.
+    others: usize,
+}
+
+impl Connections {
+    fn lock() -> MutexGuard<'static, Self> {
+        CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Slot {
-    fn take() -> Result<Self, String> {
-        let one_more = |count| (count < CONNECTIONS_MAX).then_some(count + 1);
-        CONNECTIONS
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .map(|_| Self)
-            .map_err(|_| format!("{CONNECTIONS_MAX} databases are open on this node already"))
+    fn take(environ: Environ) -> Result<Self, String> {
+        let mut open = Connections::lock();
+        let is_other = environ != Environ::default();
+        let share = if is_other { SHARE } else { 1 };
+        let max = CONNECTIONS_MAX.div_ceil(share);
+        let own = open.by_tenant.get(&environ).copied().unwrap_or(0);
+        if own >= max {
+            return Err(format!("{max} databases are open on this node already"));
+        }
+        if is_other && open.others >= CONNECTIONS_MAX {
+            return Err("this node has too many databases of tenants open already".to_owned());
+        }
+        open.by_tenant.insert(environ, own + 1);
+        open.others += usize::from(is_other);
+        Ok(Self(environ))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
+        let mut open = Connections::lock();
+        if let Some(own) = open.by_tenant.get_mut(&self.0) {
+            *own -= 1;
+            if *own == 0 {
+                open.by_tenant.remove(&self.0);
+            }
+        }
+        open.others -= usize::from(self.0 != Environ::default());
+    }
+}
+
+/// A row that a statement is at.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) values: Vec<Value>,
+    _room: Room,
+}
+
+/// Room for a row, until it is dropped.
+#[derive(Debug)]
+struct Room {
+    bytes: usize,
+    /// Bytes of all rows of its process.
+    rows: Arc<AtomicUsize>,
+}
+
+/// Bytes of all rows of this program.
+static ROWS: AtomicUsize = AtomicUsize::new(0);
+
+impl Room {
+    fn new(rows: &Arc<AtomicUsize>) -> Self {
+        Self {
+            bytes: 0,
+            rows: rows.clone(),
+        }
+    }
+
+    /// Takes so many bytes more, or none and says why.
+    fn grow(&mut self, bytes: usize) -> Answer<()> {
+        let fault = |code: std::ffi::c_int, text| Fault {
+            code: code.cast_unsigned(),
+            text,
+        };
+        if self.bytes + bytes > ROW_BYTES_MAX {
+            let text = format!("a row of more than {ROW_BYTES_MAX} bytes");
+            return Err(fault(rusqlite::ffi::SQLITE_TOOBIG, text));
+        }
+        let take = |count: &AtomicUsize, max: usize| {
+            let more = |taken: usize| (taken + bytes <= max).then_some(taken + bytes);
+            count
+                .try_update(Ordering::Relaxed, Ordering::Relaxed, more)
+                .is_ok()
+        };
+        let full = |whose: &str, max: usize| {
+            let text = format!("the rows that all statements of {whose} are at have {max} bytes");
+            Err(fault(rusqlite::ffi::SQLITE_NOMEM, text))
+        };
+        if !take(&self.rows, PROCESS_ROWS_BYTES_MAX) {
+            return full("the process", PROCESS_ROWS_BYTES_MAX);
+        }
+        if !take(&ROWS, ROWS_BYTES_MAX) {
+            self.rows.fetch_sub(bytes, Ordering::Relaxed);
+            return full("the node", ROWS_BYTES_MAX);
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.rows.fetch_sub(self.bytes, Ordering::Relaxed);
+        ROWS.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 // ---- on the connection's thread ------------------------------------------------------------------------
 
+/// Lets threads that run processes go first. Where the system has no priorities of threads, this one has that of all.
+fn step_back() {
+    // Where it is not allowed, it computes at the priority it has.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(NICENESS);
+}
+
 fn open(
-    file: Option<(PathBuf, PathBuf)>,
+    file: Option<(PathBuf, Directory)>,
     ended: &Arc<AtomicBool>,
 ) -> Result<rusqlite::Connection, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -270,7 +407,7 @@ fn open(
 /// From here on, this thread opens nothing outside of `dir`. Without Landlock in the kernel the checks of
 /// the path are all there is.
 #[cfg(target_os = "linux")]
-fn confine(dir: &Path) -> Result<(), String> {
+fn confine(dir: &Directory) -> Result<(), String> {
     use landlock::{
         ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     };
@@ -279,7 +416,7 @@ fn confine(dir: &Path) -> Result<(), String> {
         Ruleset::default()
             .handle_access(all)?
             .create()?
-            .add_rule(PathBeneath::new(PathFd::new(dir)?, all))?
+            .add_rule(PathBeneath::new(dir.file(), all))?
             // For the seed of its random numbers.
             .add_rule(PathBeneath::new(
                 PathFd::new("/dev/urandom")?,
@@ -292,7 +429,7 @@ fn confine(dir: &Path) -> Result<(), String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn confine(_dir: &Path) -> Result<(), String> {
+fn confine(_dir: &Directory) -> Result<(), String> {
     Ok(())
 }
 
@@ -309,7 +446,10 @@ fn restrict(
     for (limit, max) in [
         (Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX),
         (Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX.cast_signed()),
-        (Limit::SQLITE_LIMIT_EXPR_DEPTH, 200),
+        (Limit::SQLITE_LIMIT_EXPR_DEPTH, EXPR_DEPTH_MAX),
+        (Limit::SQLITE_LIMIT_PARSER_DEPTH, PARSER_DEPTH_MAX),
+        (Limit::SQLITE_LIMIT_COMPOUND_SELECT, COMPOUND_SELECT_MAX),
+        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN_BYTES_MAX),
         (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 100),
         // VACUUM takes it.
         (Limit::SQLITE_LIMIT_ATTACHED, 1),
@@ -318,7 +458,13 @@ fn restrict(
         connection.set_limit(limit, max)?;
     }
     let watched = ended.clone();
-    connection.progress_handler(STEPS, Some(move || watched.load(Ordering::Relaxed)))?;
+    connection.progress_handler(
+        STEPS,
+        Some(move || {
+            TURNS.give_way();
+            watched.load(Ordering::Relaxed)
+        }),
+    )?;
     let patience = Arc::new(AtomicU32::new(BUSY_MS));
     let (watched, waits) = (ended.clone(), patience.clone());
     connection.busy_handler(Some(move |count: i32| {
@@ -326,7 +472,7 @@ fn restrict(
         if watched.load(Ordering::Relaxed) || waited >= waits.load(Ordering::Relaxed) {
             return false;
         }
-        thread::sleep(Duration::from_millis(u64::from(BUSY_PAUSE_MS)));
+        TURNS.aside(|| thread::sleep(Duration::from_millis(u64::from(BUSY_PAUSE_MS))));
         true
     }))?;
     connection.authorizer(Some(move |context: AuthContext<'_>| {
@@ -402,16 +548,21 @@ impl<'conn> Prepared<'conn> {
 }
 
 /// Answers until the handle is dropped. Whoever asked may be gone at any time; then nobody reads the answer.
-fn serve(connection: &rusqlite::Connection, inbox: &mpsc::Receiver<Command>) {
+fn serve(
+    connection: &rusqlite::Connection,
+    inbox: &mpsc::Receiver<Command>,
+    rows: &Arc<AtomicUsize>,
+) {
     let mut statements: HashMap<u64, Prepared<'_>> = HashMap::new();
     while let Ok(command) = inbox.recv() {
+        let _turn = TURNS.take();
         match command {
             Command::Execute(sql, tell) => drop(tell.send(execute(connection, &sql))),
             Command::Prepare(id, sql, tell) => {
                 drop(tell.send(prepare(connection, &mut statements, id, &sql)));
             }
             Command::Bind(id, values, tell) => drop(tell.send(bind(&mut statements, id, values))),
-            Command::Step(id, tell) => drop(tell.send(step(&mut statements, id))),
+            Command::Step(id, tell) => drop(tell.send(step(&mut statements, id, rows))),
             Command::Reset(id, tell) => {
                 if let Some(statement) = statements.remove(&id) {
                     statements.insert(id, Prepared::Idle(statement.into_idle()));
@@ -448,7 +599,12 @@ fn prepare<'conn>(
     if statements.len() >= STATEMENTS_MAX {
         return Err(misuse(format!("more than {STATEMENTS_MAX} statements")));
     }
-    let statement = connection.prepare(sql).map_err(|error| fault(&error))?;
+    // `Connection::prepare` calls itself for each further statement, to see that there is none.
+    let first = Batch::new(connection, sql).next();
+    let statement = match first.map_err(|error| fault(&error))? {
+        Some(statement) => statement,
+        None => connection.prepare(NOTHING).map_err(|error| fault(&error))?,
+    };
     let names = statement.column_names();
     let names = names.into_iter().map(str::to_owned).collect();
     statements.insert(id, Prepared::Idle(statement));
@@ -487,13 +643,17 @@ fn number_of(statement: &Statement<'_>, name: &str) -> Answer<usize> {
     Err(misuse(format!("no parameter is called {name:?}")))
 }
 
-fn step(statements: &mut HashMap<u64, Prepared<'_>>, id: u64) -> Answer<Option<Vec<Value>>> {
+fn step(
+    statements: &mut HashMap<u64, Prepared<'_>>,
+    id: u64,
+    kept: &Arc<AtomicUsize>,
+) -> Answer<Option<Kept>> {
     let Some(statement) = statements.remove(&id) else {
         return Err(misuse("no such statement".to_owned()));
     };
     let mut under_way = statement.into_under_way();
     let row = under_way.with_dependent_mut(|_, rows| match rows.next() {
-        Ok(row) => row.map(values).transpose(),
+        Ok(row) => row.map(|row| keep(row, kept)).transpose(),
         Err(error) => Err(fault(&error)),
     });
     let next = if matches!(row, Ok(Some(_))) {
@@ -505,31 +665,34 @@ fn step(statements: &mut HashMap<u64, Prepared<'_>>, id: u64) -> Answer<Option<V
     row
 }
 
-fn values(row: &Row<'_>) -> Answer<Vec<Value>> {
+/// Copies a row, as far as there is room.
+fn keep(row: &Row<'_>, rows: &Arc<AtomicUsize>) -> Answer<Kept> {
     let count = row.as_ref().column_count();
+    let mut room = Room::new(rows);
+    room.grow(count * size_of::<Value>())?;
     let mut values = Vec::with_capacity(count);
-    let mut bytes = 0;
     for column in 0..count {
         let value = row.get_ref(column).map_err(|error| fault(&error))?;
-        if let ValueRef::Text(text) | ValueRef::Blob(text) = value {
-            bytes += text.len();
-        }
-        if bytes > ROW_BYTES_MAX {
-            let text = format!("a row of more than {ROW_BYTES_MAX} bytes");
-            return Err(Fault {
-                code: rusqlite::ffi::SQLITE_TOOBIG.cast_unsigned(),
-                text,
-            });
-        }
         values.push(match value {
-            // SQLite does not promise that its text is UTF-8.
-            ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+            ValueRef::Text(text) => {
+                // SQLite does not promise that its text is UTF-8.
+                let text = String::from_utf8_lossy(text);
+                room.grow(text.len())?;
+                Value::Text(text.into_owned())
+            }
+            ValueRef::Blob(bytes) => {
+                room.grow(bytes.len())?;
+                Value::Blob(bytes.to_vec())
+            }
             other => other
                 .try_into()
                 .map_err(|error: rusqlite::types::FromSqlError| misuse(error.to_string()))?,
         });
     }
-    Ok(values)
+    Ok(Kept {
+        values,
+        _room: room,
+    })
 }
 
 fn fault(error: &rusqlite::Error) -> Fault {
@@ -562,6 +725,12 @@ mod tests {
     const ENDLESS: &str =
         "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n";
 
+    async fn in_memory() -> Connection {
+        Connection::open(None, Environ::default(), Arc::default())
+            .await
+            .unwrap()
+    }
+
     /// Waits until a connection's thread, which holds clones of this, has ended.
     async fn thread_ends(ended: Arc<AtomicBool>) {
         while Arc::strong_count(&ended) > 1 {
@@ -573,7 +742,7 @@ mod tests {
     async fn a_dropped_connection_leaves_no_thread_behind_whatever_it_does() {
         // Computing, and asked to compute after it was dropped.
         for wait in [true, false] {
-            let connection = Connection::open(None).await.unwrap();
+            let connection = in_memory().await;
             let ended = connection.ended.clone();
             if wait {
                 let endless = connection.execute(ENDLESS.to_owned());
@@ -614,20 +783,156 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_fit_into_memory_ends_the_statement() {
-        let connection = Connection::open(None).await.unwrap();
+        let connection = in_memory().await;
         let fill = "CREATE TABLE t (a); WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1
             FROM n LIMIT 100) INSERT INTO t SELECT zeroblob(10000000) FROM n";
         let fault = connection.execute(fill.to_owned()).await.unwrap_err();
         assert_eq!(fault.code, rusqlite::ffi::SQLITE_NOMEM.cast_unsigned());
         let sql = "SELECT count(*) FROM t".to_owned();
         assert_eq!(connection.prepare(0, sql).await.unwrap(), ["count(*)"]);
-        let row = connection.step(0).await.unwrap();
-        assert_eq!(row, Some(vec![Value::Integer(0)]));
+        let row = connection.step(0).await.unwrap().unwrap();
+        assert_eq!(row.values, [Value::Integer(0)]);
+    }
+
+    /// Each of these would run over the end of a thread's stack, and that ends the program.
+    #[tokio::test]
+    async fn no_text_of_sql_goes_too_deep_for_a_stack() {
+        let connection = in_memory().await;
+        let many = "END;".repeat(SQL_BYTES_MAX as usize / 4);
+        assert_eq!(connection.prepare(0, many).await.unwrap(), [""; 0]);
+        let repeated = |text| format!("replace(hex(zeroblob(25000)), '00', '{text}')");
+        let like = format!("SELECT {} LIKE {}", repeated("a"), repeated("%a"));
+        connection.prepare(1, like).await.unwrap();
+        let fault = connection.step(1).await.unwrap_err();
+        assert!(fault.text.contains("pattern too complex"), "{fault:?}");
+        let union = ["SELECT 1"; 101].join(" UNION ");
+        let fault = connection.prepare(2, union).await.unwrap_err();
+        assert!(fault.text.contains("too many terms"), "{fault:?}");
+        let short = "SELECT 'abc' LIKE '%a%c'".to_owned();
+        connection.prepare(3, short).await.unwrap();
+        let row = connection.step(3).await.unwrap().unwrap();
+        assert_eq!(row.values, [Value::Integer(1)]);
+    }
+
+    #[tokio::test]
+    async fn a_row_is_counted_while_its_statement_is_at_it() {
+        let rows: Arc<AtomicUsize> = Arc::default();
+        let counted = || rows.load(Ordering::Relaxed);
+        let connection = Connection::open(None, Environ::default(), rows.clone())
+            .await
+            .unwrap();
+        let sql = "SELECT x'0001', 'abc' UNION ALL SELECT 1, 2";
+        connection.prepare(0, sql.to_owned()).await.unwrap();
+        let first = connection.step(0).await.unwrap().unwrap();
+        assert_eq!(counted(), 2 * size_of::<Value>() + 5);
+        let second = connection.step(0).await.unwrap();
+        drop(first);
+        assert_eq!(counted(), 2 * size_of::<Value>());
+        drop(second);
+        assert_eq!(counted(), 0);
+        // What a process has no room for, its statement does not come to.
+        rows.store(PROCESS_ROWS_BYTES_MAX, Ordering::Relaxed);
+        let end = connection.step(0).await.unwrap();
+        assert!(end.is_none(), "at its end a statement needs no room");
+        let fault = connection.step(0).await.unwrap_err();
+        assert_eq!(fault.code, rusqlite::ffi::SQLITE_NOMEM.cast_unsigned());
+        rows.store(0, Ordering::Relaxed);
+        assert!(connection.step(0).await.unwrap().is_some());
+    }
+
+    #[test]
+    fn no_tenant_takes_the_databases_of_another() {
+        let (mine, other) = (Environ(7), Environ(8));
+        let mut slots = Vec::new();
+        while let Ok(slot) = Slot::take(mine) {
+            slots.push(slot);
+        }
+        assert_eq!(slots.len(), 52);
+        let full = Slot::take(mine).unwrap_err();
+        assert!(full.starts_with("52 databases"), "{full}");
+        let others = (Slot::take(other), Slot::take(Environ::default()));
+        assert!(others.0.is_ok() && others.1.is_ok());
+        slots.pop();
+        assert!(Slot::take(mine).is_ok());
+    }
+
+    #[test]
+    fn the_rows_of_a_process_and_of_all_have_an_end() {
+        let take = |bytes: usize, rows: &Arc<AtomicUsize>| {
+            let mut room = Room::new(rows);
+            room.grow(bytes).map(|()| room)
+        };
+        let is = |fault: Fault, code: i32, whose: &str| {
+            assert_eq!(fault.code, code.cast_unsigned());
+            assert!(fault.text.contains(whose), "{fault:?}");
+        };
+        let (toobig, nomem) = (rusqlite::ffi::SQLITE_TOOBIG, rusqlite::ffi::SQLITE_NOMEM);
+        let mine: Arc<AtomicUsize> = Arc::default();
+        is(take(ROW_BYTES_MAX + 1, &mine).unwrap_err(), toobig, "a row");
+        let one = take(1, &mine).unwrap();
+        is(
+            take(PROCESS_ROWS_BYTES_MAX, &mine).unwrap_err(),
+            nomem,
+            "the process",
+        );
+        // With that byte there is room for all processes but the last. Tests beside this one have what it leaves.
+        let others = ROWS_BYTES_MAX / PROCESS_ROWS_BYTES_MAX;
+        let mut taken = Vec::new();
+        for _ in 1..others {
+            taken.push(take(PROCESS_ROWS_BYTES_MAX, &Arc::default()).unwrap());
+        }
+        let last: Arc<AtomicUsize> = Arc::default();
+        is(
+            take(PROCESS_ROWS_BYTES_MAX, &last).unwrap_err(),
+            nomem,
+            "the node",
+        );
+        assert_eq!(last.load(Ordering::Relaxed), 0);
+        drop((one, taken));
+        assert_eq!(mine.load(Ordering::Relaxed), 0);
+    }
+
+    /// As many queries without end as there are turns, and a statement that comes behind them.
+    #[tokio::test]
+    async fn queries_without_end_hand_their_turns_on() {
+        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut endless = Vec::new();
+        for _ in 0..2 * cores {
+            let connection = in_memory().await;
+            endless.push(Box::pin(async move {
+                connection.execute(ENDLESS.to_owned()).await
+            }));
+        }
+        for query in &mut endless {
+            assert!(futures_util::poll!(query).is_pending());
+        }
+        let connection = in_memory().await;
+        connection.execute("SELECT 1".to_owned()).await.unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_thread_of_a_database_steps_back() {
+        let niceness = |of: &std::path::Path| -> Option<i32> {
+            let stat = std::fs::read_to_string(of.join("stat")).ok()?;
+            // The name may contain anything; the 19th field is the 17th behind it.
+            let (_, fields) = stat.rsplit_once(')')?;
+            fields.split_whitespace().nth(16)?.parse().ok()
+        };
+        let _connection = in_memory().await;
+        let mine = niceness("/proc/thread-self".as_ref()).unwrap();
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let steps_back = threads.flatten().any(|thread| {
+            let name = std::fs::read_to_string(thread.path().join("comm"));
+            name.is_ok_and(|name| name.trim_end() == "tidelock-sqlite")
+                && niceness(&thread.path()) == Some((mine + NICENESS).min(19))
+        });
+        assert!(steps_back);
     }
 
     #[tokio::test]
     async fn a_row_that_is_too_large_is_refused() {
-        let connection = Connection::open(None).await.unwrap();
+        let connection = in_memory().await;
         let large = format!("SELECT {}", ["zeroblob(16000000)"; 5].join(", "));
         connection.prepare(7, large).await.unwrap();
         let fault = connection.step(7).await.unwrap_err();
@@ -641,7 +946,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let inside = dir.clone();
         let opened = thread::spawn(move || {
-            confine(&inside).unwrap();
+            confine(&Directory::at(&inside).unwrap()).unwrap();
             let inside = std::fs::write(inside.join("a"), "a").is_ok();
             (inside, std::fs::read_dir("/").is_ok())
         });

@@ -622,6 +622,29 @@ async fn catching_goes_so_deep_and_no_deeper() {
     let imports = import("lunatic::trap::catch").0;
     let reason = runs_as(ProcessConfig::default(), &imports, body).await;
     assert_eq!(reason, ExitReason::Normal);
+    // What gives memory counts, too: here it catches, and what is caught asks for memory.
+    let imports = r#"
+        (import "lunatic::trap" "catch" (func $catch (param i32 i32) (result i32)))
+        (import "lunatic::sqlite" "open" (func $open (param i32 i32 i32) (result i64)))
+        (import "lunatic::sqlite" "execute" (func $execute (param i64 i32 i32) (result i32)))
+        (import "lunatic::sqlite" "last_error" (func $error (param i64 i32) (result i32)))"#;
+    let body = r#"(data (i32.const 100) "nonsense")
+        (global $deep (mut i32) (i32.const 0))
+        (func $deeper (global.set $deep (i32.add (global.get $deep) (i32.const 1))))
+        (func (export "lunatic_alloc") (param i32) (result i32)
+            (call $deeper)
+            (drop (call $catch (i32.const 0) (i32.const 0)))
+            (i32.const 1024))
+        (func (export "_lunatic_catch_trap") (param i32 i32) (result i32)
+            (call $deeper)
+            (call $error (i64.const 0) (i32.const 0)))
+        (func (export "_start")
+            (call $check (call $open (i32.const 0) (i32.const 0) (i32.const 0)) (i64.const 0))
+            (call $check32 (call $execute (i64.const 0) (i32.const 100) (i32.const 8)) (i32.const 1))
+            (call $check32 (call $error (i64.const 0) (i32.const 0)) (i32.const 1024))
+            (call $check32 (global.get $deep) (i32.const 32)))"#;
+    let reason = runs_as(ProcessConfig::default(), imports, body).await;
+    assert_eq!(reason, ExitReason::Normal);
 }
 
 #[tokio::test]

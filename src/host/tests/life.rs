@@ -1,11 +1,13 @@
 //! How processes start and end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use futures_util::FutureExt;
 use tidelock_proto::spawn::{Param, ProcessConfig};
 
 use super::*;
+use crate::{Context, Filter, Message, Resource};
 
 #[tokio::test]
 async fn a_guest_says_hello_and_ends() {
@@ -149,4 +151,67 @@ async fn a_long_fill_and_a_long_copy_give_way() {
             assert!(turns >= 8, "{profile:?} {instruction}: {turns} turns");
         }
     }
+}
+
+#[tokio::test]
+async fn a_native_process_that_panics_before_it_has_code_ends_alone() {
+    let env = environment();
+    let code = |_: Context| -> std::future::Ready<ExitReason> { panic!("no code") };
+    let pid = env.spawn_native("never", SpawnOptions::default(), code);
+    let reason = end(&env, pid.unwrap()).await;
+    assert!(
+        matches!(&reason, ExitReason::Fault(text) if text == "no code"),
+        "{reason:?}"
+    );
+    assert_eq!(env.counters().alive, 0);
+}
+
+/// Asks whether a process is there when it is dropped.
+struct Asks {
+    asker: Mutex<Context>,
+    about: Pid,
+    answer: Arc<Mutex<Option<bool>>>,
+}
+
+impl Drop for Asks {
+    fn drop(&mut self) {
+        let asker = self.asker.lock().unwrap();
+        *self.answer.lock().unwrap() = asker.exists(self.about).now_or_never();
+    }
+}
+
+/// What its mailbox holds is dropped when everybody has been told, and it is in the table still.
+#[tokio::test]
+async fn one_whose_end_was_told_is_not_there_any_more() {
+    let env = environment();
+    let mut asker = None;
+    let waits = |me: Context| {
+        asker = Some(me);
+        std::future::pending()
+    };
+    env.spawn_native("asker", SpawnOptions::default(), waits)
+        .unwrap();
+    let ends = env.spawn_native("ends", SpawnOptions::default(), |mut me| async move {
+        me.receive(Filter::Tag(1), None).await.unwrap();
+        ExitReason::Normal
+    });
+    let ends = ends.unwrap();
+    let answer = Arc::<Mutex<Option<bool>>>::default();
+    let asks: Resource = Arc::new(Asks {
+        asker: Mutex::new(asker.unwrap()),
+        about: ends,
+        answer: Arc::clone(&answer),
+    });
+    let stays = Message {
+        resources: vec![asks],
+        ..Message::default()
+    };
+    env.send(ends, stays).await.unwrap();
+    let last = Message {
+        tag: Some(1),
+        ..Message::default()
+    };
+    env.send(ends, last).await.unwrap();
+    assert_eq!(end(&env, ends).await, ExitReason::Normal);
+    assert_eq!(*answer.lock().unwrap(), Some(false));
 }

@@ -408,3 +408,28 @@ async fn a_long_mailbox_is_looked_through_in_steps() {
         (call $found (i64.const 5) (i64.const 8))"#;
     assert_eq!(short("", code).await, ExitReason::Normal);
 }
+
+#[tokio::test]
+async fn many_tags_are_wanted_in_any_order() {
+    let env = environment();
+    let process = env.spawn_native("picky", SpawnOptions::default(), |mut me| async move {
+        let wanted = || Filter::Tags((0..20).rev().map(|tag| tag * tag).collect());
+        for tag in [16, 7, 9] {
+            let message = Message {
+                tag: Some(tag),
+                ..Message::default()
+            };
+            me.try_send(me.pid(), message).unwrap();
+        }
+        let first = me.try_receive(&wanted());
+        let second = me.receive(wanted(), None).await;
+        for (received, tag) in [(first, 16), (second, 9)] {
+            let Some(crate::Received::Message(message)) = received else {
+                panic!("{tag} is wanted, not {received:?}");
+            };
+            assert_eq!(message.tag, Some(tag));
+        }
+        ExitReason::Normal
+    });
+    assert_eq!(end(&env, process.unwrap()).await, ExitReason::Normal);
+}

@@ -46,6 +46,10 @@ async fn bytes_that_are_no_module_are_refused_with_a_reason() {
         r#"(module (func (param externref)))"#,
         r#"(module (memory 1 1 shared))"#,
         r#"(module (tag))"#,
+        r#"(module (type (struct)))"#,
+        r#"(module (type $f (func)) (func (param (ref null $f))))"#,
+        r#"(module (type $f (func)) (func (call_ref $f (ref.null $f))))"#,
+        r#"(module (func (block (drop (br_on_null 0 (ref.null func))))))"#,
     ] {
         let bytes = wat::parse_str(text).unwrap();
         assert!(

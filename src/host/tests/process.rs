@@ -213,6 +213,26 @@ async fn a_module_that_is_too_large_is_refused_by_its_length() {
 }
 
 #[tokio::test]
+async fn a_process_holds_so_many_modules_at_once() {
+    let imports = r#"
+        (import "lunatic::process" "compile_module" (func $compile (param i32 i32 i32) (result i32)))
+        (import "lunatic::process" "drop_module" (func $drop_module (param i64)))"#;
+    let data = r#"(data (i32.const 400) "\00asm\01\00\00\00")
+        (func $answers (param $code i32) (call $check32
+            (call $compile (i32.const 400) (i32.const 8) (i32.const 0)) (local.get $code)))"#;
+    let code = r#"(local $held i32)
+        (loop
+            (call $answers (i32.const 0))
+            (local.set $held (i32.add (local.get $held) (i32.const 1)))
+            (br_if 0 (i32.lt_u (local.get $held) (i32.const 256))))
+        (call $answers (i32.const 1))
+        (call $drop_module (i64.const 7))
+        (call $answers (i32.const 0))
+        (call $answers (i32.const 1))"#;
+    assert_eq!(run(imports, data, code).await, ExitReason::Normal);
+}
+
+#[tokio::test]
 async fn a_child_has_the_arguments_of_its_config() {
     let imports = [SPAWN, DIE, RECEIVE, r#"
         (import "wasi_snapshot_preview1" "args_sizes_get" (func $args (param i32 i32) (result i32)))

@@ -7,10 +7,11 @@ use tidelock_proto::spawn::Prepare;
 use tidelock_proto::wire::{CONTROL_BYTES_MAX, Frame, HEADER_BYTES, decode_first};
 use tidelock_proto::{Environ, NodeId};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::tidelock::{CHILD, TIDELOCK};
 use super::*;
-use crate::{Message, Pending, Remote, SendError, SpawnAnswer};
+use crate::{Filter, LinkError, LinkForm, Message, Pending, Remote, SendError, SpawnAnswer};
 
 /// The way to nodes that take everything and never answer.
 #[derive(Default)]
@@ -21,6 +22,7 @@ struct Silent {
     asked: Mutex<Vec<oneshot::Sender<SpawnAnswer>>>,
     /// What they have asked for.
     wanted: Mutex<Vec<Prepare>>,
+    said: Mutex<Vec<Signal>>,
     given_up: Mutex<Vec<u64>>,
 }
 
@@ -44,7 +46,8 @@ impl Remote for Silent {
         !self.congested
     }
 
-    fn signal(&self, _: Environ, _: Pid, _: Pid, _: &Signal) -> Result<(), ExitReason> {
+    fn signal(&self, _: Environ, _: Pid, _: Pid, signal: &Signal) -> Result<(), ExitReason> {
+        self.said.lock().unwrap().push(signal.clone());
         Ok(())
     }
 
@@ -184,4 +187,48 @@ async fn a_way_without_room_is_waited_for_no_longer_than_was_said() {
     // Nothing was begun that would have to be given up.
     assert!(remote.asked.lock().unwrap().is_empty());
     assert!(remote.given_up.lock().unwrap().is_empty());
+}
+
+/// The other side has linked to it before. It cannot ask for the link, so it gives it up.
+#[tokio::test]
+async fn a_link_that_waits_for_the_way_in_vain_takes_the_one_before_it_along() {
+    let congested = true;
+    let remote = Arc::new(Silent {
+        congested,
+        ..Silent::default()
+    });
+    let env = environment();
+    let way: Arc<dyn Remote> = remote.clone();
+    env.set_remote(Arc::downgrade(&way));
+    tokio::time::pause();
+    let far = Pid::new(NodeId(2), 7).expect("a pid");
+    for is_dropped in [false, true] {
+        let options = SpawnOptions::default();
+        let linked = env.spawn_native("linked", options, move |mut me| async move {
+            me.set_die_when_link_dies(false);
+            let (env, pid) = (me.environment().clone(), me.pid());
+            let says =
+                |signal| assert!(env.deliver(Environ::default(), far, pid, signal).is_none());
+            says(Signal::Link { id: 1, tag: None });
+            let soon = Instant::now() + Duration::from_millis(10);
+            if is_dropped {
+                let link = me.link(far, None, LinkForm::Value, None);
+                assert!(tokio::time::timeout_at(soon, link).await.is_err());
+            } else {
+                let link = me.link(far, None, LinkForm::Value, Some(soon)).await;
+                assert_eq!(link, Err(LinkError::TimedOut));
+            }
+            let reason = ExitReason::Exit(3);
+            says(Signal::Exit { reason });
+            let told = me.try_receive(&Filter::Any);
+            assert!(told.is_none(), "{told:?}");
+            ExitReason::Normal
+        });
+        assert_eq!(end(&env, linked.unwrap()).await, ExitReason::Normal);
+    }
+    let said = remote.said.lock().unwrap();
+    let unlinks = said
+        .iter()
+        .filter(|signal| matches!(signal, Signal::Unlink { .. }));
+    assert_eq!(unlinks.count(), 2);
 }

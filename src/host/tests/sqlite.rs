@@ -500,6 +500,54 @@ async fn a_database_lies_in_a_directory_of_the_process() {
     fs::remove_dir_all(&dir).unwrap();
 }
 
+/// As Lunatic has it: what follows the first statement is not looked at, and no statement is one at its end.
+#[tokio::test]
+async fn the_first_statement_of_a_text_is_prepared() {
+    let guest = Guest::new()
+        .opens("")
+        .prepares("; SELECT 7; nonsense", 0)
+        .row(0, &[Val::Int(7)])
+        .steps(0, 101)
+        .prepares("", 1)
+        .prepares(" -- nothing\n;", 2)
+        .code("(call $check32 (call $column_count (i64.const 2)) (i32.const 0))")
+        .steps(1, 101)
+        .steps(2, 101)
+        .steps(2, 101)
+        .code("(call $reset (i64.const 2))")
+        .binds(2, &[])
+        .steps(2, 101);
+    assert_eq!(guest.run().await, ExitReason::Normal);
+}
+
+#[tokio::test]
+async fn a_directory_that_was_swapped_for_a_link_has_no_databases() {
+    let dir = std::env::temp_dir().join(format!("tidelock-{}-swapped", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(dir.join("open")).unwrap();
+    fs::create_dir_all(dir.join("secret")).unwrap();
+    let open = dir.join("open").to_str().unwrap().to_owned();
+    let file = format!("{open}/a.db");
+    let env = environment();
+    let run = async |guest: Guest| {
+        let module = guest.compile(&env).await;
+        let config = ProcessConfig {
+            preopens: vec![open.clone()],
+            ..ProcessConfig::default()
+        };
+        let pid = start_as(&env, &module, config);
+        end(&env, pid).await
+    };
+    let guest = Guest::new().opens(&file).executes("CREATE TABLE t (a)", 0);
+    assert_eq!(run(guest).await, ExitReason::Normal);
+    fs::rename(dir.join("open"), dir.join("gone")).unwrap();
+    std::os::unix::fs::symlink("secret", dir.join("open")).unwrap();
+    let guest = Guest::new().fails_to_open(&file, "leads elsewhere");
+    assert_eq!(run(guest).await, ExitReason::Normal);
+    assert_eq!(fs::read_dir(dir.join("secret")).unwrap().count(), 0);
+    fs::remove_dir_all(&dir).unwrap();
+}
+
 /// On one thread: if the query were computed there, nobody could kill it.
 #[tokio::test]
 async fn a_query_without_end_ends_with_its_process() {

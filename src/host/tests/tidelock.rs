@@ -137,6 +137,36 @@ async fn monitors_stack_and_go_one_by_one() {
 }
 
 #[tokio::test]
+async fn monitors_of_a_process_have_an_end() {
+    let env = environment_with(Limits {
+        monitors_max: 3,
+        ..Limits::default()
+    });
+    let imports = [TIDELOCK, RECEIVE, PROC_EXIT].concat();
+    let ends = async |code: &str| {
+        let child = "(drop (call $child (i32.const 110) (i64.const -1)))";
+        run_in(&env, &imports, CHILD, &[child, code].concat()).await
+    };
+    let assert_limit = |reason: ExitReason| {
+        let words = "3 monitors (monitors_max)";
+        assert!(
+            matches!(&reason, ExitReason::Limit(text) if text.contains(words)),
+            "{reason:?}"
+        );
+    };
+    let node = "(call $monitor_node (i64.const 0))";
+    let process = "(call $monitor (i64.load (i32.const 0)))";
+    for watch in [node, process] {
+        let taken_back = format!("(call $demonitor {watch})").repeat(10);
+        let three = format!("(drop {node}) (drop {process}) (drop {watch})");
+        let as_many = ends(&(taken_back + &three)).await;
+        assert_eq!(as_many, ExitReason::Normal);
+        assert_limit(ends(&format!("{three} (drop {watch})")).await);
+        assert_limit(ends(&format!("(loop (drop {watch}) (br 0))")).await);
+    }
+}
+
+#[tokio::test]
 async fn a_spawn_that_fails_says_whose_move_it_is() {
     let spawn = |node: i64, module: i64, name: i32, params: i32, code: i32| {
         format!(

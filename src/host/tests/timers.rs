@@ -1,18 +1,31 @@
 //! Timers: how many there may be, and which of firing and being taken back wins.
 
 use bytes::Bytes;
+use tidelock_proto::Environ;
 
 use super::*;
-use crate::{Context, Filter, Message};
+use crate::{Context, Filter, Message, Resource};
 
 /// Longer than any test.
 const LATER: Duration = Duration::from_hours(1);
 
-/// Runs a process made of `code`, which looks whether it must end afterwards.
+/// Runs a process made of `code`, which ends in its first turn.
 async fn ends(env: &Environment, code: impl FnOnce(&mut Context) + Send + 'static) -> ExitReason {
-    let process = env.spawn_native("timers", SpawnOptions::default(), |mut me| async move {
+    ends_in(env, Environ::default(), code).await
+}
+
+/// As [`ends`], of a tenant.
+async fn ends_in(
+    env: &Environment,
+    environ: Environ,
+    code: impl FnOnce(&mut Context) + Send + 'static,
+) -> ExitReason {
+    let options = SpawnOptions {
+        environ,
+        ..SpawnOptions::default()
+    };
+    let process = env.spawn_native("timers", options, |mut me| async move {
         code(&mut me);
-        tokio::task::yield_now().await;
         ExitReason::Normal
     });
     end(env, process.unwrap()).await
@@ -86,6 +99,80 @@ async fn timers_of_all_processes_have_an_end_together() {
         set(me, 0);
     });
     assert_limit(&fourth.await, "3 timers (all_timers_max)");
+}
+
+#[tokio::test]
+async fn bytes_of_timers_of_a_process_have_an_end() {
+    let env = environment_with(Limits {
+        timers_bytes_max: 200,
+        ..Limits::default()
+    });
+    let as_many = ends(&env, |me| {
+        let timer = set(me, 200);
+        assert!(me.cancel_timer(timer));
+        set(me, 120);
+        set(me, 80);
+        set(me, 0);
+    });
+    assert_eq!(as_many.await, ExitReason::Normal);
+    let one_more = ends(&env, |me| {
+        set(me, 120);
+        set(me, 81);
+    });
+    let words = "200 bytes of timers under way (timers_bytes_max)";
+    assert_limit(&one_more.await, words);
+    for (resources, fits) in [(2, true), (3, false)] {
+        let full = ends(&env, move |me| {
+            let resource: Resource = Arc::new(());
+            let message = Message {
+                resources: vec![resource; resources],
+                ..Message::default()
+            };
+            me.send_after(me.pid(), message, LATER);
+        });
+        let reason = full.await;
+        if fits {
+            assert_eq!(reason, ExitReason::Normal);
+        } else {
+            assert_limit(&reason, words);
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_tenant_takes_the_timers_of_another() {
+    let env = environment_with(Limits {
+        all_timers_max: 20,
+        all_timers_bytes_max: 1_000,
+        ..Limits::default()
+    });
+    // Each has a tenth, and all of them together as much as the default tenant.
+    for tenant in 10..20 {
+        let too_long = ends_in(&env, Environ(tenant), |me| {
+            set(me, 101);
+        });
+        let words = "100 bytes of timers (all_timers_bytes_max)";
+        assert_limit(&too_long.await, words);
+        let two = ends_in(&env, Environ(tenant), |me| {
+            set(me, 100);
+            set(me, 0);
+        });
+        assert_eq!(two.await, ExitReason::Normal);
+        let third = ends_in(&env, Environ(tenant), |me| {
+            set(me, 0);
+        });
+        assert_limit(&third.await, "2 timers (all_timers_max)");
+    }
+    let late = ends_in(&env, Environ(20), |me| {
+        set(me, 0);
+    });
+    assert_limit(&late.await, "20 timers (all_timers_max)");
+    let default = ends(&env, |me| {
+        for _ in 0..20 {
+            set(me, 50);
+        }
+    });
+    assert_eq!(default.await, ExitReason::Normal);
 }
 
 #[tokio::test]

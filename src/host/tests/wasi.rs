@@ -80,6 +80,87 @@ async fn paths_stay_below_their_directory() {
     fs::remove_dir_all(&dir).unwrap();
 }
 
+/// A guest that may write to the folder of a directory can put a link in its place.
+#[tokio::test]
+async fn a_directory_that_was_swapped_for_a_link_is_missing() {
+    let dir = std::env::temp_dir().join(format!("tidelock-{}-link", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    for name in ["open", "secret"] {
+        fs::create_dir_all(dir.join(name)).unwrap();
+        fs::write(dir.join(name).join("file"), "f").unwrap();
+    }
+    // 0: it is there; 8: there is no such directory.
+    let opens = |entry: &str, code: u32| {
+        format!(
+            r#"(func (export "{entry}") (call $check32 (call $path_open (i32.const 3) (i32.const 1)
+                (i32.const 100) (i32.const 4) (i32.const 0) (i64.const 2) (i64.const 0)
+                (i32.const 0) (i32.const 4)) (i32.const {code})))"#
+        )
+    };
+    let body = format!(
+        r#"(data (i32.const 100) "file") {} {}"#,
+        opens("before", 0),
+        opens("after", 8)
+    );
+    let env = environment();
+    let module = guest(&env, WASI, &body).await;
+    let config = Arc::new(ProcessConfig {
+        preopens: vec![dir.join("open").to_str().unwrap().to_owned()],
+        ..ProcessConfig::default()
+    });
+    for entry in ["before", "after"] {
+        let options = SpawnOptions {
+            config: config.clone(),
+            ..SpawnOptions::default()
+        };
+        let pid = env.spawn_wasm(&module, entry, vec![], options).unwrap();
+        assert_eq!(end(&env, pid).await, ExitReason::Normal, "{entry}");
+        if entry == "before" {
+            fs::rename(dir.join("open"), dir.join("gone")).unwrap();
+            std::os::unix::fs::symlink("secret", dir.join("open")).unwrap();
+        }
+    }
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+/// The time that guests are told is the time they can wait for: one that has come is no reason to wait.
+#[tokio::test]
+async fn a_moment_of_the_monotonic_clock_is_waited_for_by_that_clock() {
+    let imports = format!(
+        r#"{WASI} (import "wasi_snapshot_preview1" "poll_oneoff"
+            (func $poll (param i32 i32 i32 i32) (result i32)))"#
+    );
+    let now = |at: u32| {
+        format!(
+            "(call $check32 (call $clock (i32.const 1) (i64.const 1) (i32.const {at})) (i32.const 0))"
+        )
+    };
+    assert_eq!(run(WASI, "", &now(0)).await, ExitReason::Normal);
+    tokio::time::sleep(Duration::from_millis(200)).await; // the clock that all processes have comes to be of some age
+    // A clock that began with the process comes to that age as late again, each time. A busy machine is late now and then.
+    let code = format!(
+        r#"(local $tries i32) (local $age i64)
+        {before}
+        (local.set $age (i64.load (i32.const 0)))
+        (i32.store (i32.const 80) (i32.const 1))
+        (i32.store16 (i32.const 104) (i32.const 1))
+        (block $at_once (loop $again
+            {before}
+            (i64.store (i32.const 88) (i64.load (i32.const 0)))
+            (call $check32 (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 200))
+                (i32.const 0))
+            {after}
+            (br_if $at_once (i64.lt_u (i64.sub (i64.load (i32.const 8)) (i64.load (i32.const 0)))
+                (i64.shr_u (local.get $age) (i64.const 1))))
+            (br_if $again (i32.lt_u
+                (local.tee $tries (i32.add (local.get $tries) (i32.const 1))) (i32.const 10)))
+            unreachable))"#,
+        before = now(0),
+        after = now(8)
+    );
+    assert_eq!(run(&imports, "", &code).await, ExitReason::Normal);
+}
+
 #[tokio::test]
 async fn clocks_chance_and_an_empty_standard_input() {
     let code = r#"
