@@ -125,6 +125,15 @@ impl Authority {
             .expect("what was just made is an authority"))
     }
 
+    /// Whether an authority is kept in `dir`, usable or not.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn is_kept(dir: &Path) -> io::Result<bool> {
+        dir.join(FILE).try_exists()
+    }
+
     /// Reads the authority kept in `dir`; makes and keeps one if there is none.
     ///
     /// Creates `dir` if needed. The key's file has mode 0600.

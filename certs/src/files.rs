@@ -17,7 +17,8 @@ pub const PUBLIC: u32 = 0o644;
 ///
 /// # Errors
 ///
-/// The file system's; `path` is as it was, and the temporary file is gone.
+/// The file system's. `path` has the old content, or the new one if only the directory could not be
+/// written through: then a crash may bring the old one back. The temporary file is gone.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let dir = path.parent().unwrap_or(Path::new("."));

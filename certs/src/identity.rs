@@ -211,6 +211,14 @@ impl Identity {
         UnixTime::since_unix_epoch(Duration::from_secs(at))
     }
 
+    /// Whether to ask for a new certificate: at [`Identity::renew_at`], and also if this one is not good yet.
+    /// Then it was made by a clock that was ahead, and is made again once the clock is right.
+    #[must_use]
+    pub fn is_due(&self, now: UnixTime) -> bool {
+        let (from, _) = names::validity(self.certificate()).expect("checked when put together");
+        now >= self.renew_at() || now.as_secs() < from
+    }
+
     /// The key in the form that rustls takes.
     #[must_use]
     pub fn tls_key(&self) -> PrivateKeyDer<'static> {
@@ -234,7 +242,8 @@ impl Identity {
     /// is one.
     ///
     /// Each file is replaced in one step, the certificate last. A crash in between is noticed by
-    /// [`Identity::load`].
+    /// [`Identity::load`]. It waits for the disk several times: nothing that must go on may call it on
+    /// its own thread.
     ///
     /// # Errors
     ///

@@ -580,8 +580,15 @@ fn a_certificate_is_renewed_after_two_thirds_however_short_its_life() {
     for life in [6, 60, 3600, 7200, 30 * 24 * 3600] {
         let lifetime = Duration::from_secs(life);
         let identity = authority.issue_identity(Role::Node, "web-0", &[], lifetime, now);
-        let renew_at = identity.unwrap().renew_at().as_secs();
+        let identity = identity.unwrap();
+        let renew_at = identity.renew_at().as_secs();
         assert_eq!(renew_at, now.as_secs() + life * 2 / 3, "of {life} s");
+        let is_due =
+            |second| identity.is_due(UnixTime::since_unix_epoch(Duration::from_secs(second)));
+        assert!(!is_due(renew_at - 1) && is_due(renew_at));
+        // Made by a clock that was ahead: nobody believes it yet.
+        let from = now.as_secs() - 3600;
+        assert!(!is_due(from) && is_due(from - 1));
     }
 }
 

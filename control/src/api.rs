@@ -54,7 +54,8 @@ pub mod codes {
     pub const NODE_GONE: &str = "E1008";
     /// The module's bytes do not have the hash they were sent under, or clash with another module.
     pub const MODULE_REFUSED: &str = "E1009";
-    /// The server could not store the change; nothing was changed.
+    /// The server could not store the change, or its books are older than the node that asks. What was to
+    /// be changed is there completely or not at all; asking again is harmless.
     pub const STORE: &str = "E1010";
     /// A living node with another key has this name.
     pub const NAME_TAKEN: &str = "E1011";
@@ -234,7 +235,7 @@ pub struct NodeInfo {
     pub last_seen: Timestamp,
     /// The version of its software.
     pub version: String,
-    /// What guests find it by.
+    /// What guests find it by. Shown of nodes that are present.
     #[serde(default)]
     pub tags: Tags,
 }
@@ -286,6 +287,10 @@ pub struct LeaseRequest {
     /// The node takes no new work. It cannot be taken back.
     #[serde(default)]
     pub draining: bool,
+    /// The node's start ticket, in hexadecimal digits: it shows control that a node which is not in its books
+    /// is one of a later state of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
 }
 
 /// Answer to [`LeaseRequest`].
@@ -329,12 +334,25 @@ pub struct ClusterInfo {
 pub struct ModuleInfo {
     /// `"b3:…"`, the hash of the bytes; the module's true name.
     pub hash: String,
-    /// The last name it was deployed under, if any.
-    pub name: Option<String>,
+    /// The names that stand for it now, in order. One that was deployed again stands for what it was deployed
+    /// with then.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// How many bytes it has.
     pub size_bytes: u64,
     /// When it was first stored.
     pub added_at: Timestamp,
+    /// When a name was last made to stand for it. None: never, or before this was kept.
+    #[serde(default)]
+    pub deployed_at: Option<Timestamp>,
+}
+
+impl ModuleInfo {
+    /// When it was deployed last, as far as that is known.
+    #[must_use]
+    pub fn deployed(&self) -> Timestamp {
+        self.deployed_at.unwrap_or(self.added_at)
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -344,9 +362,10 @@ pub struct ModuleInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcessState {
-    /// It runs, or could.
+    /// It runs, could, or waits for something that is no message: a time, a socket, another process's answer
+    /// to a link.
     Running,
-    /// It waits for a message.
+    /// It waits for a message, and has looked at all that are in its mailbox.
     Waiting,
     /// It exists and is linked, but has not been started.
     Parked,
@@ -354,12 +373,12 @@ pub enum ProcessState {
     Ended,
 }
 
-/// One line of `GET /v1/processes`.
+/// One line of `GET /v1/processes`; with `?name=…` only those that are registered under it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// `"n3.42"`.
     pub pid: String,
-    /// Its registered name, if any.
+    /// The name it is registered under on its node, if any; of several the first in their order.
     pub name: Option<String>,
     /// The module's name or hash; none for processes of the runtime itself.
     pub module: Option<String>,
@@ -369,6 +388,9 @@ pub struct ProcessInfo {
     pub state: ProcessState,
     /// Messages in its mailbox. An ended process has no mailbox, memory, links or monitors: 0.
     pub queued: u64,
+    /// Bytes in its mailbox, with 64 for each message.
+    #[serde(default)]
+    pub queued_bytes: u64,
     /// Linear memory it holds.
     pub memory_bytes: u64,
     /// How many processes it is linked to.
@@ -401,6 +423,9 @@ pub struct ProcessDetail {
     pub die_when_link_dies: Option<bool>,
     /// Why it ended, if it has.
     pub reason: Option<String>,
+    /// When it ended, if it has and that is not forgotten yet.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
 }
 
 /// One link, seen from one of its ends.
@@ -432,9 +457,13 @@ pub struct SpawnProcess {
     /// the same path; a relative one starts where the node was started.
     #[serde(default)]
     pub preopens: Vec<String>,
-    /// A name to register it under.
+    /// A name to register it under: 4096 bytes at the most, without control characters and `@`, and no pid.
+    /// Refused while a living process has it.
     #[serde(default)]
     pub name: Option<String>,
+    /// Its output is kept apart from that of others: `GET /v1/logs` shows it only with `?apart=true`.
+    #[serde(default)]
+    pub apart: bool,
 }
 
 /// Answer to [`SpawnProcess`].
@@ -465,8 +494,11 @@ pub struct BlastRadius {
     pub pid: String,
     /// Who would end, the process itself first.
     pub ends: Vec<String>,
-    /// Who would be told and live on.
+    /// Who would be told and live on: linked to one of those, or monitoring it.
     pub told: Vec<String>,
+    /// Who is linked to one of those, on a node that does not answer: they may end, and others with them.
+    #[serde(default)]
+    pub unknown: Vec<String>,
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -519,6 +551,12 @@ pub struct Event {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The code of a process that was created or ended, if it is a guest: the hash of its module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// The function that it was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
     /// Anything else worth a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,

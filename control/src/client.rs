@@ -29,14 +29,14 @@ mod error;
 mod watch;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tidelock_certs::tls::{https_client_config, pinned_client_config};
-use tidelock_certs::{Identity, IdentityError, JoinToken, Key, Role, from_hex};
+use tidelock_certs::{Identity, IdentityError, JoinToken, Key, Role, from_hex, to_hex};
 use tidelock_proto::{ModuleHash, NodeId};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -56,11 +56,14 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(10);
 const MODULE_TIME_MAX: Duration = Duration::from_secs(120);
 /// How long a call is repeated while control cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long joining waits for control, or for an earlier start of the same name to lapse.
+/// How long joining waits for control, for an earlier start of the same name to lapse, or for its turn.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long joining waits before it says what for, and how long until it says so again.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What a node tells about itself when it joins.
 #[derive(Debug, Clone)]
@@ -97,8 +100,16 @@ pub struct Joined {
 #[derive(Debug, Clone)]
 pub struct Client {
     /// Replaced by [`Client::renew`]: a connection made later shows the new certificate.
-    http: Arc<RwLock<reqwest::Client>>,
+    shown: Arc<RwLock<Shown>>,
     control: Arc<str>,
+}
+
+/// What a client shows of its identity.
+#[derive(Debug, Clone)]
+struct Shown {
+    http: reqwest::Client,
+    /// A node's start ticket, as it travels.
+    ticket: Option<String>,
 }
 
 /// How often a call may be sent.
@@ -110,12 +121,41 @@ enum Repeat {
     IfNotSent,
 }
 
+/// The attempts at one call.
+struct Attempts {
+    /// None begins later.
+    deadline: Instant,
+    /// How long the next one waits.
+    wait: Duration,
+    /// When the log is told next what is waited for; where it never is, whoever calls tells it.
+    tell_at: Option<Instant>,
+}
+
+impl Attempts {
+    fn at_a_call() -> Self {
+        Self {
+            deadline: Instant::now() + PATIENCE,
+            wait: BACKOFF_MIN,
+            tell_at: None,
+        }
+    }
+
+    fn at_joining() -> Self {
+        let now = Instant::now();
+        Self {
+            deadline: now + JOIN_PATIENCE,
+            wait: BACKOFF_MIN,
+            tell_at: Some(now + TELL_AFTER),
+        }
+    }
+}
+
 impl Client {
     /// Joins a cluster with a token: makes a key, has it certified, and gets a node id.
     ///
     /// `control` is `host:port`. The server must show a certificate of the authority that the token
-    /// names before the token's secret is sent. While control cannot be reached, or an earlier start
-    /// with this name has not lapsed, it tries again for half a minute.
+    /// names before the token's secret is sent. While control cannot be reached, has too many attempts to
+    /// look at, or an earlier start with this name has not lapsed, it tries again for half a minute.
     ///
     /// # Cancellation
     ///
@@ -140,13 +180,13 @@ impl Client {
             version: node.version.clone(),
             tags: node.tags.clone(),
         };
-        let deadline = Instant::now() + JOIN_PATIENCE;
-        let mut wait = BACKOFF_MIN;
+        let mut attempts = Attempts::at_joining();
         let answer: JoinResponse = loop {
             let call = |client: &Self| client.http().post(client.url("join")).json(&request);
-            match pinned.json_until(call, Repeat::IfNotSent, deadline).await {
-                Err(error) if error.code() == Some(codes::NAME_TAKEN) => {
-                    wait = pinned.pause(wait, deadline, error).await?;
+            let joined = pinned.json_until(call, Repeat::IfNotSent, &mut attempts);
+            match joined.await {
+                Err(error) if matches!(error.code(), Some(codes::NAME_TAKEN | codes::TOO_MANY)) => {
+                    pinned.pause(&mut attempts, error).await?;
                 }
                 other => break other?,
             }
@@ -180,10 +220,11 @@ impl Client {
             version: node.version.clone(),
             tags: node.tags.clone(),
         };
-        let deadline = Instant::now() + JOIN_PATIENCE;
+        let mut attempts = Attempts::at_joining();
         let call = |client: &Self| client.http().post(client.url("rejoin")).json(&request);
         // Twice costs a node id and harms nobody: the second start replaces the first.
-        let answer = client.json_until(call, Repeat::Always, deadline).await?;
+        let answer = client.json_until(call, Repeat::Always, &mut attempts);
+        let answer = answer.await?;
         client.joined(identity.key().clone(), answer)
     }
 
@@ -193,7 +234,9 @@ impl Client {
     ///
     /// [`ClientError::Usage`] if `control` is not an address or the identity cannot be used.
     pub fn with_identity(control: &str, identity: &Identity) -> Result<Self, ClientError> {
-        Self::new(control, https_client_config(identity, Role::Control, None))
+        let client = Self::new(control, https_client_config(identity, Role::Control, None))?;
+        client.write().ticket = identity.ticket().map(to_hex);
+        Ok(client)
     }
 
     /// What this control plane is.
@@ -224,13 +267,15 @@ impl Client {
 
     /// Renews the lease of `node`, which must be this identity's.
     ///
-    /// Ends within ten seconds; a node with a shorter lease calls again anyway.
+    /// Repeated while unreachable, which may take longer than a lease: whoever holds one gives the call up
+    /// after a part of it and calls again. Dropping the call harms nothing.
     ///
     /// # Errors
     ///
     /// [`ClientError`]; see [`ClientError::is_node_gone`].
     pub async fn lease(&self, node: NodeId, draining: bool) -> Result<LeaseResponse, ClientError> {
-        let request = LeaseRequest { draining };
+        let ticket = self.shown().ticket;
+        let request = LeaseRequest { draining, ticket };
         let url = self.url(&format!("nodes/{node}/lease"));
         self.json(
             |client| client.http().put(&url).json(&request),
@@ -263,7 +308,7 @@ impl Client {
 
     /// Gets a new certificate and ticket for the key of `identity`, a node's.
     ///
-    /// From then on this client and its clones use the new certificate themselves.
+    /// From then on this client and its clones use the new certificate and ticket themselves.
     ///
     /// # Errors
     ///
@@ -278,7 +323,8 @@ impl Client {
         let key = identity.key().clone();
         let renewed = self.identity(key, &answer.cert_pem, &authority, &answer.ticket)?;
         let client = Self::with_identity(&self.control, &renewed)?;
-        *self.http.write().unwrap_or_else(PoisonError::into_inner) = client.http();
+        let shown = client.shown();
+        *self.write() = shown;
         Ok(renewed)
     }
 
@@ -394,17 +440,26 @@ impl Client {
             .pool_idle_timeout(POOL_IDLE_MAX)
             .build()
             .map_err(|error| usage(error.to_string()))?;
+        let shown = Shown { http, ticket: None };
         Ok(Self {
-            http: Arc::new(RwLock::new(http)),
+            shown: Arc::new(RwLock::new(shown)),
             control: control.into(),
         })
     }
 
     fn http(&self) -> reqwest::Client {
-        self.http
+        self.shown().http
+    }
+
+    fn shown(&self) -> Shown {
+        self.shown
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Shown> {
+        self.shown.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn url(&self, path: &str) -> String {
@@ -443,9 +498,10 @@ impl Client {
 
     async fn module_bytes(&self, which: &str) -> Result<Bytes, ClientError> {
         let url = self.url(&format!("modules/{which}"));
-        let deadline = Instant::now() + PATIENCE;
+        let mut attempts = Attempts::at_a_call();
         let call = |client: &Self| client.http().get(&url).timeout(MODULE_TIME_MAX);
-        let response = self.send_until(call, Repeat::Always, deadline).await?;
+        let response = self.send_until(call, Repeat::Always, &mut attempts);
+        let response = response.await?;
         self.read(response, MODULE_BYTES_MAX).await
     }
 
@@ -454,7 +510,7 @@ impl Client {
         call: impl Fn(&Self) -> RequestBuilder,
         repeat: Repeat,
     ) -> Result<T, ClientError> {
-        self.json_until(call, repeat, Instant::now() + PATIENCE)
+        self.json_until(call, repeat, &mut Attempts::at_a_call())
             .await
     }
 
@@ -462,9 +518,9 @@ impl Client {
         &self,
         call: impl Fn(&Self) -> RequestBuilder,
         repeat: Repeat,
-        deadline: Instant,
+        attempts: &mut Attempts,
     ) -> Result<T, ClientError> {
-        let response = self.send_until(call, repeat, deadline).await?;
+        let response = self.send_until(call, repeat, attempts).await?;
         let bytes = self.read(response, ANSWER_BYTES_MAX).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.answer(&error.to_string()))
     }
@@ -474,9 +530,8 @@ impl Client {
         &self,
         call: impl Fn(&Self) -> RequestBuilder,
         repeat: Repeat,
-        deadline: Instant,
+        attempts: &mut Attempts,
     ) -> Result<Response, ClientError> {
-        let mut wait = BACKOFF_MIN;
         loop {
             let request = call(self).build().map_err(|error| {
                 ClientError::Usage(format!("control {}: {error}", self.control))
@@ -497,23 +552,29 @@ impl Client {
                 }
                 Err(_) => return Err(self.timed_out(limit)),
             };
-            wait = self.pause(wait, deadline, error).await?;
+            self.pause(attempts, error).await?;
         }
     }
 
     /// Waits before the next attempt; gives `error` back if there is no time for one.
-    async fn pause(
-        &self,
-        wait: Duration,
-        deadline: Instant,
-        error: ClientError,
-    ) -> Result<Duration, ClientError> {
-        if Instant::now() + wait >= deadline {
+    async fn pause(&self, attempts: &mut Attempts, error: ClientError) -> Result<(), ClientError> {
+        let (now, wait) = (Instant::now(), attempts.wait);
+        if now + wait >= attempts.deadline {
             return Err(error);
         }
-        tracing::debug!(control = %self.control, %error, "trying again in {wait:?}");
+        if attempts.tell_at.is_some_and(|tell_at| now >= tell_at) {
+            attempts.tell_at = Some(now + TELL_AGAIN);
+            let why = match &error {
+                ClientError::Unreachable { reason, .. } => reason.clone(),
+                other => other.to_string(),
+            };
+            tracing::warn!("waiting for control at {}: {why}", self.control);
+        } else {
+            tracing::debug!(control = %self.control, %error, "trying again in {wait:?}");
+        }
         sleep(wait).await;
-        Ok((wait * 2).min(BACKOFF_MAX))
+        attempts.wait = (wait * 2).min(BACKOFF_MAX);
+        Ok(())
     }
 
     async fn read(&self, mut response: Response, bytes_max: usize) -> Result<Bytes, ClientError> {

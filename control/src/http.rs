@@ -1,12 +1,18 @@
 //! HTTPS as both our servers speak it: who is calling, what a body may cost, how errors look.
 //!
 //! Bounds on what a client can make the server hold: the number of connections, the time of the TLS
-//! handshake, the time and size of a request's head, the time and size of its body. A connection
-//! that exceeds one is closed or answered with an [`ErrorBody`].
+//! handshake, the time and size of a request's head, the time and size of its body, the time that an
+//! answer is not taken. A connection that exceeds one is closed or answered with an [`ErrorBody`].
+//!
+//! Whoever has shown no certificate is a stranger. There are places that strangers do not get, one
+//! source has only a few of theirs, and a connection of theirs is closed after one answer.
 
+use std::collections::HashMap;
 use std::future::{Ready, ready};
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fmt, io};
@@ -15,7 +21,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum_server::Handle;
 use axum_server::accept::Accept;
@@ -26,14 +33,24 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidelock_certs::{CertificateDer, PeerName, Role, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 use tower_service::Service;
 
 use crate::api::{ErrorBody, codes};
+use crate::limit::network;
 
-/// Below the 1024 files that a process may usually have open: the store needs some, too.
+/// Below the 1024 files that a process may usually have open: the store needs some, too. Further ones
+/// are closed.
 const CONNECTIONS_MAX: usize = 768;
+/// Those of strangers among them, and of whoever has not made a request yet. Further ones are closed.
+const STRANGERS_MAX: usize = 512;
+/// Those of strangers of one source, an IPv4 address or an IPv6 network of 64 bits. Further ones are
+/// closed. Programs of the server's own machine share an address and are not bounded by it.
+const STRANGERS_OF_SOURCE_MAX: usize = 32;
+/// How long a client may take nothing of what is sent to it. Then its connection is closed.
+const STALL_TIME_MAX: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -100,12 +117,12 @@ impl Server {
                     codes::BAD_REQUEST,
                     "this path does not take that method",
                 )
-            });
+            })
+            .layer(middleware::from_fn(one_answer_for_strangers));
         self.listener.set_nonblocking(true)?;
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let acceptor = RustlsAcceptor::new(self.config)
             .handshake_timeout(HANDSHAKE_TIME_MAX)
-            .acceptor(BoundedAcceptor { connections });
+            .acceptor(BoundedAcceptor::default());
         let mut server = axum_server::from_tcp(self.listener)?
             .acceptor(acceptor)
             .handle(self.handle)
@@ -134,6 +151,8 @@ pub enum Caller {
         peer: PeerName,
         /// The fingerprint of its key.
         key: [u8; 32],
+        /// The last second of its certificate: what is open beyond it has to end.
+        not_after: UnixTime,
     },
 }
 
@@ -189,10 +208,31 @@ impl<S: Sync> FromRequestParts<S> for Caller {
             }
             let peer = tidelock_certs::peer_name(&certificate).ok()?;
             let key = tidelock_certs::key_fingerprint(&certificate).ok()?;
-            Some(Self::Known { peer, key })
+            Some(Self::Known {
+                peer,
+                key,
+                not_after: UnixTime::since_unix_epoch(Duration::from_secs(not_after_s)),
+            })
         });
         Ok(known.unwrap_or(Self::Nobody))
     }
+}
+
+/// Whether a certificate was shown on the connection, which TLS has accepted then.
+fn is_known(extensions: &axum::http::Extensions) -> bool {
+    let shown = extensions.get::<Arc<TlsInfo>>();
+    shown.is_some_and(|shown| !shown.peer_certificates.is_empty())
+}
+
+/// A stranger that asks again has to come again, and to find a place.
+async fn one_answer_for_strangers(request: Request, next: Next) -> Response {
+    let is_known = is_known(request.extensions());
+    let mut response = next.run(request).await;
+    if !is_known {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 /// A JSON body of at most 64 KiB that arrived within ten seconds.
@@ -290,7 +330,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.body)).into_response();
         if self.status == StatusCode::TOO_MANY_REQUESTS {
-            let seconds = header::HeaderValue::from_static("1");
+            let seconds = HeaderValue::from_static("1");
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
@@ -305,31 +345,34 @@ impl fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
-/// Refuses connections above a number; the permit lives as long as the connection.
-#[derive(Clone)]
+/// Refuses connections beyond the bounds.
+#[derive(Clone, Default)]
 struct BoundedAcceptor {
-    connections: Arc<Semaphore>,
+    places: Arc<Places>,
 }
 
 impl<S> Accept<TcpStream, S> for BoundedAcceptor {
-    type Stream = TcpStream;
+    type Stream = Patient<TcpStream>;
     type Service = BoundedService<S>;
-    type Future = Ready<io::Result<(TcpStream, BoundedService<S>)>>;
+    type Future = Ready<io::Result<(Patient<TcpStream>, BoundedService<S>)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let permit = Arc::clone(&self.connections).try_acquire_owned();
-        ready(match permit {
-            Ok(permit) => stream.set_nodelay(true).map(|()| {
-                (
-                    stream,
-                    BoundedService {
-                        service,
-                        _permit: Arc::new(permit),
-                    },
-                )
-            }),
-            Err(_) => Err(io::Error::other("too many connections")),
-        })
+        ready(self.place_of(&stream).map(|place| {
+            let place = Arc::new(place);
+            (
+                Patient::new(stream, STALL_TIME_MAX),
+                BoundedService { service, place },
+            )
+        }))
+    }
+}
+
+impl BoundedAcceptor {
+    fn place_of(&self, stream: &TcpStream) -> io::Result<Place> {
+        let place = self.places.take(stream.peer_addr()?.ip());
+        let place = place.ok_or_else(|| io::Error::other("too many connections"))?;
+        stream.set_nodelay(true)?;
+        Ok(place)
     }
 }
 
@@ -338,10 +381,13 @@ impl<S> Accept<TcpStream, S> for BoundedAcceptor {
 struct BoundedService<S> {
     service: S,
     /// Given back when the connection is gone.
-    _permit: Arc<OwnedSemaphorePermit>,
+    place: Arc<Place>,
 }
 
-impl<S: Service<R>, R> Service<R> for BoundedService<S> {
+impl<S, B> Service<axum::http::Request<B>> for BoundedService<S>
+where
+    S: Service<axum::http::Request<B>>,
+{
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -350,7 +396,232 @@ impl<S: Service<R>, R> Service<R> for BoundedService<S> {
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, request: R) -> S::Future {
+    fn call(&mut self, request: axum::http::Request<B>) -> S::Future {
+        if is_known(request.extensions()) {
+            self.place.becomes_known();
+        }
         self.service.call(request)
+    }
+}
+
+/// The connections that are open, and whose they are.
+#[derive(Default)]
+struct Places(Mutex<Taken>);
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    strangers: usize,
+    /// Strangers by source; no entry is 0.
+    of_source: HashMap<IpAddr, usize>,
+}
+
+impl Taken {
+    fn stranger_goes(&mut self, source: Option<IpAddr>) {
+        self.strangers -= 1;
+        if let Some(source) = source
+            && let Some(count) = self.of_source.get_mut(&source)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.of_source.remove(&source);
+            }
+        }
+    }
+}
+
+impl Places {
+    /// A place for a connection, which is a stranger's until it is known to be somebody else's.
+    fn take(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
+        let source = source.to_canonical();
+        let source = (!source.is_loopback()).then(|| network(source));
+        let mut taken = self.lock();
+        let of_source = source.and_then(|source| taken.of_source.get(&source));
+        let of_source = of_source.copied().unwrap_or(0);
+        let is_full = taken.all >= CONNECTIONS_MAX
+            || taken.strangers >= STRANGERS_MAX
+            || of_source >= STRANGERS_OF_SOURCE_MAX;
+        if is_full {
+            return None;
+        }
+        taken.all += 1;
+        taken.strangers += 1;
+        if let Some(source) = source {
+            taken.of_source.insert(source, of_source + 1);
+        }
+        drop(taken);
+        Some(Place {
+            places: Arc::clone(self),
+            stranger: Mutex::new(Some(source)),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection's place.
+struct Place {
+    places: Arc<Places>,
+    /// The source that counts for it, if one does; `None` once it is no stranger's.
+    stranger: Mutex<Option<Option<IpAddr>>>,
+}
+
+impl Place {
+    /// From now on it is not one of the strangers' places.
+    fn becomes_known(&self) {
+        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = stranger.take() {
+            self.places.lock().stranger_goes(source);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.becomes_known();
+        self.places.lock().all -= 1;
+    }
+}
+
+/// A stream that fails when its other end takes nothing for a while.
+struct Patient<S> {
+    stream: S,
+    time_max: Duration,
+    /// Runs while something waits to be taken.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Patient<S> {
+    fn new(stream: S, time_max: Duration) -> Self {
+        Self {
+            stream,
+            time_max,
+            stall: None,
+        }
+    }
+
+    /// What is made of a write's progress.
+    fn judge<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.stall = None;
+            return progress;
+        }
+        let time_max = self.time_max;
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(time_max)));
+        match stall.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.judge(cx, progress)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.judge(cx, progress)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    fn source(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn strangers_leave_places_for_others() {
+        let places = Arc::new(Places::default());
+        let mut open = Vec::new();
+        let mut come = |source| places.take(source).map(|place| open.push(place)).is_some();
+        // Of one source only so many.
+        let of_one = (0..100).filter(|_| come(source(1))).count();
+        assert_eq!(of_one, STRANGERS_OF_SOURCE_MAX);
+        let host = |host: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, host]);
+        let of_network = (0..100).filter(|number| come(host(*number))).count();
+        assert_eq!(of_network, STRANGERS_OF_SOURCE_MAX);
+        // This machine's are bounded by what all strangers have.
+        let own = IpAddr::from([127, 0, 0, 1]);
+        let others = STRANGERS_MAX - 2 * STRANGERS_OF_SOURCE_MAX;
+        assert_eq!((0..1000).filter(|_| come(own)).count(), others);
+        assert!(!come(source(2)));
+        // Who shows a certificate makes room for strangers, up to what all have.
+        for place in &open {
+            place.becomes_known();
+            place.becomes_known();
+        }
+        let mut later = Vec::new();
+        let mut come = |source| places.take(source).map(|place| later.push(place)).is_some();
+        let rest = CONNECTIONS_MAX - STRANGERS_MAX;
+        assert_eq!((0..1000).filter(|_| come(own)).count(), rest);
+        drop((open, later));
+        let taken = places.lock();
+        assert_eq!(
+            (taken.all, taken.strangers, taken.of_source.len()),
+            (0, 0, 0)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_given_up_and_who_is_slow_is_not() {
+        let (near, mut far) = tokio::io::duplex(1);
+        let mut near = Patient::new(near, STALL_TIME_MAX);
+        let slow = async {
+            for _ in 0..3 {
+                tokio::time::sleep(STALL_TIME_MAX - Duration::from_secs(1)).await; // the clock is stopped
+                far.read_u8().await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(near.write_all(&[0; 4]), slow);
+        written.unwrap();
+        let began = tokio::time::Instant::now();
+        let error = near.write_all(&[0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() < 2 * STALL_TIME_MAX);
     }
 }

@@ -7,6 +7,8 @@
 //! * A node id is handed out once, ever.
 //! * A join token lets in as many nodes as it says, however many try at once.
 //! * What it has answered is on disk: a restart, or a crash, forgets nothing but leases.
+//! * Books that are lost are not replaced by empty ones beside an authority that nodes trust. A backup of
+//!   them learns from the nodes that run which ids are taken.
 //! * What it believes about nodes is advice. With control gone, running nodes go on; joining,
 //!   deploying and renewing wait.
 //!
@@ -38,9 +40,9 @@ use tidelock_certs::authority::{AuthorityError, DEFAULT_LIFETIME, RequestError};
 use tidelock_certs::identity::IdentityError;
 use tidelock_certs::tls::https_server_config;
 use tidelock_certs::{Authority, Identity, Role, UnixTime, files};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 pub use limit::JoinLimits;
 pub use store::StoreError;
@@ -233,7 +235,7 @@ pub async fn serve(config: ControlConfig) -> Result<ControlHandle, ServeError> {
         addr,
         context,
         operator_dir,
-        operator_due,
+        operator,
         identity,
         hosts,
         closed,
@@ -248,7 +250,8 @@ pub async fn serve(config: ControlConfig) -> Result<ControlHandle, ServeError> {
     let operator = Operator {
         dir: operator_dir.clone(),
         context: context.clone(),
-        due: operator_due,
+        identity: operator,
+        not_before: Instant::now(),
     };
     let server = tokio::spawn(async move {
         let caretaker = Caretaker {
@@ -290,7 +293,7 @@ struct Prepared {
     addr: SocketAddr,
     context: OperatorContext,
     operator_dir: PathBuf,
-    operator_due: UnixTime,
+    operator: Identity,
     identity: Identity,
     hosts: Vec<String>,
     closed: mpsc::Receiver<()>,
@@ -301,9 +304,14 @@ fn prepare(config: &ControlConfig) -> Result<Prepared, ServeError> {
     let now = Moment::now();
     let dir = &config.state_dir;
     files::create_private_dir(dir).map_err(|error| io_error(dir, error))?;
-    // The store first: its lock keeps a second control plane away from everything else.
-    let store = Arc::new(Store::open(&dir.join("store.redb"), &config.cluster)?);
-    let authority = Authority::open(&dir.join("authority"), &config.cluster, UnixTime::now())?;
+    // The store first: its lock keeps a second control plane away from everything else. It is made before
+    // the authority, so one that is missing beside an authority was there.
+    let authority_dir = dir.join("authority");
+    let is_first =
+        !Authority::is_kept(&authority_dir).map_err(|error| io_error(&authority_dir, error))?;
+    let store = Store::open(&dir.join("store.redb"), &config.cluster, is_first)?;
+    let store = Arc::new(store);
+    let authority = Authority::open(&authority_dir, &config.cluster, UnixTime::now())?;
     let shelf_dir = dir.join("modules");
     let shelf =
         Shelf::open(&shelf_dir, Arc::clone(&store)).map_err(|error| io_error(&shelf_dir, error))?;
@@ -328,7 +336,7 @@ fn prepare(config: &ControlConfig) -> Result<Prepared, ServeError> {
         control,
     };
     let operator_dir = dir.join("operator");
-    let operator_due = keep_operator(&authority, &operator_dir, &context, UnixTime::now())?;
+    let operator = keep_operator(&authority, &operator_dir, &context, UnixTime::now())?;
 
     let (stop, stopped) = watch::channel(false);
     let (open, closed) = mpsc::channel(1);
@@ -338,6 +346,8 @@ fn prepare(config: &ControlConfig) -> Result<Prepared, ServeError> {
         store,
         authority,
         gate: Mutex::new(JoinGate::new(config.join_limits, now.steady)),
+        joins: Arc::new(Semaphore::new(server::JOINS_MAX)),
+        modules_out: Arc::new(Semaphore::new(server::MODULES_OUT_MAX)),
         lease: config.lease,
         certificate_lifetime: config.certificate_lifetime,
         started_at: Timestamp::now(),
@@ -350,7 +360,7 @@ fn prepare(config: &ControlConfig) -> Result<Prepared, ServeError> {
         addr,
         context,
         operator_dir,
-        operator_due,
+        operator,
         identity,
         hosts,
         closed,
@@ -381,17 +391,16 @@ fn hosts(control: &str) -> Vec<String> {
     hosts
 }
 
-/// Makes or renews the first operator's identity, which whoever starts control may use; returns when that is due
-/// again.
+/// Makes or renews the first operator's identity, which whoever starts control may use.
 fn keep_operator(
     authority: &Authority,
     dir: &Path,
     context: &OperatorContext,
     now: UnixTime,
-) -> Result<UnixTime, ServeError> {
+) -> Result<Identity, ServeError> {
     let kept = Identity::load(dir)
         .ok()
-        .filter(|kept| kept.authority() == authority.certificate() && kept.renew_at() > now);
+        .filter(|kept| kept.authority() == authority.certificate() && !kept.is_due(now));
     let kept = match kept {
         Some(kept) => kept,
         None => {
@@ -404,7 +413,7 @@ fn keep_operator(
     let path = dir.join("context.json");
     let text = serde_json::to_vec_pretty(context).expect("plain data");
     files::replace(&path, &text, files::PUBLIC).map_err(|error| io_error(&path, error))?;
-    Ok(kept.renew_at())
+    Ok(kept)
 }
 
 fn io_error(path: &Path, error: io::Error) -> ServeError {
@@ -418,8 +427,9 @@ fn io_error(path: &Path, error: io::Error) -> ServeError {
 struct Operator {
     dir: PathBuf,
     context: OperatorContext,
-    /// When it is renewed.
-    due: UnixTime,
+    identity: Identity,
+    /// It is not renewed before.
+    not_before: Instant,
 }
 
 /// How long until what failed to be renewed is tried again.
@@ -449,10 +459,11 @@ impl Caretaker {
             if let Ok(Err(error)) = swept {
                 tracing::error!(%error, "nodes cannot be declared lost");
             }
-            if UnixTime::now() >= self.identity.renew_at() {
+            if self.identity.is_due(UnixTime::now()) {
                 self.renew();
             }
-            if UnixTime::now() >= self.operator.due {
+            let operator = &self.operator;
+            if Instant::now() >= operator.not_before && operator.identity.is_due(UnixTime::now()) {
                 self.renew_operator().await;
             }
         }
@@ -462,16 +473,15 @@ impl Caretaker {
     async fn renew_operator(&mut self) {
         let (app, dir) = (Arc::clone(&self.app), self.operator.dir.clone());
         let (context, now) = (self.operator.context.clone(), UnixTime::now());
-        let again = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + AGAIN);
         let renewing = move || keep_operator(&app.authority, &dir, &context, now);
-        self.operator.due = match tokio::task::spawn_blocking(renewing).await {
-            Ok(Ok(due)) => due,
+        match tokio::task::spawn_blocking(renewing).await {
+            Ok(Ok(renewed)) => self.operator.identity = renewed,
             Ok(Err(error)) => {
                 tracing::error!(%error, "the operator's certificate is not renewed");
-                again
+                self.operator.not_before = Instant::now() + AGAIN;
             }
-            Err(_) => again,
-        };
+            Err(_) => self.operator.not_before = Instant::now() + AGAIN,
+        }
     }
 
     fn renew(&mut self) {

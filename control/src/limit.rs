@@ -1,8 +1,11 @@
 //! How often strangers may try to join.
 //!
-//! Joining is the only thing that somebody without a certificate may do, so it is bounded twice: per
-//! source, and for all sources together. A bucket holds attempts, and fills up again with time; a
-//! failed attempt costs as much as five good ones.
+//! Joining is the only thing that somebody without a certificate may do, so it is bounded twice:
+//! attempts of one source, and failures of all sources together. A bucket holds attempts, and fills up
+//! again with time; a failed attempt costs as much as five good ones.
+//!
+//! Whoever holds a good token is not kept out by what strangers do: when the failures of all are used
+//! up, it is the next failure that is answered with "too many", and nobody else.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,7 +20,7 @@ pub struct JoinLimits {
     pub source_attempts_max: u32,
     /// How long it takes until a source gets one attempt back.
     pub source_refill: Duration,
-    /// Attempts that all sources together may make at once.
+    /// Attempts that fail, of all sources together, that are answered at once; each counts as five.
     pub all_attempts_max: u32,
     /// How long it takes until one of those comes back.
     pub all_refill: Duration,
@@ -63,18 +66,20 @@ impl JoinGate {
     /// Whether `source` may try now; counts the attempt if so.
     pub(crate) fn admit(&mut self, source: IpAddr, now: Instant) -> bool {
         let limits = self.limits;
-        // The source first, so that a noisy one cannot use up what is meant for all.
         self.source(source, now)
             .take(1, limits.source_attempts_max, limits.source_refill, now)
-            && self
-                .all
-                .take(1, limits.all_attempts_max, limits.all_refill, now)
     }
 
-    /// Counts that the attempt just admitted failed.
-    pub(crate) fn failed(&mut self, source: IpAddr, now: Instant) {
+    /// Counts that the attempt just admitted failed. False if too many of all sources did.
+    pub(crate) fn failed(&mut self, source: IpAddr, now: Instant) -> bool {
+        let limits = self.limits;
         self.source(source, now).charge(FAILURE_COST - 1);
-        self.all.charge(FAILURE_COST - 1);
+        self.all.take(
+            FAILURE_COST,
+            limits.all_attempts_max,
+            limits.all_refill,
+            now,
+        )
     }
 
     fn source(&mut self, source: IpAddr, now: Instant) -> &mut Bucket {
@@ -95,7 +100,7 @@ impl JoinGate {
 }
 
 /// What counts as one source: an IPv4 address, or what an IPv6 user is usually given.
-fn network(source: IpAddr) -> IpAddr {
+pub(crate) fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -192,13 +197,18 @@ mod tests {
     }
 
     #[test]
-    fn all_together_are_bounded() {
+    fn failures_of_all_together_are_bounded_and_keep_nobody_else_out() {
         let start = Instant::now();
         let mut gate = JoinGate::new(LIMITS, start);
-        let admitted: usize = (0..10)
-            .map(|last| tries(&mut gate, source(last), start))
-            .sum();
-        assert_eq!(admitted, 25);
+        let failures = |gate: &mut JoinGate, now| {
+            let fails =
+                |last: &u8| gate.admit(source(*last), now) && gate.failed(source(*last), now);
+            (0..100).filter(fails).count()
+        };
+        assert_eq!(failures(&mut gate, start), 5);
+        assert_eq!(tries(&mut gate, source(200), start), 10);
+        let later = start + Duration::from_secs(10);
+        assert_eq!(failures(&mut gate, later), 2);
     }
 
     #[test]
@@ -218,11 +228,7 @@ mod tests {
     #[test]
     fn a_network_is_one_source_and_memory_is_bounded() {
         let start = Instant::now();
-        let limits = JoinLimits {
-            all_attempts_max: u32::MAX,
-            ..LIMITS
-        };
-        let mut gate = JoinGate::new(limits, start);
+        let mut gate = JoinGate::new(LIMITS, start);
         let address =
             |network: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, 0, host]);
         let admitted = (0..1000)

@@ -18,7 +18,7 @@
 //!   so it is listed again as soon as it is heard of, unless its name has a later start.
 //! * Each change has its own revision, larger by one than the one before, across restarts.
 //! * Whoever watches gets a snapshot and then every change after it, in order, or another snapshot.
-//! * At most one start of a name is present.
+//! * At most one start of a name is present. The tags of those that are not are shown to nobody.
 //! * What a watcher is told is on disk.
 //!
 //! Leases live in memory only, by the monotonic clock. After a restart, or if this process itself was
@@ -27,7 +27,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -43,7 +43,9 @@ use crate::tags::Tags;
 
 /// Changes that a watcher may be behind before it is given a snapshot instead.
 const CHANGES_KEPT: usize = 256;
-/// Gone nodes that are remembered for people to look at, if they joined more than an hour ago.
+/// Gone nodes that are remembered for people to look at, if they joined more than an hour ago. Above it
+/// those that are over are forgotten first. Lost ones without a later start may be back, and go last:
+/// one that is forgotten is told to join again.
 const GONE_MAX: usize = 1000;
 
 const HOUR_S: i64 = 3600;
@@ -90,6 +92,11 @@ pub(crate) enum ChangeError {
     NotYours(NodeId),
     #[error("{id} is {how}; a node that wants to be there joins again and gets a new id")]
     Gone { id: NodeId, how: &'static str },
+    #[error(
+        "control's books are older than {0}: they are from a backup; the node goes on, and is listed \
+         again when it is started again"
+    )]
+    OldBooks(NodeId),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -133,6 +140,27 @@ impl State {
         let name = &entry.record.info.name;
         let mut later = self.nodes.range(NodeId(id.0 + 1)..);
         later.any(|(_, other)| other.record.info.name == *name)
+    }
+
+    /// Those that are gone and joined before `before_s`, the first to be forgotten first.
+    fn gone_before(&self, before_s: i64) -> Vec<NodeId> {
+        let (mut over, mut lost) = (Vec::new(), Vec::new());
+        let mut later = HashSet::new();
+        for (id, entry) in self.nodes.iter().rev() {
+            let info = &entry.record.info;
+            let is_replaced = !later.insert(info.name.as_str());
+            if info.state.is_present() || info.joined_at.as_second() >= before_s {
+                continue;
+            }
+            if info.state == NodeState::Lost && !is_replaced {
+                lost.push(*id);
+            } else {
+                over.push(*id);
+            }
+        }
+        over.reverse();
+        over.extend(lost.into_iter().rev());
+        over
     }
 }
 
@@ -218,8 +246,10 @@ impl Books {
             let id = other.record.info.id.clone();
             return Err(AdmitError::NameTaken { id, name });
         }
+        // Whoever was removed does not keep out the machine that has the name from now on.
         let recent = same_name()
             .filter(|entry| entry.record.info.joined_at.as_second() > now_s - HOUR_S)
+            .filter(|entry| !self.is_removed(&entry.record.key))
             .count();
         if recent >= self.ids_per_name_hour_max {
             return Err(AdmitError::TooManyIds { name, max: recent });
@@ -257,16 +287,26 @@ impl Books {
         Ok((info, self.members_of(&state)))
     }
 
-    /// Renews the lease of `id`, which must belong to `key`.
+    /// Renews the lease of `id`, which must belong to `key`. `is_ticketed` says whether the
+    /// authority has handed `id` out to it; only asked where the books do not know.
     pub(crate) fn lease(
         &self,
         id: NodeId,
         key: &[u8; 32],
         draining: bool,
+        is_ticketed: impl FnOnce() -> bool,
         now: Moment,
     ) -> Result<u64, ChangeError> {
         let mut state = self.fresh()?;
-        let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
+        let Some(entry) = state.nodes.get(&id) else {
+            let is_old =
+                !self.is_removed(key) && is_ticketed() && self.store.is_of_lost_books(id)?;
+            return Err(if is_old {
+                ChangeError::OldBooks(id)
+            } else {
+                ChangeError::Unknown(id)
+            });
+        };
         if entry.record.key != *key {
             return Err(ChangeError::NotYours(id));
         }
@@ -300,7 +340,7 @@ impl Books {
             return Err(ChangeError::NotYours(id));
         }
         if !entry.record.info.state.is_present() {
-            return Ok(entry.record.info.clone());
+            return Ok(shown(&entry.record));
         }
         let changed = with_state(&entry.record, NodeState::Left);
         let info = changed.info.clone();
@@ -338,7 +378,7 @@ impl Books {
         self.read_removed().contains(key)
     }
 
-    /// The id under which the holder of `key` is present as `name`.
+    /// The id under which the holder of `key` is present as `name`, or will be when it is heard of.
     pub(crate) fn present_as(&self, name: &str, key: &[u8; 32]) -> Result<NodeId, ChangeError> {
         let state = self.fresh()?;
         let mut same = state
@@ -347,6 +387,11 @@ impl Books {
             .rev()
             .filter(|(_, entry)| entry.record.info.name == name && entry.record.key == *key);
         match same.next() {
+            Some((id, entry))
+                if entry.record.info.state == NodeState::Lost && !state.is_replaced(*id, entry) =>
+            {
+                Ok(*id)
+            }
             Some((id, entry)) => check_present(*id, entry).map(|()| *id),
             None => Err(ChangeError::Unknown(NodeId::STANDALONE)),
         }
@@ -391,14 +436,7 @@ impl Books {
     }
 
     fn forget_old(&self, state: &mut State, now: Moment) -> Result<(), StoreError> {
-        let hour_ago = now.wall.as_second() - HOUR_S;
-        let gone: Vec<NodeId> = state
-            .nodes
-            .iter()
-            .filter(|(_, entry)| !entry.record.info.state.is_present())
-            .filter(|(_, entry)| entry.record.info.joined_at.as_second() < hour_ago)
-            .map(|(id, _)| *id)
-            .collect();
+        let gone = state.gone_before(now.wall.as_second() - HOUR_S);
         let excess = gone.len().saturating_sub(GONE_MAX);
         if excess > 0 {
             self.store.forget(&gone[..excess])?;
@@ -423,7 +461,7 @@ impl Books {
     ) {
         let first = revision + 1 - changed.len() as u64;
         for (revision, record) in (first..).zip(changed) {
-            let node = record.info.clone();
+            let node = shown(&record);
             tracing::info!(node = %node.id, name = %node.name, state = ?node.state, "membership");
             let id = id_of(&record);
             let until = state
@@ -472,7 +510,7 @@ impl Books {
         let nodes = state
             .nodes
             .values()
-            .map(|entry| entry.record.info.clone())
+            .map(|entry| shown(&entry.record))
             .collect();
         Members {
             revision: state.revision,
@@ -503,15 +541,23 @@ fn check_present(id: NodeId, entry: &Entry) -> Result<(), ChangeError> {
     }
 }
 
+/// Tags are for finding a node to place something on. One that is lost gets them back.
 fn with_state(record: &NodeRecord, state: NodeState) -> NodeRecord {
-    let info = NodeInfo {
-        state,
-        ..record.info.clone()
-    };
-    NodeRecord {
-        info,
-        key: record.key,
+    let mut record = record.clone();
+    record.info.state = state;
+    if state == NodeState::Left {
+        record.info.tags = Tags::default();
     }
+    record
+}
+
+/// What everybody may see of a node.
+fn shown(record: &NodeRecord) -> NodeInfo {
+    let mut info = record.info.clone();
+    if !info.state.is_present() {
+        info.tags = Tags::default();
+    }
+    info
 }
 
 fn id_of(record: &NodeRecord) -> NodeId {

@@ -1,10 +1,12 @@
 //! The modules of a cluster: files named by the hash of their content.
 //!
 //! A file's name is made of the hash's digits alone, so no request can name another file. Bytes are
-//! hashed when they come in and again when they go out: a damaged disk is noticed, not deployed.
+//! hashed when they come in and again when they are read: a damaged disk is noticed, not deployed.
+//! Those who read a module at the same time share one copy of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::{fs, io};
 
 use bytes::Bytes;
@@ -86,6 +88,17 @@ pub(crate) enum ModuleError {
 pub(crate) struct Shelf {
     dir: PathBuf,
     store: Arc<Store>,
+    /// What is being sent. Locked while a file is read: its bytes are there once.
+    open: Mutex<BTreeMap<ModuleHash, Weak<Vec<u8>>>>,
+}
+
+/// A module's bytes, shared.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl Shelf {
@@ -94,6 +107,7 @@ impl Shelf {
         Ok(Self {
             dir: dir.to_owned(),
             store,
+            open: Mutex::default(),
         })
     }
 
@@ -134,7 +148,8 @@ impl Shelf {
         files::replace(&self.path(hash), bytes, files::PUBLIC)?;
         let info = ModuleInfo {
             hash: hash.to_string(),
-            name,
+            deployed_at: name.is_some().then_some(now),
+            names: name.into_iter().collect(),
             size_bytes: bytes.len() as u64,
             added_at: now,
         };
@@ -163,11 +178,20 @@ impl Shelf {
         if self.store.module(hash)?.is_none() {
             return Ok(None);
         }
-        let bytes = fs::read(self.path(hash))?;
-        if hash_of(&bytes) != hash {
-            return Err(ModuleError::Damaged(hash));
-        }
-        Ok(Some(bytes.into()))
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = if let Some(bytes) = open.get(&hash).and_then(Weak::upgrade) {
+            bytes
+        } else {
+            let bytes = fs::read(self.path(hash))?;
+            if hash_of(&bytes) != hash {
+                return Err(ModuleError::Damaged(hash));
+            }
+            let bytes = Arc::new(bytes);
+            open.retain(|_, bytes| bytes.strong_count() > 0);
+            open.insert(hash, Arc::downgrade(&bytes));
+            bytes
+        };
+        Ok(Some(Bytes::from_owner(Shared(bytes))))
     }
 
     /// All of them.
@@ -178,5 +202,27 @@ impl Shelf {
     fn path(&self, hash: ModuleHash) -> PathBuf {
         self.dir
             .join(format!("{}.wasm", tidelock_certs::to_hex(&hash.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_of_a_module_share_one_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
+        let shelf = Shelf::open(&dir.path().join("modules"), Arc::new(store)).unwrap();
+        let (now, name) = (Timestamp::UNIX_EPOCH, "m".to_owned());
+        let info = shelf.put(WASM_HEAD, None, Some(name), now).unwrap();
+        let read = |which: &str| shelf.read(which).unwrap().unwrap();
+        let first = read("m");
+        assert_eq!(first.as_ptr(), read(&info.hash).as_ptr());
+        assert_eq!(first, WASM_HEAD);
+        // With the last of them it goes, and the file is read again.
+        drop(first);
+        fs::write(shelf.path(hash_of(WASM_HEAD)), b"damaged").unwrap();
+        assert!(matches!(shelf.read("m"), Err(ModuleError::Damaged(_))));
     }
 }

@@ -28,20 +28,23 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, FromRequest as _, Path, Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{ConnectInfo, Extension, FromRequest as _, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use axum_server::tls::TlsInfo;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tidelock_certs::authority::RequestError;
 use tidelock_certs::{
-    Authority, CertificateDer, Environments, JoinToken, Role, UnixTime, certificate_fingerprint,
-    check_name, key_fingerprint, to_hex,
+    Authority, CertificateDer, Environments, JoinToken, Role, Ticket, UnixTime,
+    certificate_fingerprint, check_name, from_hex, key_fingerprint, to_hex,
 };
 use tidelock_proto::{ModuleHash, NodeId};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
+use tokio::time::{Instant, timeout};
 
 use crate::api::{
     ClusterInfo, CreateToken, JoinRequest, JoinResponse, LeaseRequest, LeaseResponse, Members,
@@ -53,12 +56,21 @@ use crate::limit::JoinGate;
 use crate::members::{AdmitError, Books, Candidate, ChangeError, Moment};
 use crate::modules::{MODULE_BYTES_MAX, ModuleError, Shelf};
 use crate::store::{Store, StoreError};
+use crate::tags::Tags;
 
 const MODULE_TIME_MAX: Duration = Duration::from_secs(120);
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const TOKEN_USES_MAX: u32 = 10_000;
 const VERSION_BYTES_MAX: usize = 64;
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Modules that are on their way out at once. Further ones wait for a minute and are then refused.
+pub(crate) const MODULES_OUT_MAX: usize = 16;
+const MODULE_WAIT_MAX: Duration = Duration::from_secs(60);
+/// What of a module is given to a connection at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Join tokens that are looked at once. Further ones wait for five seconds and are then refused.
+pub(crate) const JOINS_MAX: usize = 16;
+const JOIN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What all handlers share.
 pub(crate) struct App {
@@ -67,6 +79,9 @@ pub(crate) struct App {
     pub(crate) store: Arc<Store>,
     pub(crate) authority: Authority,
     pub(crate) gate: Mutex<JoinGate>,
+    /// [`JOINS_MAX`] and [`MODULES_OUT_MAX`].
+    pub(crate) joins: Arc<Semaphore>,
+    pub(crate) modules_out: Arc<Semaphore>,
     pub(crate) lease: Duration,
     pub(crate) certificate_lifetime: Duration,
     pub(crate) started_at: Timestamp,
@@ -163,15 +178,14 @@ async fn join(
 ) -> Answer<JoinResponse> {
     // Before anything is read: a stranger costs a look at a counter.
     if !app.gate().admit(source.ip(), Moment::now().steady) {
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        return Err(ApiError::new(
-            status,
-            codes::TOO_MANY,
-            "too many attempts to join",
-        ));
+        return Err(too_many_joins());
     }
     let Json(request) = Json::<JoinRequest>::from_request(request, &()).await?;
+    check_tags(&request.tags)?;
+    let place = place_in(&app.joins, JOIN_WAIT_MAX).await;
+    let place = place.ok_or_else(too_many_joins)?;
     blocking(app, move |app| {
+        let _place = place;
         let now = Moment::now();
         let token = blake3::hash(request.secret.as_bytes());
         if !app.store.is_token_good(token, now.wall.as_second())? {
@@ -205,6 +219,7 @@ async fn rejoin(
 ) -> Answer<JoinResponse> {
     let (name, key) = node_caller(&caller)?;
     check_description(request.addr, request.admin_addr, &request.version)?;
+    check_tags(&request.tags)?;
     blocking(app, move |app| {
         let certificate = app.issue_for_key(&request.csr_pem, &name, key)?;
         let candidate = Candidate {
@@ -243,13 +258,18 @@ async fn renew(
 async fn lease(
     State(app): Shared,
     caller: Caller,
-    Path(id): Path<String>,
+    Extension(tls): Extension<Arc<TlsInfo>>,
+    id: Result<Path<String>, PathRejection>,
     Json(request): Json<LeaseRequest>,
 ) -> Answer<LeaseResponse> {
     let (_, key) = node_caller(&caller)?;
-    let id = parse_node(&id)?;
+    let id = parse_node(&part(id)?)?;
     blocking(app, move |app| {
-        let leased = app.books.lease(id, &key, request.draining, Moment::now());
+        let is_ticketed = || app.is_ticketed(id, request.ticket.as_deref(), &tls);
+        let now = Moment::now();
+        let leased = app
+            .books
+            .lease(id, &key, request.draining, is_ticketed, now);
         let revision = leased.map_err(|error| match error {
             // The same code, so that it leaves; and why, for whoever reads its last words.
             ChangeError::Gone { .. } if app.books.is_removed(&key) => {
@@ -275,8 +295,8 @@ struct LeaveQuery {
 async fn leave(
     State(app): Shared,
     caller: Caller,
-    Path(id): Path<String>,
-    query: Result<Query<LeaveQuery>, axum::extract::rejection::QueryRejection>,
+    id: Result<Path<String>, PathRejection>,
+    query: Result<Query<LeaveQuery>, QueryRejection>,
 ) -> Answer<NodeInfo> {
     let remove = query
         .map_err(|error| ApiError::bad_request(error.to_string()))?
@@ -288,7 +308,7 @@ async fn leave(
     } else {
         Some(node_caller(&caller)?.1)
     };
-    let id = parse_node(&id)?;
+    let id = parse_node(&part(id)?)?;
     blocking(app, move |app| {
         let now = Moment::now();
         let node = if remove {
@@ -307,10 +327,14 @@ async fn nodes(State(app): Shared, caller: Caller) -> Answer<Members> {
 }
 
 async fn watch_members(State(app): Shared, caller: Caller) -> Result<Response, ApiError> {
-    let stop = app.stop.clone();
-    let watcher = Watcher::open(Arc::clone(&app), caller.key().copied(), stop).await?;
-    // After the watch is open: a removal from here on is one of its changes.
     app.require(&caller, ANY_ROLE)?;
+    let reader = match &caller {
+        Caller::Known { key, not_after, .. } => Some((*key, *not_after)),
+        Caller::Nobody => None,
+    };
+    let stop = app.stop.clone();
+    // A removal before it is open ends it with its first event, and one from there on is a change.
+    let watcher = Watcher::open(Arc::clone(&app), reader, stop).await?;
     let lines = futures_util::stream::unfold(watcher, |mut watcher| async move {
         let event = watcher.next().await?;
         Some((Ok::<_, std::convert::Infallible>(to_line(&event)), watcher))
@@ -327,17 +351,61 @@ async fn modules(State(app): Shared, caller: Caller) -> Answer<Vec<ModuleInfo>> 
 async fn module(
     State(app): Shared,
     caller: Caller,
-    Path(which): Path<String>,
+    which: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     app.require(&caller, ANY_ROLE)?;
+    let which = part(which)?;
+    let place = place_in(&app.modules_out, MODULE_WAIT_MAX).await;
+    let place = place.ok_or_else(|| {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        ApiError::new(
+            status,
+            codes::TOO_MANY,
+            "too many modules are on their way to others",
+        )
+    })?;
     blocking(app, move |app| match app.shelf.read(&which)? {
-        Some(bytes) => Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes).into_response()),
+        Some(bytes) => Ok(in_chunks(bytes, place)),
         None => {
             Err(ApiError::not_found(format!("there is no module {which:?}"))
                 .next("tidelock modules"))
         }
     })
     .await
+}
+
+/// A module as an answer: `place` is taken until all of it is sent, or its time is over.
+fn in_chunks(bytes: Bytes, place: OwnedSemaphorePermit) -> Response {
+    let length = bytes.len();
+    let until = Instant::now() + MODULE_TIME_MAX;
+    let chunks =
+        futures_util::stream::unfold((bytes, place), move |(mut bytes, place)| async move {
+            if bytes.is_empty() {
+                return None;
+            }
+            let chunk = if Instant::now() < until {
+                Ok(bytes.split_to(bytes.len().min(CHUNK_BYTES)))
+            } else {
+                Err(std::io::Error::from(std::io::ErrorKind::TimedOut))
+            };
+            Some((chunk, (bytes, place)))
+        });
+    let head = [
+        (header::CONTENT_TYPE, "application/wasm".to_owned()),
+        (header::CONTENT_LENGTH, length.to_string()),
+    ];
+    (head, Body::from_stream(chunks)).into_response()
+}
+
+/// A place among those of `places`, if one is free in time.
+async fn place_in(places: &Arc<Semaphore>, wait_max: Duration) -> Option<OwnedSemaphorePermit> {
+    let place = timeout(wait_max, Arc::clone(places).acquire_owned()).await;
+    place.ok()?.ok()
+}
+
+fn too_many_joins() -> ApiError {
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    ApiError::new(status, codes::TOO_MANY, "too many attempts to join")
 }
 
 #[derive(Deserialize)]
@@ -349,7 +417,7 @@ struct PutModuleQuery {
 async fn put_module(
     State(app): Shared,
     caller: Caller,
-    query: Result<Query<PutModuleQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<PutModuleQuery>, QueryRejection>,
     request: Request,
 ) -> Answer<ModuleInfo> {
     caller.require(&[Role::Operator])?;
@@ -390,11 +458,25 @@ impl App {
         }
     }
 
-    /// The one answer to all tokens that do not work.
+    /// The one answer to all tokens that do not work, as long as there are not too many of them.
     fn token_refused(&self, source: IpAddr, now: Moment) -> ApiError {
-        self.gate().failed(source, now.steady);
+        if !self.gate().failed(source, now.steady) {
+            return too_many_joins();
+        }
         tracing::warn!(%source, "a join token was refused");
         AdmitError::Token.into()
+    }
+
+    /// Whether the authority says that the caller was given `id`.
+    fn is_ticketed(&self, id: NodeId, ticket: Option<&str>, tls: &TlsInfo) -> bool {
+        let certificate = tls.peer_certificates.first();
+        let (Some(ticket), Some(certificate)) = (ticket.and_then(from_hex), certificate) else {
+            return false;
+        };
+        let certificate = CertificateDer::from(certificate.as_slice());
+        let authority = self.authority.certificate();
+        let ticket = Ticket::verify(&ticket, authority, &certificate, UnixTime::now());
+        ticket.is_ok_and(|ticket| ticket.node == id)
     }
 
     fn lease_ms(&self) -> u64 {
@@ -463,15 +545,16 @@ pub(crate) struct Watcher {
     snapshot: Option<Members>,
     changes: broadcast::Receiver<WatchEvent>,
     revision: u64,
-    /// The reader's key, if it has one: once that is removed, it is told nothing more.
-    reader: Option<[u8; 32]>,
+    /// The reader's key and the end of its certificate, if it has one: once the key is removed or the
+    /// certificate has run out, it is told nothing more.
+    reader: Option<([u8; 32], UnixTime)>,
     stop: watch::Receiver<bool>,
 }
 
 impl Watcher {
     pub(crate) async fn open(
         app: Arc<App>,
-        reader: Option<[u8; 32]>,
+        reader: Option<([u8; 32], UnixTime)>,
         stop: watch::Receiver<bool>,
     ) -> Result<Self, ApiError> {
         let (members, changes) = blocking(Arc::clone(&app), |app| Ok(app.books.watch())).await?;
@@ -486,11 +569,14 @@ impl Watcher {
         })
     }
 
-    /// `None` when the server ends, or the reader is no node any more.
+    /// `None` when the server ends, or the reader is no node any more, or only was one by the certificate
+    /// that it came with.
     pub(crate) async fn next(&mut self) -> Option<WatchEvent> {
         let event = self.next_event().await?;
-        let books = &self.app.books;
-        (!self.reader.is_some_and(|key| books.is_removed(&key))).then_some(event)
+        let is_over = |(key, not_after): ([u8; 32], UnixTime)| {
+            self.app.books.is_removed(&key) || UnixTime::now() > not_after
+        };
+        (!self.reader.is_some_and(is_over)).then_some(event)
     }
 
     async fn next_event(&mut self) -> Option<WatchEvent> {
@@ -563,6 +649,19 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
     key_fingerprint(certificate).expect("the certificate was just issued")
 }
 
+/// What stands in a path.
+fn part(path: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
+    match path {
+        Ok(Path(part)) => Ok(part),
+        Err(error) => Err(ApiError::bad_request(error.to_string())),
+    }
+}
+
+fn check_tags(tags: &Tags) -> Result<(), ApiError> {
+    tags.check()
+        .map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
 fn parse_node(text: &str) -> Result<NodeId, ApiError> {
     text.parse()
         .map_err(|_| ApiError::not_found(format!("there is no node {text:?}")))
@@ -626,7 +725,9 @@ impl From<ChangeError> for ApiError {
             ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, codes::NOT_FOUND),
             ChangeError::NotYours(_) => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
             ChangeError::Gone { .. } => (StatusCode::GONE, codes::NODE_GONE),
-            ChangeError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, codes::STORE),
+            ChangeError::OldBooks(_) | ChangeError::Store(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
+            }
         };
         Self::new(status, code, error.to_string())
     }

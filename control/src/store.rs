@@ -3,11 +3,14 @@
 //! # Guarantees
 //!
 //! * Each function is one transaction: its effect is on disk when it returns `Ok`, and absent
-//!   when it returns anything else.
+//!   when it refuses. After a fault of the disk it is there completely or not at all, and which of the
+//!   two is open until the store is read again ([`Store::faults`]).
 //! * A node id is on disk as used before it is handed out, and none is handed out twice.
 //! * A use of a token is taken in the same transaction that adds the node.
 //! * One process at a time: the file is locked while it is open.
 //! * A disk that fails (full, unplugged) fails the call. Once it works again, so does the store.
+//! * A file that is missing, empty or damaged is never replaced by an empty one, unless there was
+//!   none before.
 //!
 //! # What this module does not do
 //!
@@ -16,10 +19,11 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
+use std::{fs, io};
 
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition,
@@ -45,6 +49,9 @@ const FORMAT: &str = "format";
 const FORMAT_VERSION: u64 = 1;
 const CLUSTER: &str = "cluster";
 const LAST_NODE: &str = "last node id";
+/// Ids above the one and up to the other were handed out by books that are lost.
+const LOST_ABOVE: &str = "lost above";
+const LOST_UP_TO: &str = "lost up to";
 const REVISION: &str = "revision";
 
 /// No more tokens are kept than this; the limit is far above any honest use.
@@ -78,7 +85,13 @@ pub enum StoreError {
         /// Its format.
         theirs: u64,
     },
-    /// The file or its disk is at fault. Nothing was changed.
+    /// It is gone, or empty, and others rely on what was in it.
+    #[error(
+        "{0} is missing or empty, and the cluster's authority is there: put a backup of the whole state \
+         directory back, or start a new cluster in an empty one"
+    )]
+    Missing(String),
+    /// The file or its disk is at fault. A change that was under way is there completely or not at all.
     #[error("the store cannot be used: {0}")]
     Database(String),
 }
@@ -147,15 +160,42 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens or makes the store of `cluster`.
-    pub(crate) fn open(path: &Path, cluster: &str) -> Result<Self, StoreError> {
+    /// Opens the store of `cluster`. One is made only if there is none and `may_make`: ids would be
+    /// handed out twice, and removed keys be forgotten.
+    pub(crate) fn open(path: &Path, cluster: &str, may_make: bool) -> Result<Self, StoreError> {
         let shown = path.display().to_string();
         let path = path.to_owned();
-        Self::open_with(Box::new(move || Database::create(&path)), shown, cluster)
+        let is_kept = match fs::metadata(&path) {
+            Ok(file) => file.len() > 0,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(StoreError::Database(format!("{shown}: {error}"))),
+        };
+        if !is_kept && !may_make {
+            return Err(StoreError::Missing(shown));
+        }
+        // What was changed behind its back is an error then, and not a panic later.
+        let builder = || {
+            let mut builder = Database::builder();
+            builder.set_check_integrity_on_open(true);
+            builder
+        };
+        let first = if is_kept {
+            builder().open(&path)
+        } else {
+            builder().create(&path)
+        };
+        let open = move || builder().open(&path);
+        Self::open_with(first, Box::new(open), shown, cluster, may_make)
     }
 
-    fn open_with(open: Box<Opener>, shown: String, cluster: &str) -> Result<Self, StoreError> {
-        let database = open().map_err(|error| match error {
+    fn open_with(
+        first: Result<Database, DatabaseError>,
+        open: Box<Opener>,
+        shown: String,
+        cluster: &str,
+        may_make: bool,
+    ) -> Result<Self, StoreError> {
+        let database = first.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(shown.clone()),
             error => StoreError::Database(format!("{shown}: {error}")),
         })?;
@@ -171,6 +211,7 @@ impl Store {
             let format = numbers.get(FORMAT)?.map(|value| value.value());
             let theirs = texts.get(CLUSTER)?.map(|value| value.value().to_owned());
             match (format, theirs) {
+                (None, None) if !may_make => Ok(Err(StoreError::Missing(shown))),
                 (None, None) => {
                     numbers.insert(FORMAT, FORMAT_VERSION)?;
                     texts.insert(CLUSTER, cluster)?;
@@ -282,6 +323,30 @@ impl Store {
         })
     }
 
+    /// Whether `id`, which is not in these books and which the authority has handed out, is of books
+    /// that are lost: these are a backup older than the node. From then on no id up to it is handed out.
+    pub(crate) fn is_of_lost_books(&self, id: NodeId) -> Result<bool, StoreError> {
+        let (last, above, up_to) = self.read(|transaction| {
+            let numbers = transaction.open_table(NUMBERS)?;
+            let last = numbers.get(LAST_NODE)?.map_or(0, |value| value.value());
+            let above = numbers.get(LOST_ABOVE)?.map(|value| value.value());
+            let up_to = numbers.get(LOST_UP_TO)?.map_or(0, |value| value.value());
+            Ok((last, above, up_to))
+        })?;
+        if id.0 <= last {
+            return Ok(above.is_some_and(|above| id.0 > above) && id.0 <= up_to);
+        }
+        let done = self.write(|transaction| {
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            numbers.insert(LAST_NODE, id.0)?;
+            numbers.insert(LOST_ABOVE, above.unwrap_or(last).min(last))?;
+            numbers.insert(LOST_UP_TO, id.0)?;
+            Ok(Ok::<_, std::convert::Infallible>(()))
+        })?;
+        done.unwrap_or_else(|never| match never {});
+        Ok(true)
+    }
+
     /// Keeps changed nodes; each makes one revision. Returns the last of them.
     pub(crate) fn update(&self, records: &[NodeRecord]) -> Result<u64, StoreError> {
         let revision = self.write(|transaction| {
@@ -342,7 +407,8 @@ impl Store {
         })
     }
 
-    /// Keeps what is known of a module whose bytes are on disk already, and its name.
+    /// Keeps what is known of a module whose bytes are on disk already. The names that come with it stand for it
+    /// from now on, and for no other; all that do come back.
     pub(crate) fn put_module(
         &self,
         hash: ModuleHash,
@@ -357,13 +423,17 @@ impl Store {
                     return Ok(Err(known.hash));
                 }
                 info.added_at = known.added_at;
-                info.name = info.name.or(known.name);
+                info.deployed_at = info.deployed_at.or(known.deployed_at);
             }
-            modules.insert(hash.module_id(), encode(&info).as_slice())?;
-            if let Some(name) = &info.name {
-                let mut names = transaction.open_table(MODULE_NAMES)?;
+            let mut names = transaction.open_table(MODULE_NAMES)?;
+            for name in std::mem::take(&mut info.names) {
                 names.insert(name.as_str(), hash.0.as_slice())?;
             }
+            // Without them: what a name stands for is in one place.
+            modules.insert(hash.module_id(), encode(&info).as_slice())?;
+            info.names = names_by_hash(&names)?
+                .remove(&info.hash)
+                .unwrap_or_default();
             Ok(Ok(info))
         })?;
         Ok(match put {
@@ -372,7 +442,7 @@ impl Store {
         })
     }
 
-    /// What is known of the module with this hash.
+    /// What is known of the module with this hash, but for its names.
     pub(crate) fn module(&self, hash: ModuleHash) -> Result<Option<ModuleInfo>, StoreError> {
         self.read(|transaction| {
             let modules = transaction.open_table(MODULES)?;
@@ -396,11 +466,15 @@ impl Store {
     /// All modules.
     pub(crate) fn modules(&self) -> Result<Vec<ModuleInfo>, StoreError> {
         self.read(|transaction| {
+            let mut names = names_by_hash(&transaction.open_table(MODULE_NAMES)?)?;
             let modules = transaction.open_table(MODULES)?;
-            modules
-                .iter()?
-                .map(|entry| decode(entry?.1.value()))
-                .collect()
+            let mut all = Vec::new();
+            for entry in modules.iter()? {
+                let mut info: ModuleInfo = decode(entry?.1.value())?;
+                info.names = names.remove(&info.hash).unwrap_or_default();
+                all.push(info);
+            }
+            Ok(all)
         })
     }
 
@@ -485,6 +559,21 @@ fn put_nodes(transaction: &WriteTransaction, records: &[NodeRecord]) -> Result<u
         nodes.insert(number(record), encode(record).as_slice())?;
     }
     Ok(revision)
+}
+
+/// Which names stand for the module with a hash, in order.
+fn names_by_hash(
+    names: &impl redb::ReadableTable<&'static str, &'static [u8]>,
+) -> Result<BTreeMap<String, Vec<String>>, redb::Error> {
+    let mut by_hash = BTreeMap::<_, Vec<String>>::new();
+    for entry in names.iter()? {
+        let (name, hash) = entry?;
+        if let Ok(hash) = <[u8; 32]>::try_from(hash.value()) {
+            let named = by_hash.entry(ModuleHash(hash).to_string()).or_default();
+            named.push(name.value().to_owned());
+        }
+    }
+    Ok(by_hash)
 }
 
 fn take_token_use(

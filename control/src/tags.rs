@@ -11,6 +11,8 @@ const TAGS_MAX: usize = 32;
 /// Bytes of a tag's name, and of its value.
 const NAME_BYTES_MAX: usize = 64;
 const VALUE_BYTES_MAX: usize = 256;
+/// Bytes of all names and values of one node together: everybody is told of everybody's tags.
+const ALL_BYTES_MAX: usize = 4 * 1024;
 
 /// Names and values that a node says of itself, such as `region=eu&gpu=yes`.
 ///
@@ -35,6 +37,9 @@ pub enum TagsError {
          none of them control characters"
     )]
     Tag(String),
+    /// Each within its bounds, and all together too long.
+    #[error("the tags of a node have at most {ALL_BYTES_MAX} bytes together, not {0}")]
+    TooLong(usize),
     /// The same name with two values.
     #[error("tag {0:?} is given twice")]
     Twice(String),
@@ -45,6 +50,16 @@ impl Tags {
     pub fn have(&self, wanted: &[(String, String)]) -> bool {
         let has = |(name, value): &(String, String)| self.0.get(name) == Some(value);
         wanted.iter().all(has)
+    }
+
+    /// Refuses what a node may not say of itself. Apart from reading: books may hold longer ones.
+    pub(crate) fn check(&self) -> Result<(), TagsError> {
+        let length = |(name, value): (&String, &String)| name.len() + value.len();
+        let bytes: usize = self.0.iter().map(length).sum();
+        if bytes > ALL_BYTES_MAX {
+            return Err(TagsError::TooLong(bytes));
+        }
+        Ok(())
     }
 }
 
@@ -83,7 +98,8 @@ impl FromStr for Tags {
                 ));
             }
         }
-        tags.try_into()
+        let tags = Tags::try_from(tags)?;
+        tags.check().map(|()| tags)
     }
 }
 
@@ -131,6 +147,14 @@ mod tests {
         assert_eq!(many(TAGS_MAX + 1), Err(TagsError::TooMany(TAGS_MAX + 1)));
         let (name, value) = ("n".repeat(NAME_BYTES_MAX), "v".repeat(VALUE_BYTES_MAX));
         assert!(format!("{name}={value}").parse::<Tags>().is_ok());
+        let values = |bytes: usize| {
+            let tags: Vec<String> = (0..16)
+                .map(|number| format!("{number:x}={}", "v".repeat(bytes)))
+                .collect();
+            tags.join("&").parse::<Tags>()
+        };
+        assert!(values(255).is_ok());
+        assert_eq!(values(256), Err(TagsError::TooLong(16 * 257)));
         for wrong in [
             format!("{name}n=v"),
             format!("n={value}v"),

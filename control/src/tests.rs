@@ -210,8 +210,10 @@ fn the_operators_certificate_is_renewed_in_time_and_not_before() {
         control: "127.0.0.1:1".to_owned(),
     };
     let kept_at = |now: UnixTime| {
-        let due = crate::keep_operator(&authority, &dir, &context, now).unwrap();
-        (due, Identity::load(&dir).unwrap().certificate().clone())
+        let kept = crate::keep_operator(&authority, &dir, &context, now).unwrap();
+        let saved = Identity::load(&dir).unwrap().certificate().clone();
+        assert_eq!(*kept.certificate(), saved);
+        (kept.renew_at(), saved)
     };
     let (due, first) = kept_at(began);
     assert!(due > began);
@@ -220,4 +222,8 @@ fn the_operators_certificate_is_renewed_in_time_and_not_before() {
     let (later, second) = kept_at(due);
     assert!(later > due);
     assert_ne!(first, second);
+    // The clock was ahead then: that certificate is good for nobody yet.
+    let (right, third) = kept_at(began);
+    assert!(right < later);
+    assert_ne!(second, third);
 }

@@ -11,13 +11,17 @@ use crate::api::WatchEvent;
 
 /// A watch that is silent for longer is dead: control sends heartbeats every two seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long it waits at most after a connection that brought no snapshot: each costs control a large
+/// answer.
+const FRUITLESS_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 impl Client {
     /// Follows the membership for as long as the stream is polled.
     ///
     /// After each connection the first item is a snapshot. If the connection is lost, the error is one
-    /// item, and the stream connects again, waiting a little longer each time. It ends only after an
-    /// error that waiting does not mend ([`ClientError::is_temporary`] is false).
+    /// item, and the stream connects again, waiting a little longer each time until it has read a snapshot.
+    /// It ends only after a refusal to connect that waiting may not mend ([`ClientError::is_temporary`] is
+    /// false); whoever has to follow for good opens another one after a while.
     #[must_use]
     pub fn watch(&self) -> BoxStream<'static, Result<WatchEvent, ClientError>> {
         let state = WatchState::Connect {
@@ -30,7 +34,7 @@ impl Client {
                     WatchState::Connect { wait } => {
                         sleep(wait).await;
                         match client.open_watch().await {
-                            Ok(lines) => WatchState::Read(lines),
+                            Ok(lines) => WatchState::Read { lines, wait },
                             Err(error) if error.is_temporary() => {
                                 let wait = (wait * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
                                 return Some((Err(error), (client, WatchState::Connect { wait })));
@@ -40,11 +44,14 @@ impl Client {
                             }
                         }
                     }
-                    WatchState::Read(mut lines) => match lines.next(&client).await {
-                        Ok(event) => return Some((Ok(event), (client, WatchState::Read(lines)))),
+                    WatchState::Read { mut lines, wait } => match lines.next(&client).await {
+                        Ok(event) => {
+                            let wait = Duration::ZERO;
+                            return Some((Ok(event), (client, WatchState::Read { lines, wait })));
+                        }
                         Err(error) => {
-                            let state = WatchState::Connect { wait: BACKOFF_MIN };
-                            return Some((Err(error), (client, state)));
+                            let wait = (wait * 2).clamp(BACKOFF_MIN, FRUITLESS_BACKOFF_MAX);
+                            return Some((Err(error), (client, WatchState::Connect { wait })));
                         }
                     },
                 };
@@ -71,8 +78,14 @@ impl Client {
 }
 
 enum WatchState {
-    Connect { wait: Duration },
-    Read(Lines),
+    Connect {
+        wait: Duration,
+    },
+    Read {
+        lines: Lines,
+        /// How long was waited before; nothing, once something has been read.
+        wait: Duration,
+    },
     Over,
 }
 

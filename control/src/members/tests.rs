@@ -24,7 +24,7 @@ impl Bench {
     }
 
     fn open(dir: &TempDir, now: Moment) -> Books {
-        let store = Store::open(&dir.path().join("store"), "sea").unwrap();
+        let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
         Books::open(Arc::new(store), LEASE, 5, now.steady).unwrap()
     }
 
@@ -74,7 +74,7 @@ fn a_lease_runs_out_after_its_time_and_not_before() {
     assert_eq!(bench.states(), [NodeState::Alive]);
     bench
         .books
-        .lease(NodeId(1), &[1; 32], false, bench.at(9))
+        .lease(NodeId(1), &[1; 32], false, || false, bench.at(9))
         .unwrap();
     bench.sweep(10, 18);
     assert_eq!(bench.states(), [NodeState::Alive]);
@@ -91,7 +91,7 @@ fn a_node_that_was_only_cut_off_from_control_is_listed_again() {
     let lease = |key: u8, at: u64| {
         bench
             .books
-            .lease(NodeId(1), &[key; 32], false, bench.at(at))
+            .lease(NodeId(1), &[key; 32], false, || false, bench.at(at))
     };
     assert!(matches!(lease(2, 12), Err(ChangeError::NotYours(_))));
     lease(1, 12).unwrap();
@@ -109,7 +109,9 @@ fn a_lost_node_that_was_removed_does_not_come_back() {
     bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
     bench.sweep(1, 11);
     bench.books.remove(NodeId(1), bench.at(12)).unwrap();
-    let back = bench.books.lease(NodeId(1), &[1; 32], false, bench.at(13));
+    let back = bench
+        .books
+        .lease(NodeId(1), &[1; 32], false, || false, bench.at(13));
     assert!(matches!(back, Err(ChangeError::Gone { .. })));
 }
 
@@ -278,4 +280,136 @@ fn after_a_full_disk_memory_and_disk_agree() {
     let (store, _) = store_with_switch(dir.path().join("store"));
     let books = Books::open(Arc::new(store), LEASE, 5, now.steady).unwrap();
     assert_eq!(books.members(), members);
+}
+
+#[test]
+fn the_tags_of_whoever_is_not_present_are_shown_to_nobody() {
+    let bench = Bench::new();
+    let tagged = |name: &str, key: u8| Candidate {
+        tags: "region=eu".parse().unwrap(),
+        ..candidate(name, key)
+    };
+    let tags = || {
+        let nodes = bench.books.members().nodes;
+        let of = |node: &NodeInfo| node.tags.to_string();
+        nodes.iter().map(of).collect::<Vec<_>>()
+    };
+    let (_, mut changes) = bench.books.watch();
+    bench.books.admit(tagged("a", 1), bench.at(0)).unwrap();
+    bench.books.admit(tagged("a", 1), bench.at(0)).unwrap();
+    assert_eq!(tags(), ["", "region=eu"], "replaced");
+    bench.sweep(1, 11);
+    assert_eq!(tags(), ["", ""], "lost");
+    let lease = |at| {
+        bench
+            .books
+            .lease(NodeId(2), &[1; 32], false, || false, bench.at(at))
+    };
+    lease(12).unwrap();
+    assert_eq!(tags(), ["", "region=eu"], "heard of again");
+    bench.books.leave(NodeId(2), None, bench.at(13)).unwrap();
+    assert_eq!(tags(), ["", ""], "left");
+    while let Ok(change) = changes.try_recv() {
+        let WatchEvent::Change { node, .. } = change else {
+            panic!("{change:?}");
+        };
+        assert_eq!(node.tags == Tags::default(), !node.state.is_present());
+    }
+}
+
+/// The longest that a node can make of its record.
+fn longest(number: usize) -> Candidate {
+    let tags: Vec<String> = (0..32)
+        .map(|tag| format!("{tag:02}={}", "%22".repeat(126)))
+        .collect();
+    let addr = std::net::SocketAddrV6::new([0xffff; 8].into(), 65535, 0, u32::MAX);
+    Candidate {
+        addr: addr.into(),
+        admin_addr: addr.into(),
+        version: "\"".repeat(64),
+        tags: tags.join("&").parse().unwrap(),
+        ..candidate(&format!("{number:x>63}"), 1)
+    }
+}
+
+#[test]
+fn everybody_at_their_longest_fits_into_an_answer() {
+    let bench = Bench::new();
+    let (info, mut members) = bench.books.admit(longest(0), bench.at(0)).unwrap();
+    let gone = shown(&with_state(
+        &NodeRecord {
+            info: info.clone(),
+            key: [1; 32],
+        },
+        NodeState::Lost,
+    ));
+    // As many that are gone as are kept, and as many that are present.
+    members.nodes = [vec![info; GONE_MAX], vec![gone; GONE_MAX]].concat();
+    members.removed = vec![to_hex(&[1; 32]); GONE_MAX];
+    let bytes = serde_json::to_vec(&WatchEvent::Snapshot(members)).unwrap();
+    let max = crate::client::ANSWER_BYTES_MAX;
+    assert!(bytes.len() < max, "{} of {max} bytes", bytes.len());
+}
+
+#[test]
+fn whoever_may_be_back_is_forgotten_last() {
+    let bench = Bench::new();
+    let admit = |name: &str, key| {
+        let (node, _) = bench
+            .books
+            .admit(candidate(name, key), bench.at(0))
+            .unwrap();
+        node.id.parse::<NodeId>().unwrap()
+    };
+    let cut_off = admit("cut-off", 1);
+    let replaced = admit("replaced", 1);
+    bench.sweep(1, 11);
+    assert_eq!(bench.states(), [NodeState::Lost; 2]);
+    let later = admit("replaced", 1);
+    let left = admit("left", 1);
+    bench.books.leave(left, None, bench.at(11)).unwrap();
+    let gone = |before_s| bench.books.lock().gone_before(before_s);
+    let joined_s = bench.start.wall.as_second();
+    assert!(gone(joined_s).is_empty());
+    assert_eq!(gone(joined_s + 1), [replaced, left, cut_off]);
+    bench.books.leave(later, None, bench.at(12)).unwrap();
+    assert_eq!(gone(joined_s + 1), [replaced, later, left, cut_off]);
+}
+
+#[test]
+fn starts_by_a_removed_key_do_not_use_up_the_ids_of_a_name() {
+    let bench = Bench::new();
+    for second in 0..5 {
+        let thief = candidate("a", 1);
+        bench.books.admit(thief, bench.at(second)).unwrap();
+    }
+    let owner = || bench.books.admit(candidate("a", 2), bench.at(6));
+    bench.books.leave(NodeId(5), None, bench.at(5)).unwrap();
+    assert!(matches!(owner(), Err(AdmitError::TooManyIds { .. })));
+    bench.books.remove(NodeId(5), bench.at(6)).unwrap();
+    owner().unwrap();
+}
+
+#[test]
+fn a_node_of_a_later_state_of_the_books_is_not_told_to_end() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    let lease = |id: u64, key: u8, is_ticketed: bool| {
+        let at = bench.at(1);
+        let leased = bench
+            .books
+            .lease(NodeId(id), &[key; 32], false, || is_ticketed, at);
+        leased.unwrap_err()
+    };
+    // Anybody can say so.
+    assert!(matches!(lease(7, 2, false), ChangeError::Unknown(_)));
+    assert!(matches!(lease(7, 2, true), ChangeError::OldBooks(_)));
+    assert!(matches!(lease(6, 3, true), ChangeError::OldBooks(_)));
+    // Whoever joins gets none of theirs.
+    let (node, _) = bench.books.admit(candidate("b", 4), bench.at(2)).unwrap();
+    assert_eq!(node.id, "n8");
+    assert!(matches!(lease(8, 2, true), ChangeError::NotYours(_)));
+    // A removal is for good, whatever else is known of the node.
+    bench.books.remove(NodeId(8), bench.at(3)).unwrap();
+    assert!(matches!(lease(7, 4, true), ChangeError::Unknown(_)));
 }

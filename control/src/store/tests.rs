@@ -1,7 +1,6 @@
 //! What is on disk, with a disk that fails on command and modules whose ids clash.
 
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -66,16 +65,18 @@ pub(crate) fn store_with_switch(path: PathBuf) -> (Store, Arc<AtomicBool>) {
         };
         Database::builder().create_with_backend(disk)
     };
-    let store = Store::open_with(Box::new(open), "test".to_owned(), "sea").unwrap();
+    let first = open();
+    let store = Store::open_with(first, Box::new(open), "test".to_owned(), "sea", true).unwrap();
     (store, switch)
 }
 
 fn info(hash: ModuleHash, name: Option<&str>) -> ModuleInfo {
     ModuleInfo {
         hash: hash.to_string(),
-        name: name.map(str::to_owned),
+        names: name.map(str::to_owned).into_iter().collect(),
         size_bytes: 8,
         added_at: jiff::Timestamp::UNIX_EPOCH,
+        deployed_at: None,
     }
 }
 
@@ -102,7 +103,7 @@ fn a_full_disk_fails_the_call_and_nothing_else() {
 #[test]
 fn two_modules_cannot_share_an_id() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store"), "sea").unwrap();
+    let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
     let first = ModuleHash([7; 32]);
     let mut second = first;
     second.0[31] = 8;
@@ -120,9 +121,32 @@ fn two_modules_cannot_share_an_id() {
 }
 
 #[test]
+fn a_name_stands_for_one_module() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
+    let (old, new) = (ModuleHash([1; 32]), ModuleHash([2; 32]));
+    for (hash, name) in [(old, "b"), (old, "a"), (new, "a"), (new, "c")] {
+        store.put_module(hash, info(hash, Some(name))).unwrap();
+    }
+    // The old one again, without a name: it takes none back.
+    let again = store.put_module(old, info(old, None)).unwrap();
+    assert_eq!(again, PutModule::Stored(info(old, Some("b"))));
+    let named = |hash: ModuleHash| {
+        let mut modules = store.modules().unwrap();
+        modules.retain(|module| module.hash == hash.to_string());
+        modules.remove(0).names
+    };
+    assert_eq!(
+        (named(old), named(new)),
+        (vec!["b".to_owned()], vec!["a".to_owned(), "c".to_owned()])
+    );
+    assert_eq!(store.module_named("a").unwrap(), Some(new));
+}
+
+#[test]
 fn expired_tokens_are_forgotten_and_used_up_ones_gone() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store"), "sea").unwrap();
+    let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
     let hash = blake3::hash(b"one");
     store.add_token(hash, 2, 100, 0).unwrap();
     assert!(store.is_token_good(hash, 99).unwrap());
@@ -148,4 +172,67 @@ fn expired_tokens_are_forgotten_and_used_up_ones_gone() {
     store.add_token(blake3::hash(b"two"), 1, 300, 200).unwrap();
     // Even if the clock goes back: what was forgotten stays forgotten.
     assert!(!store.is_token_good(hash, 0).unwrap());
+}
+
+#[test]
+fn a_store_that_is_gone_is_not_made_again_where_it_was_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let missing = |may_make| {
+        let opened = Store::open(&path, "sea", may_make);
+        matches!(opened.err(), Some(StoreError::Missing(_)))
+    };
+    assert!(missing(false));
+    assert!(!path.exists(), "it was made");
+    fs::write(&path, b"").unwrap();
+    assert!(missing(false));
+    assert_eq!(fs::read(&path).unwrap(), b"");
+    // One that nothing was ever committed to is as empty.
+    drop(Database::create(&path).unwrap());
+    assert!(missing(false));
+    assert!(!missing(true));
+    assert!(!missing(false));
+}
+
+#[test]
+fn after_a_fault_a_store_that_is_gone_is_not_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path, "sea", true).unwrap();
+    // As after a fault of the disk.
+    *store.database.write().unwrap() = None;
+    fs::remove_file(&path).unwrap();
+    assert!(store.nodes().is_err());
+    assert!(!path.exists(), "it was made");
+}
+
+#[test]
+fn ids_of_lost_books_are_known_and_not_handed_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
+    let is_lost = |id| store.is_of_lost_books(NodeId(id)).unwrap();
+    let last = || {
+        let read = store.read(|transaction| {
+            let numbers = transaction.open_table(NUMBERS)?;
+            Ok(numbers.get(LAST_NODE)?.map(|value| value.value()))
+        });
+        read.unwrap()
+    };
+    store
+        .write(|transaction| {
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            numbers.insert(LAST_NODE, 5_u64)?;
+            Ok(Ok::<_, ()>(()))
+        })
+        .unwrap()
+        .unwrap();
+    // Those that were handed out by these books and are long forgotten.
+    assert!(!is_lost(5));
+    assert_eq!(last(), Some(5));
+    assert!(is_lost(8));
+    assert_eq!(last(), Some(8));
+    // In whatever order they come.
+    assert!(is_lost(6) && is_lost(8) && is_lost(11) && is_lost(9));
+    assert!(!is_lost(5));
+    assert_eq!(last(), Some(11));
 }

@@ -197,6 +197,19 @@ async fn unknown_paths_and_methods_are_explained() {
     }
     let operator = load_operator(bench.control.as_ref().unwrap());
     let http = bench.raw(Some(&operator));
+    for (method, path) in [
+        ("GET", "modules/%ff"),
+        ("DELETE", "nodes/%ff"),
+        ("PUT", "nodes/%ff/lease"),
+    ] {
+        let method = method.parse().unwrap();
+        let url = bench.url(&format!("/v1/{path}"));
+        let answer = http.request(method, url).send().await.unwrap();
+        let code = answer.json::<crate::api::ErrorBody>().await.unwrap().code;
+        // Only a node has a lease.
+        let refused = [codes::BAD_REQUEST, codes::NOT_PERMITTED];
+        assert!(refused.contains(&code.as_str()), "{path}: {code}");
+    }
     for id in ["n0", "n99", "-1", "n8388608", "x", "%2e%2e"] {
         let answer = http
             .delete(bench.url(&format!("/v1/nodes/{id}")))
@@ -205,6 +218,48 @@ async fn unknown_paths_and_methods_are_explained() {
             .unwrap();
         assert_eq!(answer.status(), 404, "{id}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_of_a_stranger_is_closed_after_one_answer() {
+    let bench = Bench::new().await;
+    let operator = load_operator(bench.control.as_ref().unwrap());
+    for (identity, closes) in [(None, true), (Some(&operator), false)] {
+        for path in ["/livez", "/nothing"] {
+            let http = bench.raw(identity);
+            let answer = http.get(bench.url(path)).send().await.unwrap();
+            let said = answer.headers().get(reqwest::header::CONNECTION);
+            assert_eq!(said.is_some_and(|said| said == "close"), closes, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn modules_on_their_way_out_are_bounded() {
+    let bench = Bench::new().await;
+    let mut bytes = WASM.to_vec();
+    // More than a connection holds of it in buffers.
+    bytes.resize(32 << 20, 0);
+    let info = bench.operator.put_module(Some("m"), bytes).await.unwrap();
+    let url = bench.url(&format!("/v1/modules/{}", info.hash));
+    let operator = load_operator(bench.control.as_ref().unwrap());
+    let get = || bench.raw(Some(&operator)).get(&url).send();
+    // Readers that have the head of their answer and take no more of it.
+    let mut open = Vec::new();
+    for _ in 0..crate::server::MODULES_OUT_MAX {
+        open.push(within(get()).await.unwrap().error_for_status().unwrap());
+    }
+    let length = open[0].content_length();
+    assert_eq!(length, Some(info.size_bytes));
+    let mut next = tokio::spawn(get());
+    // Others are served in the meantime; it is not.
+    bench.operator.nodes().await.unwrap();
+    let waits = tokio::time::timeout(Duration::from_millis(200), &mut next).await;
+    assert!(waits.is_err(), "there were places for all");
+    open.pop();
+    let answer = within(next).await.unwrap().unwrap();
+    let whole = within(answer.bytes()).await.unwrap();
+    assert_eq!(whole.len(), 32 << 20);
 }
 
 #[tokio::test]

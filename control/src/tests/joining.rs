@@ -155,6 +155,11 @@ async fn a_bad_request_does_not_use_up_the_token() {
         codes::BAD_REQUEST
     );
     assert_eq!(send(&with("version", "a\nb")).await, codes::BAD_REQUEST);
+    let mut long = good.clone();
+    for tag in 0..17 {
+        long["tags"][tag.to_string()] = "\"".repeat(256).into();
+    }
+    assert_eq!(send(&long).await, codes::BAD_REQUEST);
     Client::join(&bench.address(), &token, &described("web-0"))
         .await
         .unwrap();
@@ -168,18 +173,50 @@ async fn guessing_is_slowed_down() {
         ..JoinLimits::default()
     };
     let bench = Bench::with(|config| config.join_limits = limits).await;
-    let guess = JoinToken::generate(load_operator(bench.control.as_ref().unwrap()).authority());
+    let http = bench.raw(None);
+    let guess = "f".repeat(32);
     let mut answers = Vec::new();
     for _ in 0..4 {
-        answers.push(code(
-            Client::join(&bench.address(), &guess, &described("eve")).await,
-        ));
+        let body = join_body(&guess, "eve");
+        let sent = http.post(bench.url("/v1/join")).json(&body).send();
+        let body: crate::api::ErrorBody = sent.await.unwrap().json().await.unwrap();
+        answers.push(body.code);
     }
     // A failure counts as five attempts: 12 are used up by the third.
     let refused = codes::TOKEN_REFUSED;
     assert_eq!(answers, [refused, refused, refused, codes::TOO_MANY]);
     // Members are not strangers.
     bench.operator.nodes().await.unwrap();
+}
+
+#[tokio::test]
+async fn guesses_of_others_keep_nobody_out() {
+    let limits = JoinLimits {
+        all_attempts_max: 4,
+        all_refill: Duration::from_secs(3600),
+        ..JoinLimits::default()
+    };
+    let bench = Bench::with(|config| config.join_limits = limits).await;
+    let body = join_body(&"f".repeat(32), "eve");
+    let sent = bench
+        .raw(None)
+        .post(bench.url("/v1/join"))
+        .json(&body)
+        .send();
+    assert_eq!(sent.await.unwrap().status(), 429);
+    bench.join("web-0").await;
+}
+
+#[tokio::test]
+async fn a_join_waits_while_there_are_too_many() {
+    let limits = JoinLimits {
+        source_attempts_max: 1,
+        source_refill: Duration::from_millis(300),
+        ..JoinLimits::default()
+    };
+    let bench = Bench::with(|config| config.join_limits = limits).await;
+    bench.join("web-0").await;
+    bench.join("web-1").await;
 }
 
 #[tokio::test]
@@ -327,4 +364,76 @@ async fn a_torn_store_is_refused_and_left_alone() {
         "{error}"
     );
     assert_eq!(std::fs::read(&path).unwrap(), b"torn");
+}
+
+#[tokio::test]
+async fn books_that_are_gone_are_not_made_again_beside_their_authority() {
+    let mut bench = Bench::new().await;
+    bench.control.take().unwrap().shutdown().await;
+    let path = bench.dir.path().join("state/store.redb");
+    let kept = std::fs::read(&path).unwrap();
+    let refused = async || {
+        let error = serve(bench.config.clone()).await.unwrap_err();
+        assert!(
+            matches!(error, ServeError::Store(StoreError::Missing(_))),
+            "{error}"
+        );
+        assert!(error.to_string().contains("put a backup"), "{error}");
+    };
+    std::fs::remove_file(&path).unwrap();
+    refused().await;
+    assert!(!path.exists());
+    std::fs::write(&path, b"").unwrap();
+    refused().await;
+    assert_eq!(std::fs::read(&path).unwrap(), b"");
+    std::fs::write(&path, kept).unwrap();
+    serve(bench.config.clone()).await.unwrap().shutdown().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_damaged_inside_is_refused() {
+    let mut bench = Bench::new().await;
+    bench.join("one").await;
+    bench.control.take().unwrap().shutdown().await;
+    let path = bench.dir.path().join("state/store.redb");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Whatever follows the page that says what the file is.
+    bytes[4096..].iter_mut().for_each(|byte| *byte ^= 0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    let error = serve(bench.config.clone()).await.unwrap_err();
+    assert!(
+        matches!(error, ServeError::Store(StoreError::Database(_))),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_backup_of_the_books_ends_no_node_and_no_id_is_handed_out_twice() {
+    let mut bench = Bench::new().await;
+    bench.join("one").await;
+    bench.restart().await;
+    let path = bench.dir.path().join("state/store.redb");
+    let stop = async |bench: &mut Bench| bench.control.take().unwrap().shutdown().await;
+    stop(&mut bench).await;
+    let backup = std::fs::read(&path).unwrap();
+    bench.control = Some(serve(bench.config.clone()).await.unwrap());
+    let two = bench.join("two").await;
+    assert_eq!(two.node, NodeId(2));
+    stop(&mut bench).await;
+    std::fs::write(&path, backup).unwrap();
+    bench.control = Some(serve(bench.config.clone()).await.unwrap());
+
+    let error = two.client.lease(two.node, false).await.unwrap_err();
+    assert_eq!(error.code(), Some(codes::STORE));
+    assert!(error.is_temporary() && !error.is_node_gone(), "{error}");
+    // Without the ticket it is anybody's word.
+    let sent = bench
+        .raw(Some(&two.identity))
+        .put(bench.url("/v1/nodes/n9/lease"))
+        .json(&serde_json::json!({}))
+        .send();
+    assert_eq!(sent.await.unwrap().status(), 410);
+    assert_eq!(bench.join("three").await.node, NodeId(3));
+    let again = bench.rejoin(&two).await.unwrap();
+    again.client.lease(again.node, false).await.unwrap();
 }

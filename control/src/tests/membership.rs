@@ -38,8 +38,8 @@ async fn a_node_that_is_heard_of_is_not_lost() {
     });
     let seen = changes(&mut watch, 3).await;
     assert_eq!(seen, ["n1 alive", "n2 alive", "n2 lost"]);
-    let late = silent.client.renew(&silent.identity).await.unwrap_err();
-    assert!(late.is_node_gone(), "{late}");
+    // Lost is only what control believes.
+    silent.client.renew(&silent.identity).await.unwrap();
     keeping.abort();
 }
 
@@ -148,6 +148,51 @@ async fn a_slow_watcher_gets_a_snapshot_instead_of_a_gap() {
         }
     }
     assert_eq!(told, [(0, 0), (500, 500)]);
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_certificate_it_was_opened_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = ControlConfig::new("sea", dir.path());
+    config.listen = ([127, 0, 0, 1], 0).into();
+    let prepared = crate::prepare(&config).unwrap();
+    let now_s = UnixTime::now().as_secs();
+    for (not_after_s, goes_on) in [(now_s + 3600, true), (now_s - 1, false)] {
+        let not_after = UnixTime::since_unix_epoch(Duration::from_secs(not_after_s));
+        let (app, stop) = (prepared.app.clone(), prepared.stop.subscribe());
+        let mut watcher = Watcher::open(app, Some(([1; 32], not_after)), stop)
+            .await
+            .unwrap();
+        assert_eq!(within(watcher.next()).await.is_some(), goes_on);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_reads_no_snapshot_waits_longer_each_time() {
+    let now = UnixTime::now();
+    let authority = testing::authority("sea", now);
+    let issue = |role, name, hosts: &[String]| {
+        let issued = authority.issue_identity(role, name, hosts, LIMIT, now);
+        issued.unwrap()
+    };
+    let control = issue(Role::Control, "", &["localhost".to_owned()]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let config = tidelock_certs::tls::https_server_config(&control).unwrap();
+    let answer = axum::routing::get(|| async { "no snapshot\n" });
+    let router = axum::Router::new().route("/v1/watch", answer);
+    let serving = tokio::spawn(crate::http::Server::new(listener, config).serve(router));
+    let client = Client::with_identity(&address, &issue(Role::Operator, "ann", &[])).unwrap();
+    let mut watch = client.watch();
+    let began = std::time::Instant::now();
+    for _ in 0..5 {
+        let error = within(watch.next()).await.unwrap().unwrap_err();
+        assert!(matches!(error, ClientError::Answer { .. }), "{error}");
+    }
+    // 50, 100, 200 and 400 ms.
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_millis(750), "{waited:?}");
+    serving.abort();
 }
 
 #[tokio::test]
