@@ -23,6 +23,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+/// A shorter lease of sessions is refused: peers would lose each other whenever one is busy.
+pub const NODE_LEASE_MS_MIN: u64 = 100;
+
+/// A shorter lease of nodes is refused: they ask for it anew three times within one, but at the most every 100 ms.
+pub const CONTROL_LEASE_MS_MIN: u64 = 300;
+
+/// What modules can be compiled for.
+pub const PROFILES: [&str; 4] = ["auto", "dense", "compute", "trusted"];
+
 /// One line of a template: name of the key and its doc comment.
 type Doc = (&'static str, &'static [&'static str]);
 
@@ -70,7 +79,7 @@ table! {
         control: String = "127.0.0.1:7700".to_owned(),
         /// Where key, certificate and modules are kept between starts. Empty: a folder of the user's.
         state_dir: String = String::new(),
-        /// How long a peer may be silent before the session with it is over, in milliseconds. Both
+        /// How long a peer may be silent before the session with it is over, in milliseconds, at least 100. Both
         /// sides of a lost session know within this time and 300 ms.
         lease_ms: u64 = 3000,
         /// The most live nodes that a cluster has in which each opens a session with each at once; in a larger one a
@@ -97,8 +106,8 @@ table! {
         state_dir: String = String::new(),
         /// The cluster's name, part of every certificate. Fixed when the authority is made.
         cluster: String = "default".to_owned(),
-        /// How long a node may be silent before it is listed as lost, in milliseconds. Sessions between
-        /// nodes do not depend on it.
+        /// How long a node may be silent before it is listed as lost, in milliseconds, at least 300. Sessions
+        /// between nodes do not depend on it.
         lease_ms: u64 = 10_000,
     }
 }
@@ -143,6 +152,24 @@ pub struct Settings {
     pub limits: LimitsTable,
     /// `[log]`
     pub log: LogTable,
+}
+
+impl Settings {
+    /// Refuses what has the right type, and can be of no use all the same.
+    fn check(&self) -> Result<(), String> {
+        let leases = [
+            (self.node.lease_ms, NODE_LEASE_MS_MIN),
+            (self.control.lease_ms, CONTROL_LEASE_MS_MIN),
+        ];
+        if let Some((ms, min)) = leases.into_iter().find(|(ms, min)| ms < min) {
+            return Err(format!("{ms}: a lease has at least {min} ms"));
+        }
+        let profile = self.node.profile.as_str();
+        if !PROFILES.contains(&profile) {
+            return Err(format!("{profile}: it is none of {}", PROFILES.join(", ")));
+        }
+        Ok(())
+    }
 }
 
 /// Where a value came from.
@@ -273,6 +300,12 @@ impl Loaded {
                     message: format!("unknown table, expected one of {}", names.join(", ")),
                 });
             }
+            if let Some((name, _)) = parsed.iter().find(|(_, value)| !value.is_table()) {
+                return Err(ConfigError::Value {
+                    place: format!("{name} ({})", path.display()),
+                    message: format!("this is a table: [{name}], and its settings below it"),
+                });
+            }
             for (table, key, value) in entries(&parsed) {
                 loaded.set(table, key, value, Origin::File(path.clone()))?;
             }
@@ -352,10 +385,12 @@ impl Loaded {
         inner.insert(key.clone(), value.clone());
         let mut outer = Table::new();
         outer.insert(table.clone(), Value::Table(inner));
-        Settings::deserialize(Value::Table(outer)).map_err(|error| {
+        // With the defaults of all others, which are good.
+        let alone = Settings::deserialize(Value::Table(outer)).map_err(|error| {
             let text = error.to_string();
             fault(text.lines().next().unwrap_or("cannot be used").to_owned())
         })?;
+        alone.check().map_err(fault)?;
 
         let place = (table, key);
         self.values.insert(place.clone(), value);
@@ -428,9 +463,10 @@ fn tables() -> [(&'static str, &'static [&'static str], &'static [Doc]); 4] {
     ]
 }
 
-/// Finds the variable that looks like a setting and is none.
+/// Finds the variable that looks like a setting and is none: it begins with a table's name, or ends with a setting's.
 fn check_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
     for name in names {
+        check_table(&name)?;
         for (table, _, fields) in tables() {
             let prefix = format!("TIDELOCK_{table}_").to_uppercase();
             let Some(key) = name.strip_prefix(&prefix) else {
@@ -450,21 +486,41 @@ fn check_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigErro
     Ok(())
 }
 
+/// Refuses a setting whose table is none, such as `TIDELOCK_NODES_LISTEN`.
+fn check_table(name: &str) -> Result<(), ConfigError> {
+    let Some(rest) = name.strip_prefix("TIDELOCK_") else {
+        return Ok(());
+    };
+    let begins = |table: &str| rest.starts_with(&format!("{table}_").to_uppercase());
+    // As Kubernetes sets them, again.
+    let is_service = rest.contains("SERVICE_") || rest.contains("PORT_");
+    if is_service || tables().iter().any(|(table, _, _)| begins(table)) {
+        return Ok(());
+    }
+    for (table, _, fields) in tables() {
+        for (key, _) in fields {
+            if rest.ends_with(&format!("_{key}").to_uppercase()) {
+                let meant = format!("TIDELOCK_{table}_{key}").to_uppercase();
+                return Err(ConfigError::Value {
+                    place: format!("${name}"),
+                    message: format!("there is no such setting; {meant} is one"),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 fn defaults() -> Table {
     Table::try_from(Settings::default()).expect("the defaults are plain values")
 }
 
-/// Table, key and value of everything two levels deep; a value outside of a table keeps an empty key.
+/// Table, key and value of everything two levels deep.
 fn entries(all: &Table) -> Vec<(String, String, Value)> {
     let mut entries = Vec::new();
     for (table, inner) in all {
-        match inner {
-            Value::Table(inner) => {
-                for (key, value) in inner {
-                    entries.push((table.clone(), key.clone(), value.clone()));
-                }
-            }
-            other => entries.push((table.clone(), String::new(), other.clone())),
+        for (key, value) in inner.as_table().into_iter().flatten() {
+            entries.push((table.clone(), key.clone(), value.clone()));
         }
     }
     entries
@@ -505,7 +561,7 @@ mod tests {
         let strong = folder.path().join("strong.toml");
         fs::write(
             &weak,
-            "[node]\nname = \"a\"\nlease_ms = 1\ncontrol = \"x:1\"\n",
+            "[node]\nname = \"a\"\nlease_ms = 101\ncontrol = \"x:1\"\n",
         )
         .unwrap();
         fs::write(&strong, "[node]\nname = \"b\"\n").unwrap();
@@ -514,7 +570,7 @@ mod tests {
 
         let loaded = Loaded::load(&files, &nothing, &[]).unwrap();
         assert_eq!(loaded.settings.node.name, "b");
-        assert_eq!(loaded.settings.node.lease_ms, 1);
+        assert_eq!(loaded.settings.node.lease_ms, 101);
         assert_eq!(loaded.origin("node", "lease_ms"), &Origin::File(weak));
         assert_eq!(loaded.origin("node", "listen"), &Origin::Default);
 
@@ -523,11 +579,11 @@ mod tests {
 
         let flags = [
             ("node", "name", "d".to_owned()),
-            ("node", "lease_ms", "7".to_owned()),
+            ("node", "lease_ms", "107".to_owned()),
         ];
         let loaded = Loaded::load(&files, &environment, &flags).unwrap();
         assert_eq!(loaded.settings.node.name, "d");
-        assert_eq!(loaded.settings.node.lease_ms, 7);
+        assert_eq!(loaded.settings.node.lease_ms, 107);
         assert_eq!(loaded.origin("node", "lease_ms").to_string(), "--lease-ms");
     }
 
@@ -548,6 +604,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_of_no_use_is_refused() {
+        for (table, key, bad, good) in [
+            ("node", "lease_ms", "99", "100"),
+            ("node", "lease_ms", "0", "3_000"),
+            ("control", "lease_ms", "299", "300"),
+            ("node", "profile", "fast", "trusted"),
+        ] {
+            let load = |text: &str| Loaded::load(&[], &nothing, &[(table, key, text.to_owned())]);
+            load(good).unwrap();
+            let error = load(bad).unwrap_err().to_string();
+            let place = format!("{table}.{key} (--{}): {bad}: ", key.replace('_', "-"));
+            assert!(error.starts_with(&place), "{error}");
+        }
+    }
+
+    #[test]
     fn a_mistyped_table_or_variable_is_none_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("t.toml");
@@ -560,6 +632,13 @@ mod tests {
                 "{error}"
             );
         }
+        fs::write(&file, "node = 3\n").unwrap();
+        let error = Loaded::load(&[(file.clone(), true)], &nothing, &[]).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.starts_with("node (") && error.contains("a table: [node]"),
+            "{error}"
+        );
         fs::write(&file, "[node]\n").unwrap();
         Loaded::load(&[(file, true)], &nothing, &[]).unwrap();
 
@@ -570,10 +649,17 @@ mod tests {
             "TIDELOCK_TOKEN",
             "TIDELOCK_NODE_SERVICE_HOST",
             "TIDELOCK_CONTROL_PORT_7700_TCP",
+            "TIDELOCK_NODES_SERVICE_PORT_CONTROL",
+            "TIDELOCK_CONTROL",
         ] {
             check(name).unwrap();
         }
         let error = check("TIDELOCK_NODE_NMAE").unwrap_err().to_string();
         assert_eq!(error, "$TIDELOCK_NODE_NMAE: [node] has no setting nmae");
+        let error = check("TIDELOCK_NODES_LISTEN").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "$TIDELOCK_NODES_LISTEN: there is no such setting; TIDELOCK_NODE_LISTEN is one"
+        );
     }
 }

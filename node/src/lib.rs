@@ -66,7 +66,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tidelock::{Environment, EnvironmentConfig, Module, ModuleHash, NodeId};
-use tidelock_certs::{Identity, JoinToken};
+use tidelock_certs::{Identity, JoinToken, UnixTime};
 use tidelock_control::api::{self, EventKind, NodeInfo, NodeState, WatchEvent, codes};
 use tidelock_control::client::{Client, ClientError, Joined, NodeDescription};
 use tidelock_control::http::ApiError;
@@ -634,29 +634,54 @@ async fn record_peers(inner: Arc<Inner>, mut events: tokio::sync::broadcast::Rec
     }
 }
 
+/// Follows the membership for as long as the node is there: removals are learnt in no other way.
 async fn follow_members(inner: Arc<Inner>) {
-    let mut watch = inner.client.watch();
-    while let Some(event) = watch.next().await {
-        match event {
-            Ok(WatchEvent::Snapshot(members)) => inner.take_members(&members),
-            Ok(WatchEvent::Change { node, removed, .. }) => {
-                inner.dist.deny(removed.as_deref().and_then(key));
-                inner.set_members(member(&node));
-            }
-            Ok(WatchEvent::Heartbeat { .. }) => {}
-            Err(error) => {
-                tracing::warn!(%error, "control cannot be watched; links are not touched");
+    // After what waiting may not mend: whoever answers as control is not trusted, or does not trust us,
+    // which may be the fault of a clock.
+    const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+    let mut wait = WAIT.0;
+    loop {
+        let mut watch = inner.client.watch();
+        while let Some(event) = watch.next().await {
+            match event {
+                Ok(WatchEvent::Snapshot(members)) => {
+                    wait = WAIT.0;
+                    inner.take_members(&members);
+                }
+                Ok(WatchEvent::Change { node, removed, .. }) => {
+                    inner.dist.deny(removed.as_deref().and_then(key));
+                    inner.set_members(member(&node));
+                }
+                Ok(WatchEvent::Heartbeat { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "control cannot be watched; links are not touched");
+                }
             }
         }
+        tracing::error!(
+            "control refuses to be watched: removals are not learnt; again in {wait:?}"
+        );
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(WAIT.1);
     }
 }
 
 async fn keep_lease(inner: Arc<Inner>, lease: Duration) {
-    let mut every = tokio::time::interval((lease / 3).max(Duration::from_millis(100)));
+    /// Less is not enough for a handshake on a busy machine.
+    const CALL_MIN: Duration = Duration::from_secs(1);
+    let part = (lease / 3).max(Duration::from_millis(100));
+    let mut every = tokio::time::interval(part);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        match inner.client.lease(inner.id, inner.dist.is_draining()).await {
+        let call = inner.client.lease(inner.id, inner.dist.is_draining());
+        // One that is stuck leaves time for others before the lease runs out.
+        let answer = tokio::time::timeout(part.max(CALL_MIN), call).await;
+        let Ok(answer) = answer else {
+            tracing::warn!("control does not answer; links are not touched");
+            continue;
+        };
+        match answer {
             Ok(_) => {}
             Err(error) if error.is_node_gone() => {
                 tracing::error!(%error, "control has given this node up; it leaves");
@@ -679,17 +704,22 @@ async fn keep_lease(inner: Arc<Inner>, lease: Duration) {
 
 /// Gets a new certificate before the old one runs out.
 async fn renew(inner: Arc<Inner>) {
-    const DAY_S: u64 = 86_400;
+    /// A clock may be put right at any time.
+    const LOOK_S: u64 = 3_600;
     const PATIENCE_S: (u64, u64) = (60, 3_600);
     let (mut patience_s, mut kept) = (PATIENCE_S.0, true);
     loop {
         if !kept {
             // Used all the same: a full disk does not end a node, only a restart would miss it.
-            kept = note(inner.keep_identity());
+            kept = note(inner.keep_identity().await);
         }
         let identity = inner.identity();
-        let due_s = identity.renew_at().as_secs().saturating_sub(now_s());
-        let wait_s = due_s.min(if kept { DAY_S } else { PATIENCE_S.0 });
+        let due_s = if identity.is_due(UnixTime::now()) {
+            0
+        } else {
+            identity.renew_at().as_secs().saturating_sub(now_s())
+        };
+        let wait_s = due_s.min(if kept { LOOK_S } else { PATIENCE_S.0 });
         tokio::time::sleep(Duration::from_secs(wait_s)).await;
         if due_s > wait_s {
             continue;
@@ -698,10 +728,14 @@ async fn renew(inner: Arc<Inner>) {
             Ok(renewed) => inner.take_identity(renewed),
             Err(error) => Err(format!("the certificate could not be renewed yet: {error}")),
         };
-        if note(renewed) {
-            (patience_s, kept) = (PATIENCE_S.0, false);
+        let is_renewed = note(renewed);
+        kept &= !is_renewed;
+        let identity = inner.identity();
+        if is_renewed && !identity.is_due(UnixTime::now()) {
+            patience_s = PATIENCE_S.0;
         } else {
-            // Sessions end with the certificate: while it lasts, there is time for some more tries.
+            // Sessions end with the certificate: while it lasts, there is time for some more tries. A new
+            // one that is due at once is of a clock that is ahead still.
             let wait_s = match identity.not_after().as_secs().saturating_sub(now_s()) {
                 0 => patience_s,
                 left_s => patience_s.min((left_s / 4).max(1)),
@@ -751,12 +785,27 @@ impl Inner {
         Ok(())
     }
 
-    fn keep_identity(&self) -> Result<(), String> {
-        let Some(dir) = &self.state_dir else {
-            return Ok(());
+    /// Apart from the thread of sessions, which would wait for a disk.
+    async fn keep_identity(self: &Arc<Self>) -> Result<(), String> {
+        let inner = self.clone();
+        let saving = move || {
+            // Held meanwhile: nobody else has the directory.
+            let held = lock(&inner.state_lock);
+            match &inner.state_dir {
+                Some(dir) if held.is_some() => {
+                    save(dir, &inner.identity()).map_err(|error| error.to_string())
+                }
+                _ => Ok(()),
+            }
         };
-        save(dir, &self.identity())
-            .map_err(|error| format!("the renewed certificate is used, but not kept: {error}"))
+        let why = match tokio::task::spawn_blocking(saving).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => why,
+            Err(error) => error.to_string(),
+        };
+        Err(format!(
+            "the renewed certificate is used, but not kept: {why}"
+        ))
     }
 }
 

@@ -86,7 +86,7 @@ pub fn serve(
         subject,
         journal,
         started_at: Timestamp::now(),
-        names: Arc::default(),
+        naming: Arc::default(),
     };
     let task = tokio::spawn(server.serve(routes::router(state)));
     Ok(Observer { handle, task, tls })

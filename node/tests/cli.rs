@@ -4,101 +4,23 @@
 //! installed; a cluster is one that `tidelock dev` starts, and each test has its own folders, so that
 //! nothing of this machine's user is read or changed.
 
+mod user;
+
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
-    path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Output, Stdio},
-    time::{Duration, Instant},
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde::de::DeserializeOwned;
-use tempfile::TempDir;
 use tidelock_certs::Identity;
 use tidelock_control::{api, client::Client};
 
-/// Longer than anything here takes; a test that waits for it has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A user's folders, all empty.
-struct User {
-    home: TempDir,
-    context: Option<PathBuf>,
-}
-
-impl User {
-    fn new() -> Self {
-        Self {
-            home: tempfile::tempdir().unwrap(),
-            context: None,
-        }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidelock"));
-        command
-            .args(args)
-            .current_dir(self.home.path())
-            .stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("TIDELOCK_") || text.starts_with("XDG_") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env("HOME", self.home.path())
-            .env("TMPDIR", self.home.path());
-        command
-            .env_remove("CLICOLOR_FORCE")
-            .env_remove("RUST_BACKTRACE");
-        if let Some(context) = &self.context {
-            command.env("TIDELOCK_CONTEXT", context);
-        }
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Fails unless the command succeeds; returns its stdout.
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert_eq!(output.status.code(), Some(0), "{args:?}\n{out}\n{err}");
-        out
-    }
-
-    fn json<T: DeserializeOwned>(&self, args: &[&str]) -> T {
-        let out = self.ok(&[&["-o", "json"], args].concat());
-        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{args:?}: {error}\n{out}"))
-    }
-
-    fn lines<T: DeserializeOwned>(&self, args: &[&str]) -> Vec<T> {
-        let out = self.ok(&[&["-o", "ndjson"], args].concat());
-        out.lines()
-            .map(|line| {
-                serde_json::from_str(line).unwrap_or_else(|e| panic!("{args:?}: {e}\n{line}"))
-            })
-            .collect()
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn example(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../examples/wat")
-        .join(name);
-    path.canonicalize().unwrap().display().to_string()
-}
+use user::{Daemon, Dev, User, example, refused, text, token, until};
 
 // ---- without a cluster -------------------------------------------------------------------------
 
@@ -106,6 +28,7 @@ fn example(name: &str) -> String {
 fn exit_codes_are_as_documented() {
     let user = User::new();
     fs::write(user.home.path().join("text.wasm"), "this is text").unwrap();
+    fs::write(user.home.path().join("library.wat"), "(module)").unwrap();
     let (hello, exit, trap) = (
         example("hello.wat"),
         example("exit.wat"),
@@ -123,6 +46,10 @@ fn exit_codes_are_as_documented() {
         (&["run", &exit], 3),
         (&["run", &trap], 101),
         (&["run", "text.wasm"], 1),
+        (&["run", "library.wat"], 5),
+        (&["dev", "."], 2),
+        (&["token", "--ttl", "0s"], 2),
+        (&["control", "--advertise", "noport"], 2),
         (&[], 2),
         (&["nodse"], 2),
         (&["run"], 2),
@@ -131,6 +58,7 @@ fn exit_codes_are_as_documented() {
         (&["demo", "--nodes", "1"], 2),
         (&["ps"], 3),
         (&["nodes", "--context", "nowhere"], 3),
+        (&["nodes", "--context", "."], 3),
         (&["explain", "E9999"], 4),
         (&["run", "nothing.wasm"], 4),
         (&["demo", "nothing.txt"], 4),
@@ -297,6 +225,27 @@ fn a_mistyped_command_is_understood() {
 }
 
 #[test]
+fn a_wrong_call_is_a_letter_for_programs() {
+    let user = User::new();
+    for (args, words) in [
+        (&["-o", "json", "show", "--nope"][..], "--nope"),
+        (&["nodse", "--output=ndjson"], "nodse"),
+        (&["-ojson"], "subcommand"),
+    ] {
+        let output = user.run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let told = text(&output.stderr);
+        let letter: serde_json::Value = serde_json::from_str(&told).expect(&told);
+        assert_eq!(letter["code"], "E0002", "{args:?}: {letter}");
+        let message = letter["message"].as_str().unwrap();
+        assert!(
+            message.contains(words) && !message.contains("error:"),
+            "{letter}"
+        );
+    }
+}
+
+#[test]
 fn a_mistake_in_the_settings_names_its_place() {
     let user = User::new();
     fs::write(
@@ -314,7 +263,7 @@ fn a_mistake_in_the_settings_names_its_place() {
 
     fs::write(
         user.home.path().join("tidelock.toml"),
-        "[node]\nlease_ms = 7\n",
+        "[node]\nlease_ms = 107\n",
     )
     .unwrap();
     let rows: Vec<serde_json::Value> = user.json(&["config", "show"]);
@@ -324,19 +273,8 @@ fn a_mistake_in_the_settings_names_its_place() {
         .unwrap();
     assert_eq!(
         (&row["value"], &row["origin"]),
-        (&7.into(), &"tidelock.toml".into())
+        (&107.into(), &"tidelock.toml".into())
     );
-}
-
-/// Fails unless a command ends with this code and says all of this on stderr, which is returned.
-fn refused(command: &mut Command, code: i32, words: &[&str]) -> String {
-    let output = command.output().unwrap();
-    let told = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{command:?}\n{told}");
-    for word in words {
-        assert!(told.contains(word), "{command:?}: no {word:?} in:\n{told}");
-    }
-    told
 }
 
 #[test]
@@ -375,6 +313,13 @@ fn what_cannot_be_meant_is_refused_at_once() {
     let words = ["$TIDELOCK_NODE_NMAE: [node] has no setting nmae", "[E0003]"];
     let told = refused(show, 2, &words);
     assert!(!told.contains("tidelock config show"), "{told}");
+    let mut show = user.command(&["config", "show"]);
+    let show = show.env("TIDELOCK_CONFIG", "nope.toml");
+    refused(
+        show,
+        2,
+        &["nope.toml: cannot be read: No such file", "[E0003]"],
+    );
     fs::write(user.home.path().join("tidelock.toml"), "[nodee]\n").unwrap();
     let words = ["nodee (tidelock.toml): unknown table", "[E0003]"];
     refused(&mut user.command(&["config", "show"]), 2, &words);
@@ -402,6 +347,8 @@ fn an_empty_variable_is_not_set() {
     assert!(!told.contains("compile-module"), "{told}");
     let told = refused(&mut user.command(&["compile-modul"]), 2, &[]);
     assert!(!told.contains("compile-module'"), "{told}");
+    let script = user.ok(&["completions", "bash"]);
+    assert!(script.contains("completions") && !script.contains("compile-module"));
 }
 
 #[test]
@@ -421,7 +368,8 @@ fn a_program_does_the_same_whatever_it_is_compiled_for() {
     let mut node = user.command(&["node"]);
     let node = node.env("TIDELOCK_NODE_PROFILE", "fast").output().unwrap();
     let told = text(&node.stderr);
-    assert!(told.contains("node.profile: fast: it is none of"), "{told}");
+    let wrong = "node.profile ($TIDELOCK_NODE_PROFILE): fast: it is none of";
+    assert!(told.contains(wrong), "{told}");
 }
 
 #[test]
@@ -519,166 +467,6 @@ fn add_help(user: &User, command: &[&str], all: &mut String) {
 }
 
 // ---- with a cluster ----------------------------------------------------------------------------
-
-/// A running `tidelock dev`.
-struct Dev {
-    child: Child,
-    talk: BufReader<ChildStderr>,
-    /// The directory of the whole cluster.
-    dir: PathBuf,
-}
-
-impl Dev {
-    /// Starts it and waits until it says how to reach it.
-    fn start(user: &mut User, args: &[&str]) -> Self {
-        let mut child = user
-            .command(&[&["dev"], args].concat())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut talk = BufReader::new(child.stderr.take().unwrap());
-        let mut said = String::new();
-        let context = loop {
-            let mut line = String::new();
-            assert!(
-                talk.read_line(&mut line).unwrap() > 0,
-                "dev has ended:\n{said}"
-            );
-            said += &line;
-            if let Some((_, rest)) = line.split_once("TIDELOCK_CONTEXT=") {
-                break PathBuf::from(rest.trim().split(';').next().unwrap());
-            }
-        };
-        let dir = context.ancestors().nth(2).unwrap().to_owned();
-        assert!(dir.starts_with(user.home.path()), "{}", dir.display());
-        user.context = Some(context);
-        Self { child, talk, dir }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
-    }
-
-    /// The process ids of its daemons.
-    #[cfg(target_os = "linux")]
-    fn daemons(&self) -> Vec<i32> {
-        let dir = self.dir.display().to_string();
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(id) = entry.file_name().to_string_lossy().parse() else {
-                continue;
-            };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if id != self.child.id() as i32 && text(&line).contains(&dir) {
-                found.push(id);
-            }
-        }
-        found
-    }
-
-    /// Waits for the end; returns the exit code and what was said meanwhile.
-    fn end(&mut self) -> (Option<i32>, String) {
-        let mut rest = String::new();
-        self.talk.read_to_string(&mut rest).unwrap();
-        (self.child.wait().unwrap().code(), rest)
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A daemon that was started by hand.
-struct Daemon {
-    child: Child,
-    ready: serde_json::Value,
-}
-
-impl Daemon {
-    /// Starts it and waits until it says that it is ready.
-    fn start(mut command: Command) -> Self {
-        let mut child = command
-            .arg("--ready-json")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let stdout = child.stdout.as_mut().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
-        let Ok(ready) = serde_json::from_str(&line) else {
-            let output = child.wait_with_output().unwrap();
-            panic!("{command:?} has ended:\n{}", text(&output.stderr));
-        };
-        Self { child, ready }
-    }
-
-    /// A control plane; the user is its operator from now on.
-    fn control(user: &mut User) -> Self {
-        let dir = user.home.path().join("control");
-        let mut command = user.command(&["control", "--listen", "127.0.0.1:0"]);
-        command.args(["--lease-ms", "3000"]).arg("--state-dir");
-        command.arg(&dir);
-        let control = Self::start(command);
-        user.context = Some(dir.join("operator"));
-        control
-    }
-
-    /// How a node of this control plane is started, with its state in a folder of the user's.
-    fn node(&self, user: &User, dir: &str, token: Option<&str>) -> Command {
-        let mut command = user.command(&["node", "--state-dir", dir, "--join", self.addr()]);
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        if let Some(token) = token {
-            command.env("TIDELOCK_TOKEN", token);
-        }
-        command
-    }
-
-    fn addr(&self) -> &str {
-        self.ready["addr"].as_str().unwrap()
-    }
-
-    /// Of a node.
-    fn id(&self) -> &str {
-        self.ready["ready"].as_str().unwrap()
-    }
-
-    /// Waits for the end; returns the exit code and what was said before.
-    fn end(mut self) -> (Option<i32>, String) {
-        let mut told = String::new();
-        let stderr = self.child.stderr.as_mut().unwrap();
-        stderr.read_to_string(&mut told).unwrap();
-        (self.child.wait().unwrap().code(), told)
-    }
-
-    /// As Ctrl-C does it.
-    fn stop(self) {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
-        let (code, told) = self.end();
-        assert_eq!(code, Some(0), "{told}");
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A fresh token.
-fn token(user: &User) -> String {
-    user.ok(&["token", "-q"]).trim().to_owned()
-}
 
 /// The node that is there: its id and its name.
 fn present(user: &User) -> (String, String) {
@@ -892,15 +680,6 @@ fn what_operators_are_told_is_so() {
     );
 }
 
-/// Waits until something is so.
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !so() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10)); // between two looks
-    }
-}
-
 #[test]
 fn operators_can_look_and_act() {
     let mut user = User::new();
@@ -936,7 +715,9 @@ fn operators_can_look_and_act() {
     assert!(listed.iter().any(|process| process.pid == pid));
     let named = user.ok(&["ps", "-q", "--module", "spin"]);
     assert_eq!(named.lines().count(), 2, "{named}");
-    assert_eq!(user.ok(&["ps", "-q", "--module", "spun"]), "");
+    let words = ["spun: there is no such module", "[E0022]"];
+    refused(&mut user.command(&["ps", "--module", "spun"]), 4, &words);
+    refused(&mut user.command(&["logs", "n1.999"]), 4, &["[E0020]"]);
     let detail: api::ProcessDetail = user.json(&["show", pid]);
     assert_eq!((detail.info.pid.as_str(), detail.reason), (pid, None));
     let radius: api::BlastRadius = user.json(&["kill", "--dry-run", pid]);
@@ -1293,6 +1074,8 @@ fn each_kind_is_measured_between_nodes() {
     assert_eq!(unknown.status.code(), Some(4));
     assert!(text(&unknown.stderr).contains("n9: there is no such node [E0021]"));
     assert_eq!(user.ok(&["ps", "-q"]), "", "nothing of a bench is left");
+    let lines: Vec<api::LogLine> = user.lines(&["logs"]);
+    assert!(lines.is_empty(), "its lines are nobody else's: {lines:?}");
 }
 
 #[test]
@@ -1382,4 +1165,245 @@ fn an_interrupted_bench_leaves_nothing() {
     kill(Pid::from_raw(bench.id() as i32), Signal::SIGINT).unwrap();
     assert_eq!(bench.wait().unwrap().code(), Some(130));
     until("all of it has ended", || user.ok(&["ps", "-q"]).is_empty());
+}
+
+// ---- names, events, and what daemons say -------------------------------------------------------
+
+/// Is registered under a name of its own, has a linked child that traps, and waits for good.
+const WAITER: &str = r#"(module
+    (import "lunatic::process" "process_id" (func $me (result i64)))
+    (import "lunatic::process" "die_when_link_dies" (func $die_when_link_dies (param i32)))
+    (import "lunatic::process" "spawn"
+        (func $spawn (param i64 i64 i64 i32 i32 i32 i32 i32) (result i32)))
+    (import "lunatic::distributed" "node_id" (func $node (result i64)))
+    (import "lunatic::registry" "put" (func $put (param i32 i32 i64 i64)))
+    (import "lunatic::message" "receive" (func $receive (param i32 i32 i64) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 16) "child")
+    (data (i32.const 32) "guest-1")
+    (func (export "child") (unreachable))
+    (func (export "_start")
+        (call $put (i32.const 32) (i32.const 7) (call $node) (call $me))
+        (call $die_when_link_dies (i32.const 0))
+        (drop (call $spawn (i64.const 42) (i64.const -1) (i64.const -1)
+            (i32.const 16) (i32.const 5) (i32.const 0) (i32.const 0) (i32.const 8)))
+        (drop (call $receive (i32.const 0) (i32.const 0) (i64.const -1)))
+        (drop (call $receive (i32.const 0) (i32.const 0) (i64.const -1)))))"#;
+
+#[test]
+fn a_process_goes_by_its_name() {
+    let mut user = User::new();
+    let _dev = Dev::start(&mut user, &["--nodes", "2"]);
+    let user = &user;
+    fs::write(user.home.path().join("waiter.wat"), WAITER).unwrap();
+    let module: api::ModuleInfo = user.json(&["deploy", "waiter.wat"]);
+    let named = ["spawn", "waiter", "--on", "n1", "--name", "worker-1"];
+    let one = user.json::<api::Spawned>(&named).pid;
+    let show = |name: &str| user.json::<api::ProcessDetail>(&["show", name]);
+    until("it waits for a message", || {
+        show("worker-1").info.state == api::ProcessState::Waiting
+    });
+    // Of its two names the first in their order.
+    let shown = show("worker-1@n1").info;
+    assert_eq!((&shown.pid, shown.name.as_deref()), (&one, Some("guest-1")));
+    let listed: Vec<api::ProcessInfo> = user.json(&["ps", "--on", "n1"]);
+    let listed = listed.iter().find(|process| process.pid == one).unwrap();
+    assert_eq!(listed.name.as_deref(), Some("guest-1"));
+
+    let taken = format!("worker-1: {one} has this name");
+    refused(&mut user.command(&named), 5, &[taken.as_str()]);
+    for (name, words) in [
+        ("a\nb", "a name has no control characters"),
+        ("n1.2", "this is a pid"),
+        ("a@n1", "a name has no @"),
+    ] {
+        let mut spawn = user.command(&["spawn", "waiter", "--on", "n1", "--name", name]);
+        refused(&mut spawn, 2, &[words]);
+    }
+
+    let two = user.json::<api::Spawned>(&["spawn", "waiter", "--on", "n2"]);
+    until("it has its name", || {
+        user.run(&["show", "guest-1@n2"]).status.success()
+    });
+    let words = ["several processes have this name", &one, &two.pid];
+    refused(&mut user.command(&["show", "guest-1"]), 2, &words);
+    user.ok(&["logs", "worker-1"]);
+    refused(
+        &mut user.command(&["kill", "worker-1", "nobody"]),
+        2,
+        &["nobody"],
+    );
+    assert_eq!(show(&one).reason, None, "a mistype ends nobody");
+    assert_eq!(user.ok(&["kill", "-q", "guest-1@n2"]).trim(), two.pid);
+    assert_eq!(show(&two.pid).reason.as_deref(), Some("killed"));
+    user.ok(&["kill", "worker-1"]);
+    // Nobody living has it any more.
+    user.ok(&named);
+
+    let events = || user.lines::<api::Event>(&["events", "--on", "n1"]);
+    let of = |kind| events().into_iter().find(|event| event.kind == kind);
+    until("the end of the child is told", || {
+        of(api::EventKind::Ended).is_some()
+    });
+    let ended = of(api::EventKind::Ended).unwrap();
+    assert_eq!(
+        (ended.entry.as_deref(), ended.module.as_ref()),
+        (Some("child"), Some(&module.hash))
+    );
+    let linked = of(api::EventKind::Linked).unwrap();
+    assert_eq!((linked.pid, &linked.peer), (Some(one.clone()), &ended.pid));
+    let child = show(&ended.pid.unwrap());
+    assert_eq!(
+        (
+            child.info.entry.as_str(),
+            child.info.module,
+            child.info.parent
+        ),
+        ("child", Some(module.hash), Some(one))
+    );
+    assert_eq!(child.ended_at, Some(ended.time));
+}
+
+#[test]
+fn a_module_has_the_names_that_stand_for_it() {
+    let mut user = User::new();
+    let _dev = Dev::start(&mut user, &["--nodes", "1"]);
+    let deploy =
+        |file: &str| -> api::ModuleInfo { user.json(&["deploy", &example(file), "--name", "app"]) };
+    let old = deploy("spin.wat");
+    let spinning: api::Spawned = user.json(&["spawn", "app"]);
+    let new = deploy("hello.wat");
+    let modules: Vec<api::ModuleInfo> = user.json(&["modules"]);
+    let listed: Vec<_> = modules
+        .iter()
+        .map(|module| (&module.hash, module.names.join(" ")))
+        .collect();
+    assert_eq!(
+        listed,
+        [(&new.hash, "app".to_owned()), (&old.hash, String::new())]
+    );
+    assert_eq!(user.ok(&["ps", "-q", "--module", "app"]), "");
+    let by_hash = user.ok(&["ps", "-q", "--module", &old.hash]);
+    assert_eq!(by_hash.trim(), spinning.pid);
+}
+
+/// What a daemon has logged; fails unless every line of it is JSON.
+fn log_of(told: &str) -> Vec<serde_json::Value> {
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    told.lines().map(line).collect()
+}
+
+/// The first line of a log that begins like this.
+fn logged<'a>(log: &'a [serde_json::Value], words: &str) -> &'a serde_json::Value {
+    let begins = |line: &&serde_json::Value| {
+        let message = line["message"].as_str();
+        message.is_some_and(|message| message.starts_with(words))
+    };
+    log.iter()
+        .find(begins)
+        .unwrap_or_else(|| panic!("no {words:?} in {log:?}"))
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_hang_up_is_an_orderly_leave_and_logs_are_json() {
+    // Whoever runs the tests may have it ignored, and so would what they start.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap() & 1 == 1;
+    let hang_up = if ignored {
+        Signal::SIGTERM
+    } else {
+        Signal::SIGHUP
+    };
+
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let start = |name: &str| {
+        let mut node = control.node(user, name, Some(&token(user)));
+        node.args(["--name", name]);
+        Daemon::start(node)
+    };
+    let (a, b) = (start("a"), start("b"));
+    let up = |id: &str| {
+        let events: Vec<api::Event> = user.lines(&["events", "--on", id]);
+        events
+            .iter()
+            .any(|event| event.kind == api::EventKind::NodeUp)
+    };
+    until("they have a session", || up(a.id()) && up(b.id()));
+    let end = |daemon: Daemon, signal| {
+        kill(Pid::from_raw(daemon.child.id() as i32), signal).unwrap();
+        let (code, told) = daemon.end();
+        assert_eq!(code, Some(0), "{told}");
+        log_of(&told)
+    };
+    let log = end(a, hang_up);
+    logged(&log, "leaving; once more ends at once");
+    let log = end(b, Signal::SIGTERM);
+    let left =
+        |line: &&serde_json::Value| line["message"] == "session over" && line["why"] == "left";
+    assert_eq!(log.iter().find(left).expect("it was told")["level"], "INFO");
+    let log = end(control, Signal::SIGTERM);
+    logged(&log, "control plane of default on https://");
+    logged(&log, "stopping");
+}
+
+#[test]
+fn a_node_says_what_it_waits_for() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let mut first = control.node(user, "one", Some(&token(user)));
+    first.args(["--name", "a"]);
+    let first = Daemon::start(first);
+    let mut second = control.node(user, "two", Some(&token(user)));
+    second.args(["--name", "a"]).stderr(Stdio::piped());
+    let mut second = second.spawn().unwrap();
+    let said = BufReader::new(second.stderr.take().unwrap());
+    let words = [
+        format!("waiting for control at {}: ", control.addr()),
+        format!("{} is called", first.id()),
+    ];
+    let told = said.lines().any(|line| {
+        let line = line.unwrap();
+        words.iter().all(|word| line.contains(word)) && line.contains("WARN")
+    });
+    second.kill().unwrap();
+    second.wait().unwrap();
+    assert!(told, "it has ended without a word");
+}
+
+#[test]
+fn a_lease_that_cannot_be_kept_is_refused() {
+    let user = User::new();
+    for (daemon, ms, words) in [
+        (
+            "node",
+            "99",
+            "node.lease_ms (--lease-ms): 99: a lease has at least 100 ms",
+        ),
+        (
+            "control",
+            "0",
+            "control.lease_ms (--lease-ms): 0: a lease has at least 300 ms",
+        ),
+    ] {
+        refused(
+            &mut user.command(&[daemon, "--lease-ms", ms]),
+            2,
+            &[words, "[E0003]"],
+        );
+    }
+    let mut show = user.command(&["config", "show"]);
+    let show = show.env("TIDELOCK_NODE_PROFILE", "fast");
+    refused(
+        show,
+        2,
+        &[
+            "fast: it is none of auto, dense, compute, trusted",
+            "[E0003]",
+        ],
+    );
 }

@@ -137,7 +137,7 @@ impl LocalCluster {
             .arg("--remove-on-orphan")
             .arg(dir.path());
         let control = Daemon::start("control", command, shape.pass_stderr, out).await?;
-        let wire = connect::Cluster::open(control.ready.operator.as_deref())?;
+        let wire = connect::Cluster::open(control.ready.operator.as_deref(), out)?;
         let token = wire
             .token(Duration::from_secs(600), shape.nodes)
             .await?

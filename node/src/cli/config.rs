@@ -6,7 +6,7 @@ use tidelock_node::config::{self, Loaded};
 
 use super::{
     Output,
-    failure::{Failure, Outcome},
+    failure::{Failure, Outcome, plain},
 };
 
 /// Show settings and where each came from
@@ -53,6 +53,7 @@ impl Config {
 /// The settings of this process, flags on top.
 pub(crate) fn load(flags: &[(&str, &str, String)]) -> Outcome<Loaded> {
     Loaded::from_process(flags).map_err(|error| {
-        Failure::new("E0003", error).next("tidelock config template", "all names and defaults")
+        Failure::new("E0003", plain(&error))
+            .next("tidelock config template", "all names and defaults")
     })
 }

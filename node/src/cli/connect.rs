@@ -1,28 +1,37 @@
 //! A running cluster, for operators: finds the credentials, asks control and nodes over mutual TLS.
 
 use std::{
-    env,
+    collections::BTreeSet,
+    env, fs,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt,
+    future::{join_all, try_join},
+    stream::FuturesUnordered,
+};
+use jiff::Timestamp;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tempfile::NamedTempFile;
 use tidelock_certs::{Identity, Role, tls::https_client_config};
 use tidelock_control::api::{
-    CreateToken, ErrorBody, Members, ModuleInfo, NodeInfo, NodeState, OperatorContext,
-    TokenCreated, codes,
+    CreateToken, ErrorBody, Members, ModuleInfo, NodeInfo, NodeState, NodeStatus, OperatorContext,
+    ProcessInfo, TokenCreated, codes,
 };
 use tidelock_node::config::user_state_dir;
 use tidelock_proto::Pid;
 use tokio::sync::mpsc;
 
 use super::{
-    failure::{Failure, Outcome, plain},
-    output::Output,
+    failure::{Failure, Letter, Outcome, plain},
+    output::{Output, Tone, ago, json},
 };
 
 /// How long a connection may take to be made.
@@ -33,6 +42,15 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long an answer may take that has to fetch and compile a module first.
 const WORK_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long a node may take to answer that control has lost: most such nodes are gone.
+const LOST_ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often control is asked for new nodes while lines are followed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Beside `context.json`: the nodes, as control last told them.
+const NODES_FILE: &str = "nodes.json";
 
 /// A line of a stream may be so long, and no longer.
 const LINE_BYTES_MAX: usize = 4 << 20;
@@ -53,19 +71,107 @@ pub(crate) struct Cluster {
     address: String,
     control: reqwest::Client,
     node: reqwest::Client,
+    /// Where the credentials are.
+    dir: PathBuf,
+    /// The nodes as they were known before, once control has not answered: it is not asked again.
+    without_control: Arc<OnceLock<Vec<NodeInfo>>>,
+    out: Output,
+}
+
+/// What [`NODES_FILE`] holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Known {
+    asked_at: Timestamp,
+    nodes: Vec<NodeInfo>,
+}
+
+/// A line that a node sends.
+#[derive(Debug)]
+pub(crate) enum Line<T> {
+    Item(T),
+    /// The node had no longer what stood here.
+    Missed(Missed),
+}
+
+/// How many lines a node had no longer when it was to send them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Missed {
+    node: String,
+    missed: u64,
+}
+
+/// [`Missed`], as the node sends it.
+#[derive(Deserialize)]
+struct Gap {
+    missed: u64,
+}
+
+impl Missed {
+    /// Says it where the lines would stand. It is data: whoever reads these lines relies on having all of them.
+    pub(crate) fn print(&self, out: &Output) -> Outcome {
+        // Only ids were asked for.
+        if out.quiet {
+            return Ok(());
+        }
+        out.item(self, "", &out.tone(Tone::Warn, &self.to_string()))
+    }
+}
+
+impl std::fmt::Display for Missed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { node, missed } = self;
+        match missed {
+            1 => write!(f, "{node}: 1 line is missing here"),
+            _ => write!(f, "{node}: {missed} lines are missing here"),
+        }
+    }
+}
+
+impl<T> Line<T> {
+    /// Reads one. A kind of line that a newer node sends is none for us.
+    fn parse(node: &str, line: &[u8]) -> Option<Self>
+    where
+        T: DeserializeOwned,
+    {
+        if let Ok(item) = serde_json::from_slice(line) {
+            return Some(Self::Item(item));
+        }
+        let Gap { missed } = serde_json::from_slice(line).ok()?;
+        let node = node.to_owned();
+        Some(Self::Missed(Missed { node, missed }))
+    }
+
+    /// Puts lines of several nodes in the order of their times. What is missing stands before the line that
+    /// it stood before.
+    pub(crate) fn in_order(lines: Vec<Self>, time: impl Fn(&T) -> Timestamp) -> Vec<Self> {
+        let mut next = Timestamp::MAX;
+        let mut timed = Vec::with_capacity(lines.len());
+        for line in lines.into_iter().rev() {
+            if let Self::Item(item) = &line {
+                next = time(item);
+            }
+            timed.push((next, line));
+        }
+        timed.reverse();
+        timed.sort_by_key(|(time, _)| *time);
+        timed.into_iter().map(|(_, line)| line).collect()
+    }
 }
 
 impl Cluster {
-    /// Reads the credentials of `dir`, or of the place that is the default. Connects to nobody yet.
-    pub(crate) fn open(dir: Option<&Path>) -> Outcome<Self> {
-        let chosen = dir.map(PathBuf::from).or_else(default_context);
-        let Some(dir) = chosen.filter(|dir| dir.is_dir()) else {
-            let message = match dir {
-                Some(dir) => format!("{}: there are no credentials here", dir.display()),
-                None => "no cluster was chosen and none is running as the default".to_owned(),
-            };
-            return Err(Failure::new("E0010", message)
-                .next("tidelock dev", "starts a cluster on this machine"));
+    /// Reads the credentials of `dir`, or of the place that is the default. Connects to nobody yet. `out` is for
+    /// what is worth a word and no failure.
+    pub(crate) fn open(dir: Option<&Path>, out: &Output) -> Outcome<Self> {
+        let none = |message: String| {
+            Err(Failure::new("E0010", message)
+                .next("tidelock dev", "starts a cluster on this machine")
+                .next(
+                    "export TIDELOCK_CONTEXT=DIR/operator",
+                    "chooses one: DIR is its control plane's --state-dir",
+                ))
+        };
+        let Some(dir) = dir.map(PathBuf::from).or_else(default_context) else {
+            return none("no cluster was chosen and none is running as the default".to_owned());
         };
         // The control plane may be given its state directory as well as the folder in it.
         let dir = if dir.join("operator").is_dir() {
@@ -74,7 +180,16 @@ impl Cluster {
             dir
         };
         let file = dir.join("context.json");
-        let text = std::fs::read_to_string(&file).map_err(|error| Failure::file(&file, &error))?;
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error)
+                if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory]
+                    .contains(&error.kind()) =>
+            {
+                return none(format!("{}: there are no credentials here", dir.display()));
+            }
+            Err(error) => return Err(Failure::file(&file, &error)),
+        };
         let unreadable = |what: &dyn std::fmt::Display| {
             Failure::new(
                 "E0013",
@@ -98,6 +213,9 @@ impl Cluster {
             address: context.control,
             control: client(Role::Control)?,
             node: client(Role::Node)?,
+            dir,
+            without_control: Arc::default(),
+            out: out.clone(),
         })
     }
 
@@ -108,58 +226,140 @@ impl Cluster {
 
     /// All nodes that control knows, gone ones included.
     pub(crate) async fn nodes(&self) -> Outcome<Vec<NodeInfo>> {
+        let nodes = self.listed().await?;
+        // For a later day: a directory that is somebody else's is no failure of this one.
+        let _ = self.remember(&nodes);
+        Ok(nodes)
+    }
+
+    async fn listed(&self) -> Outcome<Vec<NodeInfo>> {
         let request = self.to_control(Method::GET, "/v1/nodes");
-        let members: Members = self.ask(Whom::Control, request).await?;
+        let members: Members = self
+            .ask(Whom::Control, request.timeout(ANSWER_WITHIN))
+            .await?;
         Ok(members.nodes)
     }
 
-    /// The nodes to ask: the one that was named, or all that are there.
-    pub(crate) async fn chosen(&self, name: Option<&str>) -> Outcome<Vec<NodeInfo>> {
-        match name {
-            Some(name) => Ok(vec![self.node(name).await?]),
-            None => {
-                let mut nodes = self.nodes().await?;
-                nodes.retain(|node| node.state.is_present());
-                Ok(nodes)
-            }
+    /// As [`Cluster::nodes`]; if control does not answer, as it has answered last.
+    async fn known(&self) -> Outcome<Vec<NodeInfo>> {
+        if let Some(nodes) = self.without_control.get() {
+            return Ok(nodes.clone());
         }
+        match self.nodes().await {
+            Err(Failure::Letter(letter)) if is_silence(&letter) => {
+                let Some(known) = self.remembered() else {
+                    return Err(Failure::Letter(letter));
+                };
+                self.out.say(format_args!(
+                    "control is not there; asking the nodes as known {}",
+                    ago(known.asked_at)
+                ));
+                let _ = self.without_control.set(known.nodes.clone());
+                Ok(known.nodes)
+            }
+            answered => answered,
+        }
+    }
+
+    /// Writes down who is there. Readable by its owner alone, and there completely or not at all.
+    fn remember(&self, nodes: &[NodeInfo]) -> io::Result<()> {
+        let known = Known {
+            asked_at: Timestamp::now(),
+            nodes: nodes.to_vec(),
+        };
+        let mut file = NamedTempFile::new_in(&self.dir)?;
+        file.write_all(json(&known, false).as_bytes())?;
+        file.persist(self.dir.join(NODES_FILE))?;
+        Ok(())
+    }
+
+    fn remembered(&self) -> Option<Known> {
+        let text = fs::read(self.dir.join(NODES_FILE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// The nodes to ask: the one that was named, or all that are there. Says which ones may be there, too.
+    pub(crate) async fn chosen(&self, name: Option<&str>) -> Outcome<Vec<NodeInfo>> {
+        if let Some(name) = name {
+            return Ok(vec![self.node(name).await?]);
+        }
+        let mut nodes = self.known().await?;
+        for node in nodes.iter().filter(|node| node.state == NodeState::Lost) {
+            self.out.say(format_args!(
+                "{} ({}) is left out: control has lost it, and last heard of it {}",
+                node.id,
+                node.name,
+                ago(node.last_seen)
+            ));
+        }
+        nodes.retain(|node| node.state.is_present());
+        Ok(nodes)
     }
 
     /// A node by id or stable name; the latest start if there were several.
     pub(crate) async fn node(&self, name: &str) -> Outcome<NodeInfo> {
-        let nodes = self.nodes().await?;
-        let found = nodes.iter().rfind(|node| node.id == name).or_else(|| {
-            let mut named = nodes.iter().filter(|node| node.name == name);
-            let first = named.next();
-            named.fold(first, |best, node| {
-                if best.is_some_and(|best| best.state.is_present()) {
-                    best
-                } else {
-                    Some(node)
-                }
-            })
-        });
-        let next = "tidelock nodes --all";
-        match found {
-            None => Err(
-                Failure::new("E0021", format!("{name}: there is no such node"))
-                    .next(next, "who is here and who was"),
-            ),
-            Some(node) if !node.state.is_present() => {
-                let how = match node.state {
-                    NodeState::Lost => "was lost",
-                    _ => "has left",
-                };
-                let message = format!("{name}: the node {how}");
-                Err(Failure::new("E0012", message)
-                    .detail(format_args!(
-                        "Last seen {}; its processes are gone for good.",
-                        super::output::ago(node.last_seen)
-                    ))
-                    .next(next, "who is here and who was"))
+        let nodes = self.known().await?;
+        let by_id = nodes.iter().rfind(|node| node.id == name);
+        let mut named = nodes.iter().filter(|node| node.name == name);
+        let first = named.next();
+        let by_name = named.fold(first, |best, node| {
+            if best.is_some_and(|best| best.state.is_present()) {
+                best
+            } else {
+                Some(node)
             }
-            Some(node) => Ok(node.clone()),
+        });
+        if let (Some(one), Some(other)) = (by_id, by_name)
+            && one.id != other.id
+            && other.state.is_present()
+        {
+            return Err(two_meanings(name, one, other));
         }
+        self.usable(name, by_id.or(by_name)).await
+    }
+
+    /// A node that was found, if it can be asked.
+    async fn usable(&self, typed: &str, found: Option<&NodeInfo>) -> Outcome<NodeInfo> {
+        let next = "tidelock nodes --all";
+        let Some(node) = found else {
+            return Err(
+                Failure::new("E0021", format!("{typed}: there is no such node"))
+                    .next(next, "who is here and who was"),
+            );
+        };
+        let seen = ago(node.last_seen);
+        if node.state == NodeState::Lost && self.answers(node).await {
+            self.out.say(format_args!(
+                "control last heard of {} {seen}, but it answers",
+                node.id
+            ));
+            return Ok(node.clone());
+        }
+        let (how, so) = match node.state {
+            NodeState::Alive | NodeState::Draining => return Ok(node.clone()),
+            NodeState::Lost => (
+                "was lost",
+                format!(
+                    "Control last heard of it {seen}, and it does not answer; its processes may still run."
+                ),
+            ),
+            NodeState::Left => (
+                "has left",
+                format!("Last seen {seen}; its processes are gone for good."),
+            ),
+        };
+        Err(Failure::new("E0012", format!("{typed}: the node {how}"))
+            .detail(so)
+            .next(next, "who is here and who was"))
+    }
+
+    /// Whether a node that control has lost is there all the same: only their way to each other may be gone.
+    async fn answers(&self, node: &NodeInfo) -> bool {
+        let request = self.to_node(Method::GET, node.admin_addr, "/v1/status");
+        let status: Outcome<NodeStatus> = self
+            .ask(Whom::Node, request.timeout(LOST_ANSWER_WITHIN))
+            .await;
+        status.is_ok_and(|status| status.id == node.id)
     }
 
     /// Puts a node out for good. By its id alone: a name may be another's by now.
@@ -187,18 +387,61 @@ impl Cluster {
         self.ask(Whom::Control, request).await
     }
 
-    /// The admin address of the node that a process lives on.
-    pub(crate) async fn node_of(&self, pid: Pid) -> Outcome<SocketAddr> {
+    /// The node that a process lives on.
+    pub(crate) async fn home_of(&self, pid: Pid) -> Outcome<NodeInfo> {
         let id = pid.node().to_string();
-        let node = self.node(&id).await.map_err(|failure| match failure {
+        let nodes = self.known().await?;
+        let found = nodes.iter().rfind(|node| node.id == id);
+        let usable = self.usable(&id, found).await;
+        usable.map_err(|failure| match failure {
             Failure::Letter(mut letter) if letter.code == "E0021" => {
                 letter.code = "E0020".to_owned();
                 letter.message = format!("{pid}: there is no such process, and no node {id}");
                 Failure::Letter(letter)
             }
             other => other,
-        })?;
-        Ok(node.admin_addr)
+        })
+    }
+
+    /// The admin address of the node that a process lives on.
+    pub(crate) async fn node_of(&self, pid: Pid) -> Outcome<SocketAddr> {
+        Ok(self.home_of(pid).await?.admin_addr)
+    }
+
+    /// The process that is meant: by its pid, the name it is registered under, or NAME@NODE.
+    pub(crate) async fn pid_of(&self, typed: &str) -> Outcome<Pid> {
+        if let Ok(pid) = typed.parse() {
+            return Ok(pid);
+        }
+        let (name, node) = match typed.rsplit_once('@') {
+            Some((name, node)) => (name, Some(node)),
+            None => (typed, None),
+        };
+        let nodes = self.chosen(node).await?;
+        let lists = join_all(nodes.iter().map(|node| self.named(node, name))).await;
+        let found = merge(&nodes, lists, &self.out)?;
+        match found.as_slice() {
+            [] => Err(Failure::new(
+                "E0002",
+                format!("{typed}: this is not a pid, and no process has this name"),
+            )
+            .detail("A pid looks like n3.42.")
+            .next("tidelock ps", "what runs")),
+            [one] => parse_pid(&one.pid),
+            several => {
+                let pids: Vec<&str> = several.iter().map(|one| one.pid.as_str()).collect();
+                let message = format!("{typed}: several processes have this name");
+                Err(Failure::new("E0002", message)
+                    .detail(pids.join(", "))
+                    .next("tidelock show NAME@NODE", "of one node"))
+            }
+        }
+    }
+
+    async fn named(&self, node: &NodeInfo, name: &str) -> Outcome<Vec<ProcessInfo>> {
+        let request = self.to_node(Method::GET, node.admin_addr, "/v1/processes");
+        let request = request.query(&[("name", name)]).timeout(ANSWER_WITHIN);
+        self.ask(Whom::Node, request).await
     }
 
     /// Says "no such process" the way the user typed it.
@@ -282,10 +525,9 @@ impl Cluster {
         &self,
         nodes: &[NodeInfo],
         path: &str,
-        out: &Output,
     ) -> Outcome<Vec<T>> {
         let lists = join_all(nodes.iter().map(|node| self.get(node.admin_addr, path))).await;
-        merge(nodes, lists, out)
+        merge(nodes, lists, &self.out)
     }
 
     /// The same for a list that comes line by line.
@@ -293,81 +535,153 @@ impl Cluster {
         &self,
         nodes: &[NodeInfo],
         path: &str,
-        out: &Output,
-    ) -> Outcome<Vec<T>> {
-        let lists = join_all(nodes.iter().map(|node| self.lines(node.admin_addr, path))).await;
-        merge(nodes, lists, out)
+    ) -> Outcome<Vec<Line<T>>> {
+        let lists = nodes
+            .iter()
+            .map(|node| self.lines(&node.id, node.admin_addr, path));
+        merge(nodes, join_all(lists).await, &self.out)
     }
 
     /// All lines that one node has now.
     pub(crate) async fn lines<T: DeserializeOwned>(
         &self,
+        node: &str,
         admin: SocketAddr,
         path: &str,
-    ) -> Outcome<Vec<T>> {
-        let (sender, mut receiver) = mpsc::channel(LINES_WAITING_MAX);
-        let reading = self.read_lines(admin, path, sender);
-        let taking = async {
-            let mut lines = Vec::new();
-            while let Some(line) = receiver.recv().await {
-                lines.push(line);
-            }
-            lines
+    ) -> Outcome<Vec<Line<T>>> {
+        let mut lines = Vec::new();
+        let take = |line| {
+            lines.push(line);
+            Ok(())
         };
-        let (read, lines) = tokio::join!(reading, taking);
-        read.map(|()| lines)
+        self.follow_one(node, admin, path, take).await?;
+        Ok(lines)
     }
 
-    /// Hands over the lines of several nodes as they come; ends when no node is left to listen to.
-    pub(crate) async fn follow<T: DeserializeOwned>(
+    /// Hands over the lines of one node as they come; ends with them, or when one is not taken.
+    pub(crate) async fn follow_one<T: DeserializeOwned>(
         &self,
-        nodes: &[NodeInfo],
+        node: &str,
+        admin: SocketAddr,
         path: &str,
-        mut take: impl FnMut(T) -> Outcome,
+        mut take: impl FnMut(Line<T>) -> Outcome,
     ) -> Outcome {
         let (sender, mut receiver) = mpsc::channel(LINES_WAITING_MAX);
-        let mut readers: FuturesUnordered<_> = nodes
-            .iter()
-            .map(|node| self.read_lines(node.admin_addr, path, sender.clone()))
-            .collect();
-        drop(sender);
-        let mut last = Ok(());
+        let reading = self.read_lines(node, admin, path, sender);
+        let taking = async {
+            while let Some(line) = receiver.recv().await {
+                take(line)?;
+            }
+            Ok::<(), Failure>(())
+        };
+        try_join(reading, taking).await.map(|_| ())
+    }
+
+    /// Hands over the lines of the node that was named, or of all that are there, as they come; also those of nodes
+    /// that join, or start again under that name, later. Ends when a node's lines end that was named by its id, and
+    /// when neither control nor a node is left to listen to.
+    pub(crate) async fn follow<T: DeserializeOwned>(
+        &self,
+        on: Option<&str>,
+        path: &str,
+        mut take: impl FnMut(Line<T>) -> Outcome,
+    ) -> Outcome {
+        let chosen = self.chosen(on).await?;
+        if let [node] = &chosen[..]
+            && on.is_some_and(|on| on == node.id)
+        {
+            return self.follow_one(&node.id, node.admin_addr, path, take).await;
+        }
+        let (sender, mut receiver) = mpsc::channel(LINES_WAITING_MAX);
+        let mut readers = FuturesUnordered::new();
+        let mut begun = BTreeSet::new();
+        for node in chosen {
+            begun.insert(node.id.clone());
+            readers.push(self.read_of(node, path, sender.clone()));
+        }
+        let looking = self.look_again(on);
+        tokio::pin!(looking);
         loop {
             tokio::select! {
-                Some(read) = readers.next() => last = last.and(read),
-                line = receiver.recv() => match line {
-                    Some(line) => take(line)?,
-                    None => return last,
-                },
+                biased;
+                Some(line) = receiver.recv() => take(line)?,
+                Some((node, read)) = readers.next() => {
+                    // What it has sent before its end.
+                    while let Ok(line) = receiver.try_recv() {
+                        take(line)?;
+                    }
+                    let why = match read {
+                        Err(Failure::Letter(letter)) => format!(": {}", letter.message),
+                        _ => String::new(),
+                    };
+                    self.out.say(format_args!("no more lines from {node}{why}"));
+                }
+                listed = &mut looking => {
+                    looking.set(self.look_again(on));
+                    match listed {
+                        Ok(nodes) => {
+                            for node in nodes {
+                                if begun.insert(node.id.clone()) {
+                                    readers.push(self.read_of(node, path, sender.clone()));
+                                }
+                            }
+                        }
+                        Err(failure) if readers.is_empty() => return Err(failure),
+                        // Control is asked again; what is followed does not depend on it.
+                        Err(_) => {}
+                    }
+                }
             }
         }
     }
 
+    /// After a while, the nodes that are there, or the one that has this name.
+    async fn look_again(&self, name: Option<&str>) -> Outcome<Vec<NodeInfo>> {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let mut nodes = self.listed().await?;
+        nodes.retain(|node| node.state.is_present() && name.is_none_or(|name| name == node.name));
+        Ok(nodes)
+    }
+
+    /// Reads the lines of one node; its id, and how that ended.
+    async fn read_of<T: DeserializeOwned>(
+        &self,
+        node: NodeInfo,
+        path: &str,
+        to: mpsc::Sender<Line<T>>,
+    ) -> (String, Outcome) {
+        let read = self.read_lines(&node.id, node.admin_addr, path, to).await;
+        (node.id, read)
+    }
+
     async fn read_lines<T: DeserializeOwned>(
         &self,
+        node: &str,
         admin: SocketAddr,
         path: &str,
-        to: mpsc::Sender<T>,
+        to: mpsc::Sender<Line<T>>,
     ) -> Outcome {
         let response = checked(Whom::Node, self.to_node(Method::GET, admin, path)).await?;
         let mut body = response.bytes_stream();
         let mut rest = Vec::new();
         while let Some(part) = body.next().await {
-            let part: Bytes =
-                part.map_err(|error| unreachable_server(Whom::Node, &admin.to_string(), &error))?;
+            let part: Bytes = part.map_err(|error| {
+                Failure::new("E0012", format!("{node}: the connection was lost"))
+                    .detail(cause(&plain(&error)))
+                    .next("tidelock nodes", "who is there, as control knows it")
+            })?;
             rest.extend_from_slice(&part);
             let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {
                 if rest.len() > LINE_BYTES_MAX {
                     return Err(Failure::new(
                         "E0001",
-                        format!("{admin}: a line without an end"),
+                        format!("{node}: a line without an end"),
                     ));
                 }
                 continue;
             };
             for line in rest[..end].split(|byte| *byte == b'\n') {
-                // A kind of line that a newer node sends is not for us.
-                if let Ok(line) = serde_json::from_slice(line)
+                if let Some(line) = Line::parse(node, line)
                     && to.send(line).await.is_err()
                 {
                     return Ok(());
@@ -460,7 +774,7 @@ async fn checked(whom: Whom, request: RequestBuilder) -> Outcome<Response> {
 
 fn unreachable_server(whom: Whom, from: &str, error: &reqwest::Error) -> Failure {
     let why = plain(error);
-    let words = why.rsplit(": ").next().unwrap_or(&why);
+    let words = cause(&why);
     if error.is_timeout() {
         return Failure::new("E0040", format!("{from} did not answer in time"));
     }
@@ -479,6 +793,31 @@ fn unreachable_server(whom: Whom, from: &str, error: &reqwest::Error) -> Failure
     }
 }
 
+/// The last of several causes, which is the one that people can do something about.
+fn cause(why: &str) -> &str {
+    // rustls's words for it are an address of its manual.
+    if why.contains("close_notify") {
+        return "the connection ended";
+    }
+    why.rsplit(": ").next().unwrap_or(why)
+}
+
+/// Whether control has not answered at all.
+fn is_silence(letter: &Letter) -> bool {
+    ["E0011", "E0040"].contains(&letter.code.as_str())
+}
+
+/// What was typed is the id of `one` and the name of `other`.
+fn two_meanings(typed: &str, one: &NodeInfo, other: &NodeInfo) -> Failure {
+    let message = format!("{typed}: one node has this id, and another one this name");
+    Failure::new("E0021", message)
+        .detail(format_args!(
+            "{} is the node called {}; the node called {typed} is {}.",
+            one.id, one.name, other.id
+        ))
+        .next("tidelock nodes --all", "who is here and who was")
+}
+
 fn merge<T>(nodes: &[NodeInfo], lists: Vec<Outcome<Vec<T>>>, out: &Output) -> Outcome<Vec<T>> {
     let mut all = Vec::new();
     for (node, list) in nodes.iter().zip(lists) {
@@ -491,12 +830,16 @@ fn merge<T>(nodes: &[NodeInfo], lists: Vec<Outcome<Vec<T>>>, out: &Output) -> Ou
     Ok(all)
 }
 
-/// `TIDELOCK_CONTEXT` is read by the argument parser; this is what is left.
+/// `TIDELOCK_CONTEXT` is read by the argument parser; this is what is left: the `dev` that is the default, else
+/// what a control plane of this user keeps that was not told where.
 fn default_context() -> Option<PathBuf> {
-    env::var_os("TIDELOCK_CONTEXT")
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
-        .or_else(|| user_state_dir().map(|dir| dir.join("current")))
+    if let Some(dir) = env::var_os("TIDELOCK_CONTEXT").filter(|value| !value.is_empty()) {
+        return Some(PathBuf::from(dir));
+    }
+    let state = user_state_dir()?;
+    [state.join("current"), state.join("control/operator")]
+        .into_iter()
+        .find(|dir| dir.is_dir())
 }
 
 #[cfg(test)]
@@ -508,5 +851,37 @@ mod tests {
         for (ms, seconds) in [(0, 0), (1, 1), (900, 1), (1000, 1), (1001, 2), (30_000, 30)] {
             assert_eq!(whole_seconds(Duration::from_millis(ms)), seconds, "{ms} ms");
         }
+    }
+
+    #[test]
+    fn what_is_missing_stands_where_it_was() {
+        let line = |second: i64| Line::Item(Timestamp::from_second(second).unwrap());
+        let missed = |node: &str| Line::parse(node, br#"{"missed":2}"#).unwrap();
+        let mut lines = vec![missed("n1"), line(5), line(9), line(1)];
+        lines.extend([missed("n2"), line(7)]);
+        let shown: Vec<String> = Line::in_order(lines, |time| *time)
+            .into_iter()
+            .map(|line| match line {
+                Line::Item(time) => time.as_second().to_string(),
+                Line::Missed(missed) => missed.to_string(),
+            })
+            .collect();
+        let (one, two) = (
+            "n1: 2 lines are missing here",
+            "n2: 2 lines are missing here",
+        );
+        assert_eq!(shown, ["1", one, "5", two, "7", "9"]);
+        assert!(Line::<Timestamp>::parse("n1", br#"{"later":2}"#).is_none());
+    }
+
+    #[test]
+    fn a_cause_is_in_words() {
+        let tls = "error reading a body: peer closed connection without sending TLS close_notify: \
+                   https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
+        assert_eq!(cause(tls), "the connection ended");
+        assert_eq!(
+            cause("tcp connect error: Connection refused"),
+            "Connection refused"
+        );
     }
 }

@@ -10,7 +10,7 @@ use super::{
     Output, cluster,
     cluster::Ready,
     config,
-    daemon::{self, Service},
+    daemon::{self, Service, Voice},
     failure::{Failure, Outcome},
     open_files,
 };
@@ -61,10 +61,17 @@ impl Control {
         flag("cluster", self.cluster);
         flag("lease_ms", self.lease_ms.map(|ms| ms.to_string()));
         let settings = config::load(&flags)?.settings;
-        daemon::log(&settings.log)?;
+        let voice = daemon::log(&settings.log)?;
         open_files::warn_if_few();
 
         let table = settings.control;
+        if !table.advertise.is_empty() && !is_host_and_port(&table.advertise) {
+            let message = format!(
+                "control.advertise: {}: host:port is expected",
+                table.advertise
+            );
+            return Err(Failure::new("E0003", message));
+        }
         let state_dir = state_dir(&table.state_dir, "control")?;
         let mut control = tidelock_control::serve(ControlConfig {
             listen: table.listen,
@@ -81,20 +88,35 @@ impl Control {
             operator: Some(control.operator_dir().to_owned()),
         };
         self.service.ready(out, &ready)?;
-        out.say(format_args!(
-            "control plane of {} on https://{}\n  next: export TIDELOCK_CONTEXT={}\n        \
-             tidelock token    to let a node join",
-            table.cluster,
-            control.control(),
-            std::path::absolute(control.operator_dir())?.display()
-        ));
+        let operator = std::path::absolute(control.operator_dir())?;
+        let (cluster, address) = (&table.cluster, control.control());
+        match voice {
+            Voice::Plain => out.say(format_args!(
+                "control plane of {cluster} on https://{address}\n  next: export TIDELOCK_CONTEXT={}\n        \
+                 tidelock token    to let a node join",
+                operator.display()
+            )),
+            Voice::Log => tracing::info!(
+                operator = %operator.display(),
+                "control plane of {cluster} on https://{address}"
+            ),
+        }
         tokio::select! {
-            () = daemon::asked_to_stop() => out.say("stopping"),
+            () = daemon::asked_to_stop() => voice.say(out, "stopping"),
             failed = control.failed() => failed?,
         }
         control.shutdown().await;
         Ok(())
     }
+}
+
+/// Whether others can be told to connect to it; the colons of an IPv6 address stand in brackets.
+fn is_host_and_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        let port = port.parse::<u16>();
+        let is_host = !host.is_empty() && host.contains(':') == host.starts_with('[');
+        is_host && port.is_ok_and(|port| port > 0)
+    })
 }
 
 /// The directory that was set, or a folder of the user's.
@@ -109,4 +131,27 @@ pub(super) fn state_dir(set: &str, name: &str) -> Outcome<PathBuf> {
         )
         .next("--state-dir DIR", "names one")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_advertised_has_a_port() {
+        for good in ["control.example:7700", "10.0.0.1:1", "[fd00::1]:7700"] {
+            assert!(is_host_and_port(good), "{good}");
+        }
+        for bad in [
+            "noport",
+            "a:",
+            ":1",
+            "a:0",
+            "a:70000",
+            "fd00::1",
+            "[fd00::1]",
+        ] {
+            assert!(!is_host_and_port(bad), "{bad}");
+        }
+    }
 }

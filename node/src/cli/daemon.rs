@@ -1,6 +1,6 @@
 //! What the daemons have in common: readiness, logging, being asked to stop.
 
-use std::io::IsTerminal;
+use std::{fmt::Display, io::IsTerminal, sync::LazyLock};
 
 use clap::Args;
 use tidelock_node::config::LogTable;
@@ -36,8 +36,26 @@ impl Service {
     }
 }
 
+/// How a daemon tells what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Voice {
+    /// To people, beside its log.
+    Plain,
+    /// In its log: whoever reads lines of JSON reads nothing else.
+    Log,
+}
+
+impl Voice {
+    pub(crate) fn say(self, out: &Output, text: impl Display) {
+        match self {
+            Self::Plain => out.say(text),
+            Self::Log => tracing::info!("{text}"),
+        }
+    }
+}
+
 /// Sends logs to stderr, as text to a terminal and as JSON lines to anything else.
-pub(crate) fn log(table: &LogTable) -> Outcome {
+pub(crate) fn log(table: &LogTable) -> Outcome<Voice> {
     let filter = EnvFilter::try_new(&table.filter).map_err(|_| {
         Failure::new(
             "E0003",
@@ -60,17 +78,37 @@ pub(crate) fn log(table: &LogTable) -> Outcome {
     } else {
         registry.with(layer.with_target(false)).try_init()
     };
-    set.map_err(|error| Failure::new("E0001", error))
+    set.map_err(|error| Failure::new("E0001", error))?;
+    Ok(if as_json { Voice::Log } else { Voice::Plain })
 }
 
-/// Waits for Ctrl-C or SIGTERM.
+/// Waits for Ctrl-C, SIGTERM, or SIGHUP unless whoever started the daemon has that ignored, as `nohup` does.
 pub(crate) async fn asked_to_stop() {
-    let Ok(mut term) = signal(SignalKind::terminate()) else {
-        let _ = tokio::signal::ctrl_c().await;
-        return;
-    };
     tokio::select! {
-        _ = term.recv() => {}
+        () = comes(SignalKind::terminate()) => {}
+        () = comes(SignalKind::hangup()), if !ignores_hangup() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
+}
+
+/// Waits for a signal; without end if it cannot be waited for.
+async fn comes(kind: SignalKind) {
+    match signal(kind) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP was ignored when this program was started; it cannot be told once it was waited for.
+fn ignores_hangup() -> bool {
+    static IGNORED: LazyLock<bool> = LazyLock::new(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        // The lowest bit is signal 1.
+        mask.is_some_and(|mask| mask & 1 == 1)
+    });
+    *IGNORED
 }

@@ -12,9 +12,9 @@ use tokio::{io::AsyncReadExt, signal::ctrl_c, time::timeout};
 use super::{
     Output,
     cluster::{Daemon, LocalCluster, Shape},
-    connect::Cluster,
+    connect::{Cluster, Line},
     failure::{Exit, Failure, Outcome},
-    output::{Tone, size},
+    output::{Tone, printable, size},
     run::{ended_badly, exit_code, module_name, no_option, program_name, read_module, variables},
 };
 use build::Source;
@@ -109,7 +109,17 @@ impl Dev {
 
     async fn keep(self, out: &Output) -> Outcome<u8> {
         if let Some(file) = self.app.first() {
-            no_option("dev", Path::new(file))?;
+            let file = Path::new(file);
+            no_option("dev", file)?;
+            if file.is_dir() {
+                let message = format!("{}: this is a folder, not a module", file.display());
+                return Err(Failure::new("E0002", message)
+                    .detail("`dev` builds the Rust guest of the folder that it is started in.")
+                    .next(
+                        format!("cd {}; tidelock dev", file.display()),
+                        "starts it there",
+                    ));
+            }
         }
         let source = Source::find(&self.app)?;
         let shape = self.shape();
@@ -137,7 +147,7 @@ impl Dev {
                 })?,
         );
         let failure = tokio::select! {
-            outcome = print_output(&wire, &nodes, out) => outcome.err(),
+            outcome = print_output(&wire, out) => outcome.err(),
             outcome = guest.run(&first) => outcome.err(),
             failure = watch(&mut cluster, out) => Some(failure),
             _ = ctrl_c() => None,
@@ -266,17 +276,22 @@ async fn watch(cluster: &mut LocalCluster, out: &Output) -> Failure {
 }
 
 /// What guests write, with who wrote it.
-async fn print_output(wire: &Cluster, nodes: &[NodeInfo], out: &Output) -> Outcome {
-    let print = |line: LogLine| {
+async fn print_output(wire: &Cluster, out: &Output) -> Outcome {
+    let print = |line: Line<LogLine>| {
+        let line = match line {
+            Line::Item(line) => line,
+            Line::Missed(missed) => return missed.print(out),
+        };
         let tone = if line.stream == Stream::Stderr {
             Tone::Warn
         } else {
             Tone::Dim
         };
         let pid = out.tone(tone, &format!("{:<6}", line.pid));
-        out.item(&line, &line.pid, &format!("  {pid} {}", line.line))
+        let text = printable(&line.line);
+        out.item(&line, &line.pid, &format!("  {pid} {text}"))
     };
-    wire.follow(nodes, "/v1/logs?follow=true", print).await?;
+    wire.follow(None, "/v1/logs?follow=true", print).await?;
     std::future::pending().await
 }
 

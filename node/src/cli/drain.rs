@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 use tidelock_control::api::{Drain as Request, Draining};
 
 use super::{
@@ -21,6 +22,14 @@ pub(crate) struct Drain {
     timeout: Option<Duration>,
 }
 
+/// Who drains; the node itself says only how far it is.
+#[derive(Serialize)]
+struct Drained<'a> {
+    node: &'a str,
+    #[serde(flatten)]
+    draining: Draining,
+}
+
 impl Drain {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
         let node = cluster.node(&self.node).await?;
@@ -37,6 +46,10 @@ impl Drain {
                 node.id
             ),
         };
-        out.one(&draining, &node.id, &text)
+        let drained = Drained {
+            node: &node.id,
+            draining,
+        };
+        out.one(&drained, &node.id, &text)
     }
 }

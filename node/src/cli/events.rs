@@ -5,9 +5,10 @@ use tidelock_control::api::{Event, EventKind};
 
 use super::{
     Output,
-    connect::Cluster,
+    connect::{Cluster, Line},
     failure::Outcome,
-    output::{Tone, clock},
+    output::{Tone, clock, printable},
+    ps::short,
 };
 
 /// Print what happened: spawned, linked, ended, node lost
@@ -23,8 +24,11 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
-        let nodes = cluster.chosen(self.on.as_deref()).await?;
-        let print = |event: Event| {
+        let print = |line: Line<Event>| {
+            let event = match line {
+                Line::Item(event) => event,
+                Line::Missed(missed) => return missed.print(out),
+            };
             let id = event
                 .pid
                 .clone()
@@ -33,15 +37,15 @@ impl Events {
             out.item(&event, &id, &text(out, &event))
         };
         if self.follow {
-            return cluster
-                .follow(&nodes, "/v1/events?follow=true", print)
-                .await;
+            let on = self.on.as_deref();
+            return cluster.follow(on, "/v1/events?follow=true", print).await;
         }
-        let mut events: Vec<Event> = cluster.lines_of_all(&nodes, "/v1/events", out).await?;
+        let nodes = cluster.chosen(self.on.as_deref()).await?;
+        let events: Vec<Line<Event>> = cluster.lines_of_all(&nodes, "/v1/events").await?;
         if events.is_empty() {
             out.nothing("events");
         }
-        events.sort_by_key(|event| event.time);
+        let events = Line::in_order(events, |event| event.time);
         events.into_iter().try_for_each(print)
     }
 }
@@ -63,12 +67,19 @@ fn text(out: &Output, event: &Event) -> String {
     let time = out.tone(Tone::Dim, &clock(&event.time.to_string()));
     let word = out.tone(tone, &format!("{word:<9}"));
     let mut text = format!("{time} {:<3} {word}", event.node);
-    for part in [&event.pid, &event.peer, &event.reason, &event.detail]
-        .into_iter()
-        .flatten()
-    {
+    let module = event.module.as_deref().map(|hash| short(hash).to_owned());
+    let parts = [
+        &event.pid,
+        &event.peer,
+        &event.reason,
+        &event.entry,
+        &module,
+        &event.detail,
+    ];
+    for part in parts.into_iter().flatten() {
         text.push(' ');
-        text.push_str(part);
+        // A reason may have several lines.
+        text.push_str(&printable(&part.replace('\n', " ")));
     }
     text.trim_end().to_owned()
 }

@@ -103,18 +103,21 @@ with the command and the message is welcome."
 
 "E0010" Unreachable "no cluster was chosen"
 "Commands about a running cluster need an operator's credentials. They are looked for in --context DIR,
-then in TIDELOCK_CONTEXT, then in the user's default, which `tidelock dev` sets. A control plane
-writes them into the folder `operator` of its state directory when it starts."
+then in TIDELOCK_CONTEXT, then in the user's default, which `tidelock dev` sets, then where a control plane
+of this user keeps them that was given no --state-dir. A control plane writes them into the folder `operator`
+of its state directory when it starts."
 
 "E0011" Unreachable "the control plane cannot be reached"
 "It may have ended, its machine may be unreachable, or the credentials belong to a cluster that is
 gone. `tidelock control` with the state directory that it had brings it back with all it knew. Running
-processes are not affected: the control plane is off the data path."
+processes are not affected: the control plane is off the data path. `ps`, `show`, `kill`, `logs` and `events`
+ask the nodes without it, if these credentials were used before."
 
 "E0012" Unreachable "a node is not there, or does not answer on its admin port"
-"Either control knows that the node was lost or has left, or that no node is there at all: then its processes
-are gone for good. Or control believes the node to be there, but its admin port does not answer: it may have
-just ended, or a firewall stands between. Nodes talk to each other over another port, so they may be fine."
+"A node that has left has taken its processes with it for good. One that was lost has not been heard of by
+control, and does not answer here: its processes may still run, as its links and sessions do not depend on
+control. Or control believes the node to be there, but its admin port does not answer: it may have just ended,
+or a firewall stands between. Nodes talk to each other over another port, so they may be fine."
 
 "E0013" Refused "the credentials were not accepted"
 "The certificate is of another cluster, has expired, or has not the role that was needed. Operators'
@@ -132,7 +135,8 @@ stays nobody's for ever, even if its machine comes back: it comes back as anothe
 
 "E0021" Missing "there is no such node"
 "Nodes are named `n3` or by their stable name. `tidelock nodes` lists them. A machine that rejoined has
-a new id, so that an old pid can never mean a new process."
+a new id, so that an old pid can never mean a new process. What is the id of one node and the name of another
+names neither: one is named by its name then, the other by its id."
 
 "E0022" Missing "there is no such module"
 "Modules are named by their hash (`b3:…`), by its beginning with four digits or more, or by the name they
@@ -209,7 +213,8 @@ been lost meanwhile, or a process ended. If neither is so it is a mistake of Tid
 
 "E0054" Failed "the bench was not completed"
 "Its guest ended before it had a result, or found something that was not as it must be: a message twice or
-out of order, a child that is not the one that was made, an end that was not told. The message says which."
+out of order, a child that is not the one that was made, an end that was not told. Or lines of it are missing that
+a figure needs: its node had no room for them any more. The message says which."
 
 "E1001" Usage "the server could not understand the request"
 "A field is missing or out of range. If the command line made the request, the versions of the two
@@ -246,7 +251,9 @@ removed needs a new token for that."
 "Its bytes do not have the hash they were sent under, or its short id is taken by another module."
 
 "E1010" Failed "the control plane could not store the change"
-"Nothing was changed. Its disk may be full or read-only; its log says more."
+"It was made completely or not at all, and asking again is harmless. The disk may be full or read-only, or the
+books are a backup older than the node that asks, which is listed again when it is started again; the log of
+control says more."
 
 "E1011" Refused "a living node has this name"
 "Names are for one node at a time. Either the other one leaves, or this one gets another name."

@@ -70,7 +70,7 @@ impl Failure {
     pub(crate) fn new(code: &str, message: impl fmt::Display) -> Self {
         Self::Letter(Box::new(Letter {
             code: code.to_owned(),
-            message: without_number(&message.to_string()),
+            message: readable(&message.to_string()),
             detail: None,
             next: Vec::new(),
             exit: explain::page(code).map_or(Exit::Failed, |page| page.exit) as u8,
@@ -80,7 +80,7 @@ impl Failure {
     /// Adds a fact. Called twice, the facts stand below each other.
     pub(crate) fn detail(mut self, detail: impl fmt::Display) -> Self {
         if let Self::Letter(letter) = &mut self {
-            let text = without_number(&detail.to_string());
+            let text = readable(&detail.to_string());
             match &mut letter.detail {
                 Some(before) => {
                     before.push('\n');
@@ -137,12 +137,12 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An error and its causes on one line, without the operating system's number.
+/// An error and its causes on one line, as [`readable`] has them.
 pub(crate) fn plain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut at = Some(error);
     while let Some(error) = at {
-        let part = without_number(&error.to_string());
+        let part = readable(&error.to_string());
         if !text.contains(&part) {
             if !text.is_empty() {
                 text.push_str(": ");
@@ -154,15 +154,20 @@ pub(crate) fn plain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// The operating system's words without its number, which tells people nothing.
-fn without_number(text: &str) -> String {
+/// Words of the operating system without its number, and of ours without the types that rustls has them in.
+fn readable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(" (os error ") {
         out.push_str(&rest[..at]);
         rest = rest[at..].split_once(')').map_or("", |(_, behind)| behind);
     }
-    out + rest
+    out += rest;
+    while let Some((before, rest)) = out.split_once("Other(OtherError(") {
+        let (inside, behind) = rest.split_once("))").unwrap_or((rest, ""));
+        out = format!("{before}{inside}{behind}");
+    }
+    out
 }
 
 #[cfg(test)]
@@ -173,6 +178,10 @@ mod tests {
     fn causes_stand_on_one_line_and_once() {
         let error = io::Error::from_raw_os_error(2);
         assert_eq!(plain(&error), "No such file or directory");
-        assert_eq!(without_number("a (os error 2), b (os error 13)"), "a, b");
+        assert_eq!(readable("a (os error 2), b (os error 13)"), "a, b");
+        assert_eq!(
+            readable("invalid peer certificate: Other(OtherError(the server is another's)), too"),
+            "invalid peer certificate: the server is another's, too"
+        );
     }
 }

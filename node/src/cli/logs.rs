@@ -1,19 +1,19 @@
 //! `tidelock logs`.
 
 use clap::Args;
-use tidelock_control::api::{LogLine, Stream};
+use tidelock_control::api::{LogLine, NodeInfo, ProcessDetail, Stream, codes};
 
 use super::{
     Output,
-    connect::Cluster,
-    failure::Outcome,
-    output::{Tone, clock},
+    connect::{Cluster, Line, no_process},
+    failure::{Failure, Outcome},
+    output::{Tone, clock, printable},
 };
 
 /// Print what guests wrote, merged by time
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Only of this process
+    /// Only of this process: its pid, or a name that `ps` shows
     pid: Option<String>,
     /// Keep printing
     #[arg(short, long)]
@@ -25,40 +25,74 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
-        let pid = self
-            .pid
-            .as_deref()
-            .map(super::connect::parse_pid)
-            .transpose()?;
-        let node = match (pid, &self.on) {
-            (Some(pid), None) => Some(pid.node().to_string()),
-            (_, on) => on.clone(),
+        let pid = match &self.pid {
+            Some(text) => Some(cluster.pid_of(text).await?),
+            None => None,
         };
         let only = pid.map(|pid| pid.to_string());
-        let nodes = cluster.chosen(node.as_deref()).await?;
-        let wanted = |line: &LogLine| only.as_ref().is_none_or(|only| *only == line.pid);
-        let print = |line: LogLine| {
-            if !wanted(&line) {
-                return Ok(());
-            }
-            let tone = if line.stream == Stream::Stderr {
-                Tone::Warn
-            } else {
-                Tone::Dim
-            };
-            let pid = out.tone(tone, &format!("{:<8}", line.pid));
-            let time = out.tone(Tone::Dim, &clock(&line.time.to_string()));
-            out.item(&line, &line.pid, &format!("{time} {pid} {}", line.line))
+        let wanted = |line: &Line<LogLine>| match (line, &only) {
+            (Line::Item(line), Some(only)) => line.pid == *only,
+            _ => true,
         };
-        if self.follow {
-            return cluster.follow(&nodes, "/v1/logs?follow=true", print).await;
+        let print = |line: Line<LogLine>| match line {
+            line if !wanted(&line) => Ok(()),
+            Line::Item(line) => print(out, &line),
+            Line::Missed(missed) => missed.print(out),
+        };
+        let nodes = match (pid, &self.on) {
+            (Some(pid), None) => vec![cluster.home_of(pid).await?],
+            (_, on) => cluster.chosen(on.as_deref()).await?,
+        };
+        // Lines outlive their process, but none is added.
+        let unknown = match (&nodes[..], &only) {
+            ([node], Some(pid)) => is_unknown(cluster, node, pid).await?,
+            _ => false,
+        };
+        if self.follow && !unknown {
+            return match (&nodes[..], pid) {
+                ([node], Some(_)) => {
+                    let path = "/v1/logs?follow=true";
+                    cluster
+                        .follow_one(&node.id, node.admin_addr, path, print)
+                        .await
+                }
+                _ => {
+                    let on = self.on.as_deref();
+                    cluster.follow(on, "/v1/logs?follow=true", print).await
+                }
+            };
         }
-        let mut lines: Vec<LogLine> = cluster.lines_of_all(&nodes, "/v1/logs", out).await?;
+        let mut lines: Vec<Line<LogLine>> = cluster.lines_of_all(&nodes, "/v1/logs").await?;
         lines.retain(wanted);
         if lines.is_empty() {
+            if let Some(pid) = self.pid.as_ref().filter(|_| unknown) {
+                return Err(no_process(pid));
+            }
             out.nothing("output is kept");
         }
-        lines.sort_by_key(|line| line.time);
+        let lines = Line::in_order(lines, |line| line.time);
         lines.into_iter().try_for_each(print)
+    }
+}
+
+fn print(out: &Output, line: &LogLine) -> Outcome {
+    let tone = if line.stream == Stream::Stderr {
+        Tone::Warn
+    } else {
+        Tone::Dim
+    };
+    let pid = out.tone(tone, &format!("{:<8}", line.pid));
+    let time = out.tone(Tone::Dim, &clock(&line.time.to_string()));
+    let text = printable(&line.line);
+    out.item(line, &line.pid, &format!("{time} {pid} {text}"))
+}
+
+/// Whether a node says that it knows no such process, be it one that has ended.
+async fn is_unknown(cluster: &Cluster, node: &NodeInfo, pid: &str) -> Outcome<bool> {
+    let path = format!("/v1/processes/{pid}");
+    match cluster.get::<ProcessDetail>(node.admin_addr, &path).await {
+        Ok(_) => Ok(false),
+        Err(Failure::Letter(letter)) if letter.code == codes::NO_PROCESS => Ok(true),
+        Err(other) => Err(other),
     }
 }

@@ -32,7 +32,7 @@ mod token;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{
-    CommandFactory, FromArgMatches, Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::styling::{AnsiColor, Styles},
     error::{ContextKind, ContextValue, ErrorKind},
 };
@@ -178,7 +178,7 @@ fn parse() -> Result<Cli, clap::Error> {
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))
 }
 
-/// Help and version go to stdout and are no error; the rest is clap's text and our exit code.
+/// Help and version go to stdout and are no error; the rest is clap's text and our exit code, or a letter for programs.
 fn called_wrong(mut error: clap::Error) -> ExitCode {
     // clap counts the commands that are not for people, too.
     for kind in [
@@ -194,11 +194,54 @@ fn called_wrong(mut error: clap::Error) -> ExitCode {
             };
         }
     }
-    let _ = error.print();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(Exit::Usage as u8),
+    let is_wanted = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    );
+    let out = Output::new(asked_format(), false, Color::Never);
+    if !is_wanted && matches!(out.format, Format::Json | Format::Ndjson) {
+        return ExitCode::from(report(&out, &wrong_call(&error)));
     }
+    let _ = error.print();
+    match is_wanted {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(Exit::Usage as u8),
+    }
+}
+
+/// clap's text as a letter.
+fn wrong_call(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim);
+    let letter = match lines.next().and_then(|line| line.strip_prefix("error: ")) {
+        Some(message) => {
+            let rest: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+            Failure::new("E0002", message).detail(rest.join("\n"))
+        }
+        // Its text is all the help.
+        None => Failure::new("E0002", "a command is missing"),
+    };
+    letter.next("tidelock --help", "what is possible")
+}
+
+/// The form that was asked for, as far as that can be told of a command line that is not understood.
+fn asked_format() -> Format {
+    let form = |text: &str| Format::from_str(text, false).ok();
+    let variable = std::env::var("TIDELOCK_OUTPUT").ok();
+    let mut asked = variable.and_then(|text| form(&text));
+    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    // What stands behind this is not ours.
+    while let Some(arg) = args.next().filter(|arg| arg != "--") {
+        let value = match arg.as_str() {
+            "-o" | "--output" => args.next(),
+            other => other
+                .strip_prefix("--output=")
+                .or_else(|| other.strip_prefix("-o"))
+                .map(|value| value.trim_start_matches('=').to_owned()),
+        };
+        asked = value.and_then(|value| form(&value)).or(asked);
+    }
+    asked.unwrap_or(Format::Text)
 }
 
 impl Cli {
@@ -241,7 +284,7 @@ impl Cli {
 impl Command {
     /// The commands that ask a running cluster.
     async fn over_the_wire(self, out: &Output, context: Option<&std::path::Path>) -> Outcome {
-        let cluster = connect::Cluster::open(context)?;
+        let cluster = connect::Cluster::open(context, out)?;
         match self {
             Self::Ps(command) => command.run(out, &cluster).await,
             Self::Show(command) => command.run(out, &cluster).await,

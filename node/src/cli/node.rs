@@ -77,7 +77,7 @@ impl Node {
             cluster::end_with_parent(None);
         }
         let settings = config::load(&self.flags())?.settings;
-        daemon::log(&settings.log)?;
+        let voice = daemon::log(&settings.log)?;
         open_files::warn_if_few();
         let config = self.node_config(&settings)?;
         warn_if_out_of_reach(&config);
@@ -85,7 +85,6 @@ impl Node {
         let started = tokio::select! {
             started = tidelock_node::Node::start(config) => started,
             () = daemon::asked_to_stop() => return Ok(Exit::Interrupted as u8),
-            never = say_waiting(&control) => never,
         };
         let node = started.map_err(|error| cannot_start(&name, &control, &error))?;
         let ready = Ready {
@@ -95,13 +94,16 @@ impl Node {
             operator: None,
         };
         self.service.ready(out, &ready)?;
-        out.say(format_args!(
-            "{} ({}) joined by way of {control}; nodes at {}, operators at {}",
-            ready.ready,
-            node.name(),
-            ready.addr,
-            ready.admin_addr
-        ));
+        voice.say(
+            out,
+            format_args!(
+                "{} ({}) joined by way of {control}; nodes at {}, operators at {}",
+                ready.ready,
+                node.name(),
+                ready.addr,
+                ready.admin_addr
+            ),
+        );
         tokio::select! {
             () = daemon::asked_to_stop() => {}
             () = node.stopped() => {
@@ -112,7 +114,7 @@ impl Node {
                 };
             }
         }
-        out.say("leaving; once more ends at once");
+        voice.say(out, "leaving; once more ends at once");
         tokio::select! {
             () = node.leave() => Ok(0),
             () = daemon::asked_to_stop() => Ok(Exit::Interrupted as u8),
@@ -180,10 +182,8 @@ impl Node {
             kept(settings.log.events_max),
             kept(settings.log.output_lines_max),
         );
-        let profile = CompiledFor::from_str(&table.profile, false).map_err(|_| {
-            let message = "it is none of auto, dense, compute, trusted";
-            wrong("profile", &format!("{}: {message}", table.profile))
-        })?;
+        let profile = CompiledFor::from_str(&table.profile, false)
+            .expect("it was checked when the settings were loaded");
         config.environment.engine = engine(profile)?;
         if self.guest_output {
             config.environment.stdio = Stdio::Inherit;
@@ -215,16 +215,6 @@ fn host_name() -> Outcome<String> {
         Failure::new("E0003", "this machine has no usable host name")
             .next("--name NAME", "names it")
     })
-}
-
-/// Says every now and then what the start waits for, unless it is quick.
-async fn say_waiting(control: &str) -> ! {
-    let mut pause = Duration::from_secs(1);
-    loop {
-        tokio::time::sleep(pause).await;
-        tracing::info!("waiting for control at {control}");
-        pause = Duration::from_secs(10);
-    }
 }
 
 /// Warns of a node that control on another machine would list with an address of this machine alone.
@@ -291,7 +281,17 @@ fn cannot_start(name: &str, control: &str, error: &StartError) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use tidelock_node::config::PROFILES;
+
     use super::*;
+
+    #[test]
+    fn the_settings_know_every_profile() {
+        let all = CompiledFor::value_variants().iter();
+        let names = all.filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = names.map(|value| value.get_name().to_owned()).collect();
+        assert_eq!(names, PROFILES);
+    }
 
     #[test]
     fn an_address_of_this_machine_alone_is_known() {

@@ -13,7 +13,7 @@ use super::{
 /// List nodes, as the control plane knows them
 #[derive(Debug, Args)]
 pub(crate) struct Nodes {
-    /// Also those that were lost or have left
+    /// Also those that have left; one that was lost is listed anyway
     #[arg(short, long)]
     all: bool,
 }

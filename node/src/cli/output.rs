@@ -1,6 +1,7 @@
 //! The one place that prints. Data goes to stdout, talk goes to stderr.
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, IsTerminal, Write},
 };
@@ -11,6 +12,20 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::failure::{Letter, Outcome};
+
+/// Columns that a narrow terminal goes without, the first of them first. The other forms have them.
+const DISPENSABLE: [&str; 7] = [
+    "VERSION", "JOINED", "ADDED", "STARTED", "LINKS", "ADMIN", "SEEN",
+];
+
+/// Columns of names. They are cut where there is no room for them; an id, an address or a state never is.
+const NAMES: [&str; 2] = ["NAME", "MODULE"];
+
+/// So many characters of a name are shown before a column is left out for it, and so many at the least.
+const NAME_CHARS: std::ops::RangeInclusive<usize> = 8..=32;
+
+/// Columns of sentences, which go on in the next line.
+const SENTENCES: [&str; 3] = ["MEANS", "VALUE", "FROM"];
 
 /// How data is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -181,14 +196,15 @@ impl Output {
     }
 
     fn letter_text(&self, letter: &Letter) -> String {
+        let message: Vec<_> = letter.message.lines().map(printable).collect();
         let mut text = format!(
             "{} {} [{}]\n",
             paint(self.color_err, Tone::Bad, "error:"),
-            letter.message,
+            message.join("\n"),
             letter.code
         );
         for line in letter.detail.iter().flat_map(|detail| detail.lines()) {
-            text.push_str(&format!("  {line}\n"));
+            text.push_str(&format!("  {}\n", printable(line)));
         }
         let explain = format!("tidelock explain {}", letter.code);
         let known = letter.next.iter().any(|next| next.command == explain);
@@ -230,14 +246,27 @@ impl Output {
     }
 
     fn table(&self, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+        let mut all: Vec<Vec<String>> =
+            vec![header.iter().map(|&title| title.to_owned()).collect()];
+        all.extend(rows.map(|row| {
+            row.iter()
+                .map(|cell| printable(cell).into_owned())
+                .collect()
+        }));
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         // A terminal that does not know its width says 0.
-        if io::stdout().is_terminal() && table.width() != Some(0) {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
+        if io::stdout().is_terminal()
+            && let Some(room @ 1..) = table.width()
+        {
+            fit(&mut all, usize::from(room));
+            if header.iter().any(|title| SENTENCES.contains(title)) {
+                table.set_content_arrangement(ContentArrangement::Dynamic);
+            }
         }
-        table.set_header(header.iter().copied());
-        for row in rows {
+        let mut all = all.into_iter();
+        table.set_header(all.next().unwrap_or_default());
+        for row in all {
             table.add_row(row);
         }
         let mut text = String::new();
@@ -252,6 +281,74 @@ impl Output {
             text.push('\n');
         }
         text.trim_end().to_owned()
+    }
+}
+
+/// Text of a guest or of another machine, fit to stand in a line of ours: whatever would move a terminal's cursor,
+/// give it a command, or turn the direction of what follows becomes `\u{fffd}`. A tab stays.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let acts = |letter: char| match letter {
+        '\t' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            true
+        }
+        other => other.is_control(),
+    };
+    match text.contains(acts) {
+        true => Cow::Owned(text.replace(acts, "\u{fffd}")),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// Makes a table, whose first row is its header, so narrow that it has room: leaves columns out, then cuts names.
+fn fit(table: &mut [Vec<String>], room: usize) {
+    let excess = |table: &[Vec<String>]| {
+        let columns = table.first().map_or(0, Vec::len);
+        let wide: usize = (0..columns).map(|at| wide(table, at)).sum();
+        // Two blanks stand between two columns.
+        (wide + 2 * columns.saturating_sub(1)).saturating_sub(room)
+    };
+    let find = |table: &[Vec<String>], title: &str| {
+        let header = table.first()?;
+        header.iter().position(|one| one == title)
+    };
+    if excess(table) == 0 {
+        return;
+    }
+    for title in NAMES {
+        if let Some(at) = find(table, title) {
+            cut(table, at, *NAME_CHARS.end());
+        }
+    }
+    for title in DISPENSABLE {
+        if excess(table) == 0 {
+            return;
+        }
+        if let Some(at) = find(table, title) {
+            for row in table.iter_mut() {
+                row.remove(at);
+            }
+        }
+    }
+    for title in NAMES {
+        if let Some(at) = find(table, title) {
+            let chars = wide(table, at).saturating_sub(excess(table));
+            cut(table, at, chars.max(*NAME_CHARS.start()));
+        }
+    }
+}
+
+/// How many characters a column is wide.
+fn wide(table: &[Vec<String>], at: usize) -> usize {
+    let cells = table.iter().filter_map(|row| row.get(at));
+    cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+}
+
+/// Shortens the texts of a column to so many characters, below its header.
+fn cut(table: &mut [Vec<String>], at: usize, chars: usize) {
+    let cells = table.iter_mut().skip(1).filter_map(|row| row.get_mut(at));
+    for cell in cells.filter(|cell| cell.chars().count() > chars) {
+        *cell = cell.chars().take(chars - 1).chain(['…']).collect();
     }
 }
 
@@ -365,6 +462,87 @@ mod tests {
         assert_eq!(grouped(12), "12");
         assert_eq!(size(512), "512 B");
         assert_eq!(size(1536), "1.5 KiB");
+    }
+
+    #[test]
+    fn a_guest_gives_the_terminal_no_command() {
+        for (told, shown) in [
+            ("plain\tword, größer €", "plain\tword, größer €"),
+            (
+                "\u{1b}[2J\u{1b}]0;title\u{7}",
+                "\u{fffd}[2J\u{fffd}]0;title\u{fffd}",
+            ),
+            (
+                "\u{9b}31mred\u{7f}\r\n",
+                "\u{fffd}31mred\u{fffd}\u{fffd}\u{fffd}",
+            ),
+            ("a\u{202e}b\u{2066}c\u{200f}", "a\u{fffd}b\u{fffd}c\u{fffd}"),
+        ] {
+            assert_eq!(printable(told), shown);
+        }
+        let out = Output::new(Format::Text, false, Color::Never);
+        let rows = [vec!["n1.1".to_owned(), "\u{1b}[2Jx".to_owned()]];
+        let table = out.table(&["PID", "NAME"], rows.into_iter());
+        assert!(
+            table.contains("\u{fffd}[2Jx") && !table.contains('\u{1b}'),
+            "{table:?}"
+        );
+        let super::super::failure::Failure::Letter(letter) =
+            super::super::failure::Failure::new("E0033", "a\u{1b}b").detail("c\u{1b}d\ne")
+        else {
+            panic!("not a letter");
+        };
+        let text = out.letter_text(&letter);
+        assert!(
+            text.contains("a\u{fffd}b") && text.contains("  c\u{fffd}d\n  e\n"),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn a_narrow_table_is_whole() {
+        let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect();
+        let nodes = || -> Vec<Vec<String>> {
+            vec![
+                row(&[
+                    "NODE", "NAME", "STATE", "ADDRESS", "ADMIN", "VERSION", "SEEN",
+                ]),
+                row(&[
+                    "n1000",
+                    "a-machine-with-a-name",
+                    "● draining",
+                    "10.200.100.100:7717",
+                    "10.200.100.100:7718",
+                    "0.1.0",
+                    "12s ago",
+                ]),
+            ]
+        };
+        let mut wide = nodes();
+        fit(&mut wide, 200);
+        assert_eq!(wide, nodes());
+        let mut narrow = nodes();
+        fit(&mut narrow, 80);
+        assert_eq!(narrow[0], ["NODE", "NAME", "STATE", "ADDRESS", "SEEN"]);
+        assert_eq!(narrow[1][1], "a-machine-with-a-name");
+        let mut narrower = nodes();
+        fit(&mut narrower, 55);
+        assert_eq!(narrower[0], ["NODE", "NAME", "STATE", "ADDRESS"]);
+        assert_eq!(
+            narrower[1],
+            [
+                "n1000",
+                "a-machine-with…",
+                "● draining",
+                "10.200.100.100:7717"
+            ]
+        );
+        let mut narrowest = nodes();
+        fit(&mut narrowest, 10);
+        assert_eq!(
+            narrowest[1][1..],
+            ["a-machi…", "● draining", "10.200.100.100:7717"]
+        );
     }
 
     #[test]

@@ -99,6 +99,9 @@ impl Run {
         tokio::select! {
             outcome = async {
                 if tests.is_empty() {
+                    module
+                        .check_entry("_start", &[])
+                        .map_err(|error| cannot_start(&file, &error))?;
                     start(&file, &module, config, args).await
                 } else {
                     suite::run(&file, &module, tests, config, &args).await
@@ -127,8 +130,12 @@ async fn start(
     options.config = config.into();
     let pid = environment
         .spawn_wasm(module, "_start", Vec::new(), options)
-        .map_err(|error| Failure::new("E0032", format!("{}: {error}", file.display())))?;
+        .map_err(|error| cannot_start(file, &error))?;
     end(file, &environment.wait(pid).await)
+}
+
+fn cannot_start(file: &Path, why: &dyn std::fmt::Display) -> Failure {
+    Failure::new("E0032", format!("{}: {why}", file.display()))
 }
 
 /// The exit code of a first process; an end that is not the guest's own doing gets a letter, too.

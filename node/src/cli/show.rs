@@ -7,22 +7,22 @@ use tidelock_control::api::{ProcessDetail, ProcessState};
 
 use super::{
     Output,
-    connect::{Cluster, parse_pid},
+    connect::Cluster,
     failure::Outcome,
-    output::{Tone, ago, grouped, shaped, size},
+    output::{Tone, ago, grouped, printable, shaped, size},
     ps,
 };
 
 /// Show everything about one process
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// Such as n3.42
+    /// Such as n3.42, or a name that `ps` shows
     pid: String,
 }
 
 impl Show {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
-        let pid = parse_pid(&self.pid)?;
+        let pid = cluster.pid_of(&self.pid).await?;
         let admin = cluster.node_of(pid).await?;
         let detail: ProcessDetail = cluster
             .get(admin, &format!("/v1/processes/{pid}"))
@@ -38,7 +38,8 @@ fn text(out: &Output, detail: &ProcessDetail) -> String {
     let mut row = |name: &str, value: String| {
         if !value.is_empty() {
             let name = out.tone(Tone::Dim, &format!("{name:<14}"));
-            let _ = writeln!(text, "{name}{value}");
+            let lines: Vec<_> = value.lines().map(printable).collect();
+            let _ = writeln!(text, "{name}{}", lines.join("\n"));
         }
     };
     row("pid", info.pid.clone());
@@ -49,9 +50,11 @@ fn text(out: &Output, detail: &ProcessDetail) -> String {
     row("entry", info.entry.clone());
     row("parent", info.parent.clone().unwrap_or_default());
     row("started", info.started_at.map(ago).unwrap_or_default());
+    row("ended", detail.ended_at.map(ago).unwrap_or_default());
     if info.state != ProcessState::Ended {
         row("memory", size(info.memory_bytes));
-        row("queued", grouped(info.queued));
+        let queued = format!("{}, {}", grouped(info.queued), size(info.queued_bytes));
+        row("queued", queued);
     }
     row(
         "received",

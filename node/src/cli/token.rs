@@ -10,7 +10,7 @@ use super::{Output, connect::Cluster, failure::Outcome};
 #[derive(Debug, Args)]
 pub(crate) struct Token {
     /// How long it can be used, such as 10m or 2h
-    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1h", value_parser = lifetime)]
     ttl: Duration,
     /// How many nodes may join with it
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -35,5 +35,12 @@ impl Token {
             ));
         }
         Ok(())
+    }
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time.is_zero() => Err("nobody could join with it".to_owned()),
+        parsed => parsed.map_err(|error| error.to_string()),
     }
 }

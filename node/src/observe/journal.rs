@@ -2,14 +2,18 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use jiff::Timestamp;
-use tidelock::{Environment, Happening};
+use tidelock::{Environment, Happening, Pid};
 use tidelock_control::api::{Event, EventKind, LogLine, Stream};
 use tokio::sync::{broadcast::error::RecvError, watch};
+
+/// Of so many processes at once are the lines kept apart; those of the one that was started first come back to all
+/// others' when there is one more.
+const APART_MAX: usize = 64;
 
 /// How long events gather before the next look at them.
 const EVENTS_PAUSE: Duration = Duration::from_millis(5);
@@ -20,6 +24,10 @@ pub struct Journal {
     node: String,
     pub(super) events: Kept<Event>,
     pub(super) lines: Kept<LogLine>,
+    /// Lines of the processes that asked for it.
+    pub(super) apart: Kept<LogLine>,
+    /// Those processes, in the order they were started.
+    asked: Arc<Mutex<VecDeque<Pid>>>,
 }
 
 impl std::fmt::Debug for Journal {
@@ -40,6 +48,8 @@ impl Journal {
             node: environment.node().to_string(),
             events: Kept::new(events_max),
             lines: Kept::new(lines_max),
+            apart: Kept::new(lines_max),
+            asked: Arc::default(),
         };
         tokio::spawn(journal.clone().keep_events(environment.events()));
         tokio::spawn(journal.clone().keep_lines(environment.output()));
@@ -49,20 +59,53 @@ impl Journal {
     /// Adds an event that no process causes: a session, a drain.
     pub fn record(&self, kind: EventKind, peer: Option<String>, reason: Option<String>) {
         self.events.push(Event {
-            time: Timestamp::now(),
+            peer,
+            reason,
+            ..self.empty(Timestamp::now(), kind)
+        });
+    }
+
+    fn empty(&self, time: Timestamp, kind: EventKind) -> Event {
+        Event {
+            time,
             node: self.node.clone(),
             kind,
             pid: None,
-            peer,
-            reason,
+            peer: None,
+            reason: None,
+            module: None,
+            entry: None,
             detail: None,
-        });
+        }
+    }
+
+    /// Starts a process whose lines are kept apart, from its first one on.
+    pub(super) fn start_apart<E>(&self, start: impl FnOnce() -> Result<Pid, E>) -> Result<Pid, E> {
+        // None of its lines is looked at before it is among those that asked.
+        let mut asked = self.asked();
+        let pid = start()?;
+        if asked.len() == APART_MAX {
+            asked.pop_front();
+        }
+        asked.push_back(pid);
+        Ok(pid)
+    }
+
+    fn asked(&self) -> MutexGuard<'_, VecDeque<Pid>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lines_of(&self, pid: Pid) -> &Kept<LogLine> {
+        match self.asked().contains(&pid) {
+            true => &self.apart,
+            false => &self.lines,
+        }
     }
 
     async fn keep_events(self, mut from: tokio::sync::broadcast::Receiver<tidelock::Event>) {
         loop {
             match from.recv().await {
-                Ok(event) => self.events.push(self.event(&event)),
+                Ok(event) => self.keep_event(&event),
                 Err(RecvError::Lagged(missed)) => {
                     let missed = format!("{missed} events came too fast to be kept");
                     self.record(EventKind::Log, None, Some(missed));
@@ -79,7 +122,7 @@ impl Journal {
     async fn keep_lines(self, mut from: tokio::sync::broadcast::Receiver<tidelock::OutputLine>) {
         loop {
             match from.recv().await {
-                Ok(line) => self.lines.push(LogLine {
+                Ok(line) => self.lines_of(line.pid).push(LogLine {
                     time: Timestamp::now(),
                     pid: line.pid.to_string(),
                     stream: match line.stream {
@@ -97,29 +140,43 @@ impl Journal {
         }
     }
 
-    fn event(&self, event: &tidelock::Event) -> Event {
+    fn keep_event(&self, event: &tidelock::Event) {
         let mut told = Event {
-            time: time(event.at),
-            node: self.node.clone(),
-            kind: EventKind::Other,
             pid: Some(event.pid.to_string()),
-            peer: None,
-            reason: None,
-            detail: None,
+            ..self.empty(time(event.at), EventKind::Other)
         };
+        // The parent asked for the link, by its spawn.
+        let mut linked = None;
         match &event.what {
-            Happening::Spawned { name, parent } => {
+            Happening::Spawned {
+                name,
+                module,
+                parent,
+                linked: is_linked,
+            } => {
                 told.kind = EventKind::Spawned;
                 told.peer = parent.map(|parent| parent.to_string());
-                told.detail = Some(name.clone());
+                told.entry = Some(name.to_string());
+                told.module = module.map(|module| module.to_string());
+                linked = is_linked.then(|| Event {
+                    pid: told.peer.clone(),
+                    peer: told.pid.clone(),
+                    ..self.empty(told.time, EventKind::Linked)
+                });
             }
             Happening::Linked { peer } => {
                 told.kind = EventKind::Linked;
                 told.peer = Some(peer.to_string());
             }
-            Happening::Ended { reason } => {
+            Happening::Ended {
+                reason,
+                name,
+                module,
+            } => {
                 told.kind = EventKind::Ended;
                 told.reason = Some(reason.to_string());
+                told.entry = Some(name.to_string());
+                told.module = module.map(|module| module.to_string());
             }
             Happening::Said { text } => {
                 told.kind = EventKind::Log;
@@ -127,7 +184,10 @@ impl Journal {
             }
             _ => {}
         }
-        told
+        self.events.push(told);
+        if let Some(linked) = linked {
+            self.events.push(linked);
+        }
     }
 }
 
@@ -207,6 +267,8 @@ impl<T: Clone> Kept<T> {
 
 #[cfg(test)]
 mod tests {
+    use tidelock::{EnvironmentConfig, ExitReason, SpawnOptions};
+
     use super::*;
 
     #[tokio::test]
@@ -226,5 +288,51 @@ mod tests {
         });
         kept.push(5);
         assert_eq!(waiting.await.unwrap(), [5]);
+    }
+    #[tokio::test]
+    async fn lines_are_kept_apart_for_whoever_asks() {
+        let environment = Environment::new(EnvironmentConfig::default()).unwrap();
+        let journal = Journal::keep(&environment, 10, 10);
+        let start = || {
+            environment.spawn_native("one", SpawnOptions::default(), |_| async {
+                ExitReason::Normal
+            })
+        };
+        let first = journal.start_apart(start).unwrap();
+        let is_apart = |pid| Arc::ptr_eq(&journal.lines_of(pid).0, &journal.apart.0);
+        assert!(is_apart(first) && !is_apart(start().unwrap()));
+        for _ in 0..APART_MAX {
+            let pid = journal.start_apart(start).unwrap();
+            assert!(is_apart(pid));
+        }
+        assert!(!is_apart(first), "the first one made room");
+    }
+
+    #[tokio::test]
+    async fn an_event_says_what_it_is_about() {
+        let environment = Environment::new(EnvironmentConfig::default()).unwrap();
+        let journal = Journal::keep(&environment, 10, 10);
+        let options = SpawnOptions::default();
+        let parent = environment.spawn_native("parent", options, |mut me| async move {
+            let child = me.spawn_native_link("child", None, |_| async { ExitReason::Normal });
+            child.unwrap();
+            ExitReason::Exit(3)
+        });
+        let parent = parent.unwrap().to_string();
+        // Two that were spawned and have ended, and their link.
+        journal.events.wait(4).await;
+        let (_, events, _) = journal.events.since(0, 10);
+        let ended = |pid: &str| {
+            let mut ended = events.iter().filter(|event| event.kind == EventKind::Ended);
+            let event = ended
+                .find(|event| event.pid.as_deref() == Some(pid))
+                .unwrap();
+            event.entry.clone().unwrap()
+        };
+        assert_eq!(ended(&parent), "parent");
+        let linked = events.iter().find(|event| event.kind == EventKind::Linked);
+        let linked = linked.unwrap();
+        assert_eq!(linked.pid.as_ref(), Some(&parent));
+        assert_eq!(ended(linked.peer.as_ref().unwrap()), "child");
     }
 }

@@ -1,10 +1,10 @@
 //! The paths of the admin port.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     convert::Infallible,
     fmt::Write as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -20,8 +20,8 @@ use axum::{
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tidelock::{ExitReason, Pid, ProcessConfig, SpawnOptions};
-use tidelock_certs::Role;
+use tidelock::{Environ, Environment, ExitReason, Pid, ProcessConfig, SpawnOptions};
+use tidelock_certs::{Role, UnixTime};
 use tidelock_control::{
     api::{
         Check, Drain, Draining, Ended, EventKind, Health, LinkInfo, NodeStatus, ProcessDetail,
@@ -34,6 +34,15 @@ use super::{Journal, Kept, Subject, journal::time};
 
 /// Items handed to one reader at once.
 const BATCH_MAX: usize = 256;
+/// Bytes of a name that an operator gives, as many as one that a guest gives. A longer one is refused.
+const NAME_BYTES_MAX: usize = 4096;
+/// Letters that are not seen, and turn around what stands beside them.
+const TURNS: [char; 12] = [
+    '\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
+    '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
+];
+/// How often a reader's certificate is looked at while there is nothing to tell it.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -41,35 +50,23 @@ pub(super) struct State {
     pub(super) subject: Arc<dyn Subject>,
     pub(super) journal: Journal,
     pub(super) started_at: Timestamp,
-    /// What operators have registered processes under.
-    pub(super) names: Arc<Mutex<HashMap<Pid, String>>>,
+    /// Held by who spawns under a name, from the look at the name until it is given: of two who ask for
+    /// one, one gets it.
+    pub(super) naming: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl State {
-    fn keep_name(&self, pid: Pid, name: String) {
-        let environment = self.subject.environment();
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.len() % 64 == 63 {
-            names.retain(|pid, _| environment.exists(*pid));
-        }
-        names.insert(pid, name);
-    }
-
-    /// The name that a process was registered under, unless another one has it by now.
-    fn name_of(&self, pid: Pid) -> Option<String> {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = names.get(&pid)?;
-        let environment = self.subject.environment();
-        let environ = environment.tenant_of(pid)?;
-        let holder = environment.registry().find(environ, name)?;
-        (holder == (pid.node().0, pid.raw())).then(|| name.clone())
-    }
+#[derive(Deserialize)]
+struct Named {
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Follow {
     #[serde(default)]
     follow: bool,
+    /// Of `logs` alone: the lines of those whose output is kept apart.
+    #[serde(default)]
+    apart: bool,
 }
 
 #[derive(Deserialize)]
@@ -111,14 +108,20 @@ async fn operators_only(caller: Caller, request: Request, next: Next) -> Respons
 
 // ---- processes ---------------------------------------------------------------------------------
 
-async fn processes(Get(state): Get<State>) -> Json<Vec<ProcessInfo>> {
-    let mut all: Vec<ProcessInfo> = state
-        .subject
-        .environment()
-        .processes()
-        .iter()
-        .map(|process| info(&state, process))
-        .collect();
+/// Everybody here; with `name`, whoever is registered under it.
+async fn processes(Get(state): Get<State>, Query(query): Query<Named>) -> Json<Vec<ProcessInfo>> {
+    let environment = state.subject.environment();
+    let mut all: Vec<ProcessInfo> = if let Some(name) = query.name {
+        named(environment, &name)
+    } else {
+        let mut names = environment.registry().names_of(environment.node().0);
+        let all = environment.processes().into_iter();
+        all.map(|process| {
+            let name = names.remove(&(process.environ, process.pid.raw()));
+            info(&process, name)
+        })
+        .collect()
+    };
     all.sort_by_key(|process| process.pid.parse::<Pid>().map_or(0, Pid::raw));
     Json(all)
 }
@@ -175,6 +178,9 @@ async fn spawn(
             message,
         ));
     }
+    if let Some(name) = &request.name {
+        must_be_a_name(name)?;
+    }
     let environment = state.subject.environment();
     for dir in &request.preopens {
         let about = tokio::fs::metadata(dir).await;
@@ -204,34 +210,98 @@ async fn spawn(
     let mut options = SpawnOptions::default();
     options.config = Arc::new(config);
     let environ = options.environ;
-    let pid = environment
-        .spawn_wasm(&module, entry, Vec::new(), options)
-        .map_err(refused)?;
+    let mut naming = None;
+    if let Some(name) = &request.name {
+        naming = Some(state.naming.lock().await);
+        must_be_free(environment, environ, name).await?;
+    }
+    let start = || environment.spawn_wasm(&module, entry, Vec::new(), options);
+    let pid = match request.apart {
+        true => state.journal.start_apart(start),
+        false => start(),
+    };
+    let pid = pid.map_err(refused)?;
     if let Some(name) = request.name {
         let registry = environment.registry();
         if !registry.put(environ, &name, pid.node().0, pid.raw()) {
             environment.kill(pid, None);
             return Err(refused("there is no room for more names"));
         }
-        state.keep_name(pid, name);
     }
+    drop(naming);
     Ok(Json(Spawned {
         pid: pid.to_string(),
     }))
 }
 
-fn info(state: &State, process: &tidelock::ProcessInfo) -> ProcessInfo {
+/// Refuses a name that people could not type, or would take for something else.
+fn must_be_a_name(name: &str) -> Result<(), ApiError> {
+    let unseen = |letter: char| letter.is_control() || TURNS.contains(&letter);
+    let why = if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        format!("a name has 1 to {NAME_BYTES_MAX} bytes")
+    } else if name.contains(unseen) {
+        format!("{name:?}: a name has no control characters")
+    } else if name.contains('@') {
+        format!("{name}: a name has no @, which stands before a node")
+    } else if name.parse::<Pid>().is_ok() {
+        format!("{name}: this is a pid, and no name")
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::bad_request(why))
+}
+
+/// Refuses a name that a living process has.
+async fn must_be_free(
+    environment: &Environment,
+    environ: Environ,
+    name: &str,
+) -> Result<(), ApiError> {
+    let holder = environment.registry().find(environ, name);
+    let Some(holder) = holder.and_then(|(_, raw)| Pid::from_raw(raw)) else {
+        return Ok(());
+    };
+    let lives = if holder.node() == environment.node() {
+        environment.exists(holder)
+    } else if let Some(remote) = environment.remote() {
+        remote.exists(holder).await
+    } else {
+        false
+    };
+    if lives {
+        let why = refused(format!("{name}: {holder} has this name"));
+        return Err(why.next(format!("tidelock show {holder}")));
+    }
+    Ok(())
+}
+
+/// Who lives here and is registered under `name`, of each tenant.
+fn named(environment: &Environment, name: &str) -> Vec<ProcessInfo> {
+    let holders = environment.registry().holders(name).into_iter();
+    let living = holders.filter_map(|(environ, (node, raw))| {
+        let pid = Pid::from_raw(raw)?;
+        let is_here = node == environment.node().0 && pid.node().0 == node;
+        let process = is_here.then(|| environment.info(pid)).flatten()?;
+        (process.environ == environ).then(|| info(&process, Some(name.to_owned())))
+    });
+    living.collect()
+}
+
+fn info(process: &tidelock::ProcessInfo, name: Option<String>) -> ProcessInfo {
     ProcessInfo {
         pid: process.pid.to_string(),
-        name: state.name_of(process.pid),
+        name,
         module: process.module.map(|hash| hash.to_string()),
         entry: process.name.clone(),
         state: if process.parked {
             ProcessState::Parked
+        } else if process.waiting {
+            ProcessState::Waiting
         } else {
             ProcessState::Running
         },
         queued: process.queued as u64,
+        queued_bytes: process.queued_bytes as u64,
         memory_bytes: process.memory_bytes as u64,
         links: process.links.len() as u64,
         monitors: process.monitors.len() as u64,
@@ -241,10 +311,15 @@ fn info(state: &State, process: &tidelock::ProcessInfo) -> ProcessInfo {
 }
 
 fn detail(state: &State, process: &tidelock::ProcessInfo) -> ProcessDetail {
-    let limits = state.subject.environment().limits();
+    let environment = state.subject.environment();
+    let limits = environment.limits();
+    let pid = process.pid;
+    let name = environment
+        .registry()
+        .name_of(process.environ, pid.node().0, pid.raw());
     let names = |pids: &[Pid]| pids.iter().map(Pid::to_string).collect();
     ProcessDetail {
-        info: info(state, process),
+        info: info(process, name),
         linked: process
             .links
             .iter()
@@ -268,33 +343,42 @@ fn detail(state: &State, process: &tidelock::ProcessInfo) -> ProcessDetail {
         messages_in: Some(process.received),
         die_when_link_dies: Some(!process.traps_exits),
         reason: None,
+        ended_at: None,
     }
 }
 
-/// What is still known of a process that has ended: its reason, and its beginning if the events have it.
+/// What is still known of a process that has ended: its reason, and its beginning and end if the events have
+/// them.
 fn remembered(state: &State, pid: Pid, reason: &ExitReason) -> ProcessDetail {
     let pid = pid.to_string();
     let (_, events, _) = state.journal.events.since(0, usize::MAX);
-    let began = events
-        .into_iter()
-        .rfind(|event| event.kind == EventKind::Spawned && event.pid.as_ref() == Some(&pid));
-    let (entry, parent, started_at) = match began {
-        Some(event) => (event.detail, event.peer, Some(event.time)),
-        None => (None, None, None),
+    let (mut began, mut ended) = (None, None);
+    for event in events {
+        match event.kind {
+            EventKind::Spawned if event.pid.as_ref() == Some(&pid) => began = Some(event),
+            EventKind::Ended if event.pid.as_ref() == Some(&pid) => ended = Some(event),
+            _ => {}
+        }
+    }
+    let known = began.as_ref().or(ended.as_ref());
+    let (module, entry) = match known {
+        Some(event) => (event.module.clone(), event.entry.clone()),
+        None => (None, None),
     };
     ProcessDetail {
         info: ProcessInfo {
             pid,
             name: None,
-            module: None,
+            module,
             entry: entry.unwrap_or_default(),
             state: ProcessState::Ended,
             queued: 0,
+            queued_bytes: 0,
             memory_bytes: 0,
             links: 0,
             monitors: 0,
-            parent,
-            started_at,
+            parent: began.as_ref().and_then(|event| event.peer.clone()),
+            started_at: began.map(|event| event.time),
         },
         linked: Vec::new(),
         monitoring: Vec::new(),
@@ -303,6 +387,7 @@ fn remembered(state: &State, pid: Pid, reason: &ExitReason) -> ProcessDetail {
         messages_in: None,
         die_when_link_dies: None,
         reason: Some(reason.to_string()),
+        ended_at: ended.map(|event| event.time),
     }
 }
 
@@ -322,31 +407,45 @@ fn refused(why: impl std::fmt::Display) -> ApiError {
 
 // ---- what happens ------------------------------------------------------------------------------
 
-async fn logs(Get(state): Get<State>, Query(query): Query<Follow>) -> Response {
-    lines(state.journal.lines, query.follow)
+async fn logs(Get(state): Get<State>, caller: Caller, Query(query): Query<Follow>) -> Response {
+    let kept = match query.apart {
+        true => state.journal.apart,
+        false => state.journal.lines,
+    };
+    lines(kept, query.follow, caller)
 }
 
-async fn events(Get(state): Get<State>, Query(query): Query<Follow>) -> Response {
-    lines(state.journal.events, query.follow)
+async fn events(Get(state): Get<State>, caller: Caller, Query(query): Query<Follow>) -> Response {
+    lines(state.journal.events, query.follow, caller)
 }
 
-/// Everything that is kept, one JSON document per line, and then, if asked for, all that comes.
-fn lines<T>(kept: Kept<T>, follow: bool) -> Response
+/// Everything that is kept, one JSON document per line, and then, if asked for, all that comes until the
+/// reader's certificate runs out.
+fn lines<T>(kept: Kept<T>, follow: bool, caller: Caller) -> Response
 where
     T: Serialize + Clone + Send + Sync + 'static,
 {
+    let until = match caller {
+        Caller::Known { not_after, .. } => not_after,
+        Caller::Nobody => UnixTime::now(),
+    };
     let body = stream::unfold((kept, 0), move |(kept, from)| async move {
         loop {
+            if UnixTime::now() > until {
+                return None;
+            }
             let (missed, items, next) = kept.since(from, BATCH_MAX);
             if items.is_empty() {
                 if !follow {
                     return None;
                 }
-                kept.wait(from).await;
+                let left_s = until.as_secs().saturating_sub(UnixTime::now().as_secs());
+                let left = Duration::from_secs(left_s.saturating_add(1)).min(LOOK_AGAIN);
+                let _: Result<(), _> = tokio::time::timeout(left, kept.wait(from)).await;
                 continue;
             }
             let mut text = String::new();
-            if from > 0 && missed > 0 {
+            if missed > 0 {
                 let _ = writeln!(text, "{{\"missed\":{missed}}}");
             }
             for item in &items {
@@ -571,4 +670,34 @@ fn now_s() -> i64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidelock_certs::PeerName;
+
+    #[tokio::test]
+    async fn following_ends_with_the_readers_certificate() {
+        let kept = Kept::new(3);
+        kept.push("a");
+        let read = async |left_s: i64| {
+            let end_s = UnixTime::now().as_secs().saturating_add_signed(left_s);
+            let caller = Caller::Known {
+                peer: PeerName {
+                    cluster: "sea".to_owned(),
+                    role: Role::Operator,
+                    name: "ann".to_owned(),
+                },
+                key: [1; 32],
+                not_after: UnixTime::since_unix_epoch(Duration::from_secs(end_s)),
+            };
+            let body = lines(kept.clone(), true, caller).into_body();
+            // As long as a certificate is good, whoever follows is not told an end.
+            tokio::time::timeout(Duration::from_millis(100), axum::body::to_bytes(body, 100)).await
+        };
+        assert!(read(3600).await.is_err());
+        let told = read(-1).await.expect("it ends").expect("all of it");
+        assert!(told.is_empty());
+    }
 }

@@ -16,7 +16,7 @@ use super::Plan;
 use crate::cli::{
     Output,
     cluster::{LocalCluster, Shape},
-    connect::Cluster,
+    connect::{Cluster, Line as Sent},
     failure::{Exit, Failure, Outcome},
     run::{CompiledFor, engine},
 };
@@ -67,6 +67,8 @@ enum Line {
 struct Heard {
     histogram: Histogram<u64>,
     counts: Option<Counts>,
+    /// Whether its first line was among what has come: all that follow are needed for a figure.
+    started: bool,
     bar: ProgressBar,
     time: Duration,
     /// What it wrote besides, for an error.
@@ -88,6 +90,7 @@ impl Heard {
             histogram: Histogram::new_with_max(3_600_000_000_000, 3)
                 .expect("the bounds are constants"),
             counts: None,
+            started: false,
             bar: if out.animated() {
                 ProgressBar::no_length()
             } else {
@@ -101,7 +104,11 @@ impl Heard {
     /// Takes in one line; true once it is the result.
     fn said(&mut self, line: &str) -> Outcome<bool> {
         match serde_json::from_str(line) {
-            Ok(Line::Started {}) => self.start_bar(),
+            Ok(Line::Started {}) => {
+                self.started = true;
+                self.start_bar();
+            }
+            Ok(Line::Values { .. } | Line::Result(_)) if !self.started => return Err(gap()),
             Ok(Line::Values { pairs }) => {
                 for pair in pairs.chunks_exact(2) {
                     self.histogram.saturating_record_n(pair[0], pair[1]);
@@ -122,6 +129,11 @@ impl Heard {
             }
         }
         Ok(self.counts.is_some())
+    }
+
+    /// Takes note that lines are missing. What is so before the first one is of others.
+    fn missed(&self) -> Outcome {
+        if self.started { Err(gap()) } else { Ok(()) }
     }
 
     fn start_bar(&self) {
@@ -148,6 +160,11 @@ impl Heard {
     }
 }
 
+/// A figure of the rest would hide what is missing.
+fn gap() -> Failure {
+    Failure::new("E0054", "the bench was not completed").detail("some of its lines were lost")
+}
+
 /// Runs the guest where the plan says.
 pub(super) async fn run(plan: &Plan, context: Option<&Path>, out: &Output) -> Outcome<Measured> {
     let heard = Heard::new(plan, out);
@@ -155,7 +172,7 @@ pub(super) async fn run(plan: &Plan, context: Option<&Path>, out: &Output) -> Ou
     let work = async {
         match &plan.between {
             Some([from, to]) => {
-                let cluster = Cluster::open(context)?;
+                let cluster = Cluster::open(context, out)?;
                 let (from, to) = (cluster.node(from).await?, cluster.node(to).await?);
                 on_cluster(plan, &cluster, &from, &to, heard).await
             }
@@ -297,6 +314,7 @@ async fn start(plan: &Plan, cluster: &Cluster, from: &NodeInfo, to: &NodeInfo) -
         module: module.hash,
         program: Some("load".to_owned()),
         args: plan.words(if same_node { 0 } else { other.0 }, same_machine),
+        apart: true,
         ..SpawnProcess::default()
     };
     let spawned: Spawned = cluster
@@ -327,22 +345,54 @@ async fn follow(
 }
 
 async fn listen(cluster: &Cluster, node: &NodeInfo, pid: &str, heard: &mut Heard) -> Outcome {
-    let nodes = std::slice::from_ref(node);
     let mut over = false;
-    let take = |line: LogLine| {
-        if line.pid != pid {
-            return Ok(());
-        }
+    let take = |line: Sent<LogLine>| {
+        let line = match line {
+            Sent::Item(line) if line.pid == pid => line,
+            Sent::Item(_) => return Ok(()),
+            Sent::Missed(_) => return heard.missed(),
+        };
         over = heard.said(&line.line)?;
         // There is no more to come: this ends the following.
         if over { Err(Failure::Closed) } else { Ok(()) }
     };
-    match cluster.follow(nodes, "/v1/logs?follow=true", take).await {
+    let path = "/v1/logs?follow=true&apart=true";
+    let followed = cluster.follow_one(&node.id, node.admin_addr, path, take);
+    match followed.await {
         Err(Failure::Closed) if over => Ok(()),
         Ok(()) => Err(Failure::new(
             "E0012",
             format!("{}: the node does not answer any more", node.id),
         )),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_figure_is_made_of_a_part() {
+        let heard = || Heard {
+            histogram: Histogram::new(3).unwrap(),
+            counts: None,
+            started: false,
+            bar: ProgressBar::hidden(),
+            time: Duration::ZERO,
+            words: String::new(),
+        };
+        let (started, values) = (
+            r#"{"event":"started"}"#,
+            r#"{"event":"values","pairs":[7,1]}"#,
+        );
+        let mut whole = heard();
+        // What others have written before.
+        whole.missed().unwrap();
+        whole.said(started).unwrap();
+        whole.said(values).unwrap();
+        assert_eq!(whole.histogram.len(), 1);
+        whole.missed().unwrap_err();
+        heard().said(values).unwrap_err();
     }
 }

@@ -28,6 +28,7 @@ use tokio::{
 use super::{
     Output,
     cluster::{LocalCluster, Shape},
+    connect::Line as Sent,
     failure::{Exit, Failure, Outcome},
     output::{Tone, grouped, size},
     run::read_module,
@@ -392,12 +393,21 @@ async fn losses_seen(cluster: &LocalCluster, report: &Report) -> Outcome<u64> {
     let Some(killed) = &report.killed else {
         return Ok(0);
     };
-    let first = cluster.nodes[0].ready.admin_addr;
-    let events: Vec<Event> = cluster.wire.lines(first, "/v1/events").await?;
-    let losses = events.iter().filter(|event| {
-        event.kind == EventKind::NodeLost && event.peer.as_ref() == Some(&killed.node)
-    });
-    Ok(losses.count() as u64)
+    let first = &cluster.nodes[0].ready;
+    let lines = cluster
+        .wire
+        .lines::<Event>(&first.ready, first.admin_addr, "/v1/events")
+        .await?;
+    let mut losses = 0;
+    for line in lines {
+        let event = match line {
+            Sent::Item(event) => event,
+            Sent::Missed(missed) => return Err(Failure::new("E0051", missed)),
+        };
+        let of_it = event.peer.as_ref() == Some(&killed.node);
+        losses += u64::from(event.kind == EventKind::NodeLost && of_it);
+    }
+    Ok(losses)
 }
 
 /// Judges, prints, and fails if a check failed.

@@ -1,0 +1,240 @@
+//! What operators see of a running cluster, and do to it, when not all is well.
+//!
+//! Goal: whatever is missing, gone or doubtful is said, and nothing that is there is out of reach. Method: daemons
+//! are started by hand, told to keep little, and killed.
+
+mod user;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    process::Stdio,
+};
+
+use tidelock_control::api;
+
+use user::{Daemon, Dev, User, example, refused, token, until};
+
+/// A guest that writes this to its stdout.
+fn says(text: &str) -> String {
+    let bytes: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+    format!(
+        "(module (import \"wasi_snapshot_preview1\" \"fd_write\"
+           (func $write (param i32 i32 i32 i32) (result i32)))
+         (memory (export \"memory\") 1)
+         (data (i32.const 16) \"{bytes}\")
+         (func (export \"_start\")
+           (i32.store (i32.const 0) (i32.const 16))
+           (i32.store (i32.const 4) (i32.const {}))
+           (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))",
+        text.len()
+    )
+}
+
+/// Monitors a child that it is not linked to; both wait for good.
+const WATCHER: &str = r#"(module
+    (import "lunatic::process" "spawn"
+        (func $spawn (param i64 i64 i64 i32 i32 i32 i32 i32) (result i32)))
+    (import "lunatic::process" "monitor" (func $monitor (param i64)))
+    (import "lunatic::message" "receive" (func $receive (param i32 i32 i64) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 16) "child")
+    (func $wait (export "child")
+        (drop (call $receive (i32.const 0) (i32.const 0) (i64.const -1))))
+    (func (export "_start")
+        (drop (call $spawn (i64.const 0) (i64.const -1) (i64.const -1)
+            (i32.const 16) (i32.const 5) (i32.const 0) (i32.const 0) (i32.const 8)))
+        (call $monitor (i64.load (i32.const 8)))
+        (call $wait)))"#;
+
+/// Starts a guest on the cluster; its pid.
+fn start(user: &User, name: &str, guest: &str) -> String {
+    let file = format!("{name}.wat");
+    fs::write(user.home.path().join(&file), guest).unwrap();
+    user.ok(&["deploy", &file]);
+    user.ok(&["spawn", "-q", name]).trim().to_owned()
+}
+
+/// Starts a node with this name.
+fn join(control: &Daemon, user: &User, name: &str) -> Daemon {
+    let mut node = control.node(user, name, Some(&token(user)));
+    node.args(["--name", name]);
+    Daemon::start(node)
+}
+
+#[test]
+fn what_is_not_kept_any_more_is_told() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let mut node = control.node(user, "dir", Some(&token(user)));
+    node.env("TIDELOCK_LOG_OUTPUT_LINES_MAX", "3");
+    let node = Daemon::start(node);
+    let lines: String = (0..10).map(|number| format!("line {number}\n")).collect();
+    let pid = start(user, "lines", &says(&lines));
+    let logs = || user.ok(&["logs"]);
+    until("the last line is kept", || logs().contains("line 9"));
+    let told = logs();
+    let gap = format!("{}: 7 lines are missing here\n", node.id());
+    assert!(told.starts_with(&gap), "{told}");
+    assert_eq!(told.lines().count(), 4, "{told}");
+    let told = user.ok(&["logs", "-o", "json", &pid]);
+    let first: serde_json::Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    assert_eq!(first, serde_json::json!({"node": node.id(), "missed": 7}));
+    assert_eq!(user.ok(&["logs", "-q"]).lines().count(), 3);
+}
+
+#[test]
+fn output_of_a_guest_is_no_command_of_the_terminal() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let _node = join(&control, user, "a");
+    let said = "\u{1b}[2J\u{202e}rude\u{9b}m";
+    let guest = says(&format!("{said}\n"));
+    start(user, "rude", &guest);
+    let logs = || user.ok(&["logs"]);
+    until("it is kept", || logs().contains("rude"));
+    let shown = logs();
+    assert!(
+        shown.contains("\u{fffd}[2J\u{fffd}rude\u{fffd}m"),
+        "{shown:?}"
+    );
+    let lines: Vec<api::LogLine> = user.lines(&["logs"]);
+    assert_eq!(lines[0].line, said);
+    assert_eq!(user.ok(&["run", "rude.wat"]), format!("{said}\n"));
+}
+
+#[test]
+fn whoever_follows_is_told_of_nodes_that_join_and_end() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let a = join(&control, user, "a");
+    start(user, "hello", &says("hello\n"));
+    let mut follower = user
+        .command(&["events", "-f", "-o", "ndjson"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(follower.stdout.take().unwrap());
+    let mut of = |node: &str| {
+        told.by_ref().lines().any(|line| {
+            let event: api::Event = serde_json::from_str(&line.unwrap()).unwrap();
+            event.node == node
+        })
+    };
+    assert!(of(a.id()), "it follows");
+    let b = join(&control, user, "b");
+    let id = b.id().to_owned();
+    assert!(of(&id), "it has ended before {id} was followed");
+    b.kill();
+    let said = BufReader::new(follower.stderr.take().unwrap());
+    let words = format!("no more lines from {id}");
+    let told = said.lines().any(|line| line.unwrap().contains(&words));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert!(told, "it has ended without a word");
+}
+
+#[test]
+fn a_kill_goes_on_and_tells_who_was_missing() {
+    let mut user = User::new();
+    let _dev = Dev::start(&mut user, &["--nodes", "1"]);
+    let user = &user;
+    user.ok(&["deploy", &example("spin.wat")]);
+    let spawn = || user.ok(&["spawn", "-q", "spin"]).trim().to_owned();
+    let (one, two) = (spawn(), spawn());
+    let words = ["n1.999: there is no such process [E0020]"];
+    refused(
+        &mut user.command(&["kill", &one, "n1.999", &two]),
+        4,
+        &words,
+    );
+    assert_eq!(user.ok(&["ps", "-q"]), "");
+
+    let watcher = start(user, "watcher", WATCHER);
+    let mut watched = String::new();
+    until("its child is monitored", || {
+        let all: Vec<api::ProcessInfo> = user.json(&["ps"]);
+        let child = all.into_iter().find(|process| process.entry == "child");
+        watched = child.map_or_else(String::new, |child| child.pid);
+        let detail = || user.json::<api::ProcessDetail>(&["show", &watched]);
+        !watched.is_empty() && detail().monitored_by == [watcher.as_str()]
+    });
+    let radius: api::BlastRadius = user.json(&["kill", "--dry-run", &watched]);
+    assert_eq!((radius.ends, radius.told), (vec![watched], vec![watcher]));
+}
+
+#[test]
+fn without_control_the_nodes_are_asked_all_the_same() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let node = join(&control, user, "a");
+    user.ok(&["deploy", &example("spin.wat")]);
+    let pid = user.ok(&["spawn", "-q", "spin"]);
+    let pid = pid.trim();
+    assert!(user.ok(&["ps"]).contains(pid));
+    let kept = user.context.as_ref().unwrap().join("nodes.json");
+    let mode = fs::metadata(&kept).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    control.kill();
+    let asked = "control is not there; asking the nodes as known";
+    for args in [
+        &["ps"][..],
+        &["show", pid],
+        &["logs"],
+        &["events"],
+        &["kill", "--dry-run", pid],
+    ] {
+        refused(&mut user.command(args), 0, &[asked]);
+    }
+    assert!(user.ok(&["ps"]).contains(pid));
+    refused(&mut user.command(&["nodes"]), 3, &["[E0011]"]);
+
+    let known = fs::read_to_string(&kept).unwrap();
+    let is = |state: &str| fs::write(&kept, known.replace("alive", state)).unwrap();
+    let show = || user.command(&["show", pid]);
+    is("lost");
+    refused(&mut show(), 0, &["but it answers"]);
+    let words = ["n1 (a) is left out: control has lost it"];
+    refused(&mut user.command(&["ps"]), 0, &words);
+    is("left");
+    refused(&mut show(), 3, &["gone for good", "[E0012]"]);
+    node.kill();
+    is("lost");
+    refused(&mut show(), 3, &["may still run", "[E0012]"]);
+    fs::remove_file(&kept).unwrap();
+    refused(&mut user.command(&["ps"]), 3, &["[E0011]"]);
+}
+
+#[test]
+fn a_name_that_is_another_nodes_id_names_neither() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let one = join(&control, user, "n2");
+    let two = join(&control, user, "b");
+    assert_eq!((one.id(), two.id()), ("n1", "n2"));
+    let words = [
+        "n2 is the node called b; the node called n2 is n1",
+        "[E0021]",
+    ];
+    refused(&mut user.command(&["ps", "--on", "n2"]), 4, &words);
+    for name in ["n1", "b"] {
+        user.ok(&["ps", "--on", name]);
+    }
+    let draining: serde_json::Value = user.json(&["drain", "b"]);
+    assert_eq!(draining["node"], "n2", "{draining}");
+}
+
+#[test]
+fn the_control_of_this_user_is_the_default() {
+    let user = User::new();
+    let _control = Daemon::start(user.command(&["control", "--listen", "127.0.0.1:0"]));
+    assert!(token(&user).starts_with("tl1."));
+}
