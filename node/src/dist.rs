@@ -347,7 +347,8 @@ impl Dist {
                 if all.is_empty() {
                     return;
                 }
-                futures_util::future::join_all(all.iter().map(|live| live.leave())).await;
+                futures_util::future::join_all(all.iter().map(|live| live.leave(self.lease / 2)))
+                    .await;
             }
         };
         // A peer that does not answer within a lease is told nothing more.

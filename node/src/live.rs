@@ -216,9 +216,10 @@ impl Live {
 
     /// Says goodbye and ends the session once everything is on its way. Bulk messages are with the peer before it hears
     /// the goodbye: after that it waits for nothing from here.
-    pub(crate) async fn leave(&self) {
+    pub(crate) async fn leave(&self, patience: Duration) {
         let bulk = |live: &Self| live.bulk_backlog.load(Ordering::Relaxed) > 0;
-        self.drain(|live| bulk(live)).await;
+        // On a slow network they take longer: then the peer has it as a goodbye all the same.
+        let _: Result<(), _> = tokio::time::timeout(patience, self.drain(bulk)).await;
         // What somebody sends in between is waited for here, and by the peer.
         self.with(Session::goodbye);
         self.drain(|live| live.backlog() > 0).await;

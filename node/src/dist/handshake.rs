@@ -358,8 +358,9 @@ impl Dist {
         self.end_if_denied(&live);
         // It may leave since then.
         if self.check_stays().is_err() {
-            let live = live.clone();
-            self.network.spawn(async move { live.leave().await });
+            let (live, patience) = (live.clone(), self.lease / 2);
+            self.network
+                .spawn(async move { live.leave(patience).await });
         }
         // And this node may have renewed its own since the handshake began.
         live.show(&self.transport.identity());

@@ -144,6 +144,10 @@ impl Driver {
                     if let Err(error) = self.read_rest(lane).await {
                         return error;
                     }
+                    if self.said_goodbye && !self.awaited.is_empty() {
+                        // What is missing is on its way, or here and unread.
+                        continue;
+                    }
                     let why = lock(&live.broken).take();
                     return why.unwrap_or(SessionError::Lost("ended here".into()));
                 }
