@@ -60,6 +60,7 @@ mod remote;
     allow(dead_code, reason = "there, processes are threads of the model")
 )]
 mod scheduler;
+mod shares;
 mod sync;
 mod table;
 mod timers;

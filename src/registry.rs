@@ -5,10 +5,8 @@ use std::sync::PoisonError;
 
 use tidelock_proto::Environ;
 
+use crate::shares;
 use crate::sync::RwLock;
-
-/// One tenant of those that share a bound has at most such a part of it.
-pub(crate) const SHARE: usize = 10;
 
 /// Names of processes, shared by all processes of one tenant and by nobody else.
 ///
@@ -145,11 +143,7 @@ impl Names {
     /// Whether this tenant may have one more.
     fn has_room(&self, environ: Environ, max: usize) -> bool {
         let count = self.by_tenant.get(&environ).map_or(0, HashMap::len);
-        if environ == Environ::default() {
-            count < max
-        } else {
-            count < max.div_ceil(SHARE) && self.others < max
-        }
+        shares::fits(environ, (count, self.others), 1, max).is_ok()
     }
 
     /// Adds a name that this tenant has not.

@@ -28,7 +28,7 @@ use tidelock_proto::wire::{Frame, Hello, LANE_PAYLOAD_BYTES_MAX, Route};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::live::{Live, Waiting, message_cost, signal_cost};
+use crate::live::{Live, Waiting};
 use crate::lock;
 use crate::modules::Fetcher;
 use crate::transport::{Connection, Transport, TransportError};
@@ -558,12 +558,9 @@ impl Remote for Dist {
             });
             return Ok(());
         }
-        live.with(|session| {
-            session.signal(environ, from, to, signal)?;
-            live.appended(&Route { environ, from, to }, || signal_cost(signal));
-            Ok(())
-        })
-        .map_err(|_: session::Over| self.no_session(node))
+        let route = Route { environ, from, to };
+        live.with(|session| live.signal(session, &route, signal))
+            .map_err(|_| self.no_session(node))
     }
 
     fn try_message(
@@ -582,11 +579,7 @@ impl Remote for Dist {
         };
         let route = Route { environ, from, to };
         live.with(|session| {
-            let sent = !live.is_congested(session) && session.message(&route, tag, data).is_ok();
-            if sent {
-                live.appended(&route, || message_cost(data.len()));
-            }
-            sent
+            !live.is_congested(session) && live.message(session, &route, tag, data).is_ok()
         })
     }
 
@@ -608,12 +601,9 @@ impl Remote for Dist {
         let live = self.live(node).ok_or_else(down)?;
         let route = Route { environ, from, to };
         if message.data.len() <= LANE_PAYLOAD_BYTES_MAX {
-            let sent = live.with(|session| {
-                session.message(&route, message.tag, &message.data)?;
-                live.appended(&route, || message_cost(message.data.len()));
-                Ok(())
-            });
-            return sent.map_err(|_: session::Over| down());
+            let sent =
+                live.with(|session| live.message(session, &route, message.tag, &message.data));
+            return sent.map_err(|_| down());
         }
         let bytes = message.data.len() as u64;
         live.with(|session| {

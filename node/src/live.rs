@@ -26,16 +26,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use tidelock::{Environment, ExitReason, NodeId, Parked, Pid, SpawnAnswer, SpawnError};
-use tidelock_proto::session::{Session, SessionError};
+use tidelock::{Environment, ExitReason, LinkSignal, NodeId, Parked, Pid, SpawnAnswer, SpawnError};
+use tidelock_proto::session::{Over, Session, SessionError};
 use tidelock_proto::switch::off;
 use tidelock_proto::wire::Route;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use self::bulk::{Behind, BulkOut, HELD_BYTES_MAX, Outgoing, write_bulk};
-pub(crate) use self::bulk::{message_cost, signal_cost};
+use self::bulk::{
+    Behind, BulkOut, HELD_BYTES_MAX, Outgoing, message_cost, signal_cost, write_bulk,
+};
 use self::driver::{Driver, READ_BYTES};
 use crate::lock;
 use crate::modules::Fetcher;
@@ -192,10 +193,35 @@ impl Live {
     }
 
     /// Notes what was appended to the lane: the peer holds it back if a bulk message of the pair is under way.
-    pub(crate) fn appended(&self, route: &Route, cost: impl FnOnce() -> usize) {
+    fn appended(&self, route: &Route, cost: impl FnOnce() -> usize) {
         if self.bulk_backlog.load(Ordering::Relaxed) > 0 {
             lock(&self.behind).push((route.from, route.to), cost());
         }
+    }
+
+    /// Appends a message, in a step of the session.
+    pub(crate) fn message(
+        &self,
+        session: &mut Session,
+        route: &Route,
+        tag: Option<i64>,
+        data: &[u8],
+    ) -> Result<(), Over> {
+        session.message(route, tag, data)?;
+        self.appended(route, || message_cost(data.len()));
+        Ok(())
+    }
+
+    /// Appends what a local block says, in a step of the session.
+    pub(crate) fn signal(
+        &self,
+        session: &mut Session,
+        route: &Route,
+        signal: &LinkSignal,
+    ) -> Result<(), Over> {
+        session.signal(route.environ, route.from, route.to, signal)?;
+        self.appended(route, || signal_cost(signal));
+        Ok(())
     }
 
     pub(crate) fn is_over(&self) -> bool {

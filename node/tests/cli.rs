@@ -564,9 +564,7 @@ fn whoever_is_out_of_reach_is_named() {
     let mut user = User::new();
     let control = Daemon::control(&mut user);
     let user = &user;
-    let mut named = control.node(user, "dir", Some(&token(user)));
-    named.args(["--name", "a"]);
-    let node = Daemon::start(named);
+    let node = control.join(user, "a");
     let pid = format!("{}.1", node.id());
     let unused = token(user);
     node.kill();
@@ -1320,12 +1318,7 @@ fn a_hang_up_is_an_orderly_leave_and_logs_are_json() {
     let mut user = User::new();
     let control = Daemon::control(&mut user);
     let user = &user;
-    let start = |name: &str| {
-        let mut node = control.node(user, name, Some(&token(user)));
-        node.args(["--name", name]);
-        Daemon::start(node)
-    };
-    let (a, b) = (start("a"), start("b"));
+    let (a, b) = (control.join(user, "a"), control.join(user, "b"));
     let up = |id: &str| {
         let events: Vec<api::Event> = user.lines(&["events", "--on", id]);
         events

@@ -40,17 +40,11 @@ impl Bench {
         let control = tidelock_control::serve(control)
             .await
             .expect("control starts");
-        let operator = tidelock_certs::Identity::load(control.operator_dir()).expect("operator");
-        let client = Client::with_identity(control.control(), &operator).expect("a client");
+        let client = operator(&control);
         let mut nodes = Vec::new();
         for at in 1..=count {
-            let token = client
-                .create_token(Duration::from_secs(60), 1)
-                .await
-                .expect("a token");
-            let token: JoinToken = token.token.parse().expect("a token parses");
             let mut config = NodeConfig::new(format!("node-{at}"), control.control());
-            config.token = Some(token);
+            config.token = Some(token(&client).await);
             config.mesh_max = mesh_max;
             nodes.push(Node::start(config).await.expect("a node starts"));
         }
@@ -441,15 +435,18 @@ async fn orphan(lease: Duration, state: &std::path::Path) -> (Node, ControlConfi
         .expect("control starts");
     config.listen = control.addr();
     let mut node = NodeConfig::new("node-1", control.control());
-    node.token = Some(token(&control).await);
+    node.token = Some(token(&operator(&control)).await);
     let node = Node::start(node).await.expect("a node starts");
     control.shutdown().await;
     (node, config)
 }
 
-async fn token(control: &ControlHandle) -> JoinToken {
+fn operator(control: &ControlHandle) -> Client {
     let operator = tidelock_certs::Identity::load(control.operator_dir()).expect("operator");
-    let client = Client::with_identity(control.control(), &operator).expect("a client");
+    Client::with_identity(control.control(), &operator).expect("a client")
+}
+
+async fn token(client: &Client) -> JoinToken {
     let token = client.create_token(Duration::from_secs(60), 1).await;
     let token = token.expect("a token").token;
     token.parse().expect("a token parses")
@@ -487,9 +484,13 @@ async fn a_node_that_was_not_trusted_for_a_while_follows_control_again() {
         version: "1".to_owned(),
         tags: Tags::default(),
     };
-    Client::join(control.control(), &token(&control).await, &description)
-        .await
-        .expect("it joins");
+    Client::join(
+        control.control(),
+        &token(&operator(&control)).await,
+        &description,
+    )
+    .await
+    .expect("it joins");
     let mut room = [0; 2048];
     let heard = newcomer.recv_from(&mut room);
     let heard = timeout(PATIENCE, heard).await.expect("it is dialled");

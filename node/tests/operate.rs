@@ -56,13 +56,6 @@ fn start(user: &User, name: &str, guest: &str) -> String {
     user.ok(&["spawn", "-q", name]).trim().to_owned()
 }
 
-/// Starts a node with this name.
-fn join(control: &Daemon, user: &User, name: &str) -> Daemon {
-    let mut node = control.node(user, name, Some(&token(user)));
-    node.args(["--name", name]);
-    Daemon::start(node)
-}
-
 #[test]
 fn what_is_not_kept_any_more_is_told() {
     let mut user = User::new();
@@ -90,7 +83,7 @@ fn output_of_a_guest_is_no_command_of_the_terminal() {
     let mut user = User::new();
     let control = Daemon::control(&mut user);
     let user = &user;
-    let _node = join(&control, user, "a");
+    let _node = control.join(user, "a");
     let said = "\u{1b}[2J\u{202e}rude\u{9b}m";
     let guest = says(&format!("{said}\n"));
     start(user, "rude", &guest);
@@ -111,7 +104,7 @@ fn whoever_follows_is_told_of_nodes_that_join_and_end() {
     let mut user = User::new();
     let control = Daemon::control(&mut user);
     let user = &user;
-    let a = join(&control, user, "a");
+    let a = control.join(user, "a");
     start(user, "hello", &says("hello\n"));
     let mut follower = user
         .command(&["events", "-f", "-o", "ndjson"])
@@ -127,7 +120,7 @@ fn whoever_follows_is_told_of_nodes_that_join_and_end() {
         })
     };
     assert!(of(a.id()), "it follows");
-    let b = join(&control, user, "b");
+    let b = control.join(user, "b");
     let id = b.id().to_owned();
     assert!(of(&id), "it has ended before {id} was followed");
     b.kill();
@@ -173,7 +166,7 @@ fn without_control_the_nodes_are_asked_all_the_same() {
     let mut user = User::new();
     let control = Daemon::control(&mut user);
     let user = &user;
-    let node = join(&control, user, "a");
+    let node = control.join(user, "a");
     user.ok(&["deploy", &example("spin.wat")]);
     let pid = user.ok(&["spawn", "-q", "spin"]);
     let pid = pid.trim();
@@ -217,8 +210,8 @@ fn a_name_that_is_another_nodes_id_names_neither() {
     let mut user = User::new();
     let control = Daemon::control(&mut user);
     let user = &user;
-    let one = join(&control, user, "n2");
-    let two = join(&control, user, "b");
+    let one = control.join(user, "n2");
+    let two = control.join(user, "b");
     assert_eq!((one.id(), two.id()), ("n1", "n2"));
     let words = [
         "n2 is the node called b; the node called n2 is n1",

@@ -115,6 +115,30 @@ const BASE: Scenario = Scenario {
     states_min: [1, 1],
 };
 
+/// A parent that is killed from the child's node while its spawn is on the way.
+const KILL_PARENT: Scenario = Scenario {
+    name: "kill_parent",
+    budget: Budget {
+        link: [0, 0, 1, 0, 0, 1],
+        end: [0, 1, 0, 0],
+        spawn: 1,
+        give_spawn_up: 1,
+        kill: 1,
+        cut: 1,
+        ..NONE
+    },
+    third: 1,
+    kills: &[(T, P), (T, C)],
+    die_of_links: &[P, C],
+    deeper: |budget| {
+        budget.link = [0, 1, 1, 1, 0, 1];
+        budget.unlink = [0, 0, 1, 0, 0, 1];
+        budget.end = [0, 1, 1, 0];
+    },
+    states_min: [25_000, 1_700_000],
+    ..BASE
+};
+
 /// Every scenario of the model.
 pub(crate) const ALL: &[Scenario] = &[
     // Two processes on two nodes: the link table, both forms, deadlines, one session that may go.
@@ -300,51 +324,17 @@ pub(crate) const ALL: &[Scenario] = &[
         states_min: [200_000, 800_000],
         ..BASE
     },
-    // A parent that is killed from the child's node while its spawn is on the way.
-    Scenario {
-        name: "kill_parent",
-        budget: Budget {
-            link: [0, 0, 1, 0, 0, 1],
-            end: [0, 1, 0, 0],
-            spawn: 1,
-            give_spawn_up: 1,
-            kill: 1,
-            cut: 1,
-            ..NONE
-        },
-        third: 1,
-        kills: &[(T, P), (T, C)],
-        die_of_links: &[P, C],
-        deeper: |budget| {
-            budget.link = [0, 1, 1, 1, 0, 1];
-            budget.unlink = [0, 0, 1, 0, 0, 1];
-            budget.end = [0, 1, 1, 0];
-        },
-        states_min: [25_000, 1_700_000],
-        ..BASE
-    },
+    KILL_PARENT,
     // The same where ends take their time: whoever must end still answers, and is given its child.
     Scenario {
         name: "slow_ends",
-        budget: Budget {
-            link: [0, 0, 1, 0, 0, 1],
-            end: [0, 1, 0, 0],
-            spawn: 1,
-            give_spawn_up: 1,
-            kill: 1,
-            cut: 1,
-            ..NONE
-        },
-        third: 1,
-        kills: &[(T, P), (T, C)],
-        die_of_links: &[P, C],
         slow_ends: true,
         deeper: |budget| {
             budget.link = [0, 1, 1, 0, 0, 1];
             budget.unlink = [0, 0, 1, 0, 0, 1];
         },
         states_min: [25_000, 25_000],
-        ..BASE
+        ..KILL_PARENT
     },
     // Links that cross the end of somebody who was killed and still answers.
     Scenario {

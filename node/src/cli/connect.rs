@@ -73,7 +73,7 @@ pub(crate) struct Cluster {
     node: reqwest::Client,
     /// Where the credentials are.
     dir: PathBuf,
-    /// The nodes as they were known before, once control has not answered: it is not asked again.
+    /// The nodes as they were known before, once control has not answered for a list of them.
     without_control: Arc<OnceLock<Vec<NodeInfo>>>,
     out: Output,
 }

@@ -127,12 +127,12 @@ impl Held {
 }
 
 /// What holding a message back counts.
-pub(crate) fn message_cost(bytes: usize) -> usize {
+pub(super) fn message_cost(bytes: usize) -> usize {
     bytes + 64
 }
 
 /// What holding a signal back counts.
-pub(crate) fn signal_cost(signal: &LinkSignal) -> usize {
+pub(super) fn signal_cost(signal: &LinkSignal) -> usize {
     match signal {
         LinkSignal::Exit { reason, .. } | LinkSignal::Down { reason, .. } => {
             128 + reason.text_bytes()

@@ -11,7 +11,7 @@ use tidelock::{Environment, Happening, Pid};
 use tidelock_control::api::{Event, EventKind, LogLine, Stream};
 use tokio::sync::{broadcast::error::RecvError, watch};
 
-/// Of so many processes at once are the lines kept apart; those of the one that was started first come back to all
+/// Of so many processes that were started last are the lines kept apart, whether they live or not; those of an older one come to all
 /// others' when there is one more.
 const APART_MAX: usize = 64;
 

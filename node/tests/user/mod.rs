@@ -224,6 +224,13 @@ impl Daemon {
         command
     }
 
+    /// Starts a node of this control plane, with this name.
+    pub(crate) fn join(&self, user: &User, name: &str) -> Self {
+        let mut node = self.node(user, name, Some(&token(user)));
+        node.args(["--name", name]);
+        Self::start(node)
+    }
+
     pub(crate) fn addr(&self) -> &str {
         self.ready["addr"].as_str().unwrap()
     }

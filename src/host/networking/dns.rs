@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::super::{Call, Caller, Linker, Result, sync, waits};
 use super::address::Places;
 use super::{Failure, Outcome, Wait, answer, answer_new};
-use crate::registry::SHARE;
+use crate::shares::share;
 
 /// Look-ups under way of the default tenant, and as many of all others together, each of which has a tenth of them at
 /// the most. One more waits.
@@ -56,7 +56,7 @@ impl Lookups {
         if let Some(places) = tenants.get(&environ).and_then(Weak::upgrade) {
             return places;
         }
-        let places = Arc::new(Semaphore::new(LOOKUPS_MAX.div_ceil(SHARE)));
+        let places = Arc::new(Semaphore::new(share(environ, LOOKUPS_MAX)));
         tenants.insert(environ, Arc::downgrade(&places));
         places
     }

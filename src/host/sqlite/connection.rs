@@ -12,10 +12,11 @@
 //! * files are locked for this program alone (`unix-excl`): the index of a write-ahead log is then kept in
 //!   memory of our own, not in a mapped file, which a guest could cut short under the node's feet;
 //! * what does not fit into memory ends the statement, not the node;
-//! * what SQLite does by recursion is bounded by its limits, since the end of a stack is the end of the node;
+//! * what SQLite does by recursion is bounded by its limits, since the end of a stack is the end of the node; these bound each kind
+//!   of depth by itself, and **not** unions within queries within queries, which multiply;
 //! * threads of databases step back behind those that run processes, and compute in turns (`turns.rs`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -34,7 +35,7 @@ use tokio::sync::oneshot;
 
 use super::super::directories::Directory;
 use super::turns::TURNS;
-use crate::registry::SHARE;
+use crate::shares::{Full, Shares};
 
 /// Connections of the default tenant's processes, and of all others together, each of which has a tenth of them at the
 /// most. One more is refused.
@@ -259,52 +260,28 @@ impl Connection {
 #[derive(Debug)]
 struct Slot(Environ);
 
-static CONNECTIONS: Mutex<Connections> = Mutex::new(Connections {
-    by_tenant: BTreeMap::new(),
-    others: 0,
-});
-
-struct Connections {
-    by_tenant: BTreeMap<Environ, usize>,
-    /// How many are not the default tenant's.
-    others: usize,
-}
-
-impl Connections {
-    fn lock() -> MutexGuard<'static, Self> {
-        CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+static CONNECTIONS: Mutex<Shares> = Mutex::new(Shares::new(CONNECTIONS_MAX));
 
 impl Slot {
     fn take(environ: Environ) -> Result<Self, String> {
-        let mut open = Connections::lock();
-        let is_other = environ != Environ::default();
-        let share = if is_other { SHARE } else { 1 };
-        let max = CONNECTIONS_MAX.div_ceil(share);
-        let own = open.by_tenant.get(&environ).copied().unwrap_or(0);
-        if own >= max {
-            return Err(format!("{max} databases are open on this node already"));
-        }
-        if is_other && open.others >= CONNECTIONS_MAX {
-            return Err("this node has too many databases of tenants open already".to_owned());
-        }
-        open.by_tenant.insert(environ, own + 1);
-        open.others += usize::from(is_other);
+        let taken = Self::all().take(environ, 1);
+        taken.map_err(|full| match full {
+            Full::Own(max) => format!("{max} databases are open on this node already"),
+            Full::Others(_) => {
+                "this node has too many databases of tenants open already".to_owned()
+            }
+        })?;
         Ok(Self(environ))
+    }
+
+    fn all() -> MutexGuard<'static, Shares> {
+        CONNECTIONS.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut open = Connections::lock();
-        if let Some(own) = open.by_tenant.get_mut(&self.0) {
-            *own -= 1;
-            if *own == 0 {
-                open.by_tenant.remove(&self.0);
-            }
-        }
-        open.others -= usize::from(self.0 != Environ::default());
+        Self::all().give_back(self.0, 1);
     }
 }
 
@@ -794,7 +771,7 @@ mod tests {
         assert_eq!(row.values, [Value::Integer(0)]);
     }
 
-    /// Each of these would run over the end of a thread's stack, and that ends the program.
+    /// What one text can say of each kind of depth. Unions within queries within queries are not among it.
     #[tokio::test]
     async fn no_text_of_sql_goes_too_deep_for_a_stack() {
         let connection = in_memory().await;
