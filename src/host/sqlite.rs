@@ -9,6 +9,7 @@
 //! ```
 
 mod connection;
+mod stack;
 mod turns;
 
 use std::path::{Component, Path, PathBuf};

@@ -25,10 +25,7 @@
 //! Guests are compiled with an explicit check of every access against the *current* size of their memory
 //! (`Engine` sees to it), so the whole slot may stay readable and writable.
 
-#![allow(
-    unsafe_code,
-    reason = "memory for guests comes from mmap; the only other unsafe code is in cache.rs"
-)]
+#![allow(unsafe_code, reason = "memory for guests comes from mmap")]
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

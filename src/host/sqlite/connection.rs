@@ -12,8 +12,7 @@
 //! * files are locked for this program alone (`unix-excl`): the index of a write-ahead log is then kept in
 //!   memory of our own, not in a mapped file, which a guest could cut short under the node's feet;
 //! * what does not fit into memory ends the statement, not the node;
-//! * what SQLite does by recursion is bounded by its limits, since the end of a stack is the end of the node; these bound each kind
-//!   of depth by itself, and **not** unions within queries within queries, which multiply;
+//! * what SQLite does by recursion is bounded by its limits and by a watched stack (`stack.rs`);
 //! * threads of databases step back behind those that run processes, and compute in turns (`turns.rs`).
 
 use std::collections::HashMap;
@@ -21,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
@@ -34,6 +33,7 @@ use tidelock_proto::Environ;
 use tokio::sync::oneshot;
 
 use super::super::directories::Directory;
+use super::stack::{self, STACK_BYTES};
 use super::turns::TURNS;
 use crate::shares::{Full, Shares};
 
@@ -54,14 +54,6 @@ const ROWS_BYTES_MAX: usize = 512 << 20;
 pub(super) const SQL_BYTES_MAX: u32 = 1 << 20;
 /// Bytes SQLite may use for all connections of this program. More ends the statement that asks.
 const HEAP_BYTES_MAX: usize = 256 << 20;
-/// Bytes of a thread's stack: address space, of which the pages that a statement needs are taken.
-const STACK_BYTES: usize = 8 << 20;
-/// Levels of one expression.
-const EXPR_DEPTH_MAX: i32 = 200;
-/// Symbols that the parser holds at once, one or more for each level of brackets or of queries in queries.
-const PARSER_DEPTH_MAX: i32 = 500;
-/// Queries that `UNION` and the like make one of. Rows of `VALUES` are none.
-const COMPOUND_SELECT_MAX: i32 = 100;
 /// Bytes of a pattern of `LIKE` or `GLOB`: a comparison goes one level deeper at each `%`.
 const PATTERN_BYTES_MAX: i32 = 1000;
 /// How far the thread of a database steps back behind what runs: a third of the weight.
@@ -190,6 +182,7 @@ impl Connection {
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 let _slot = slot;
+                stack::watch();
                 step_back();
                 match open(file, &watched) {
                     Ok(connection) => {
@@ -363,6 +356,7 @@ fn open(
     file: Option<(PathBuf, Directory)>,
     ended: &Arc<AtomicBool>,
 ) -> Result<rusqlite::Connection, String> {
+    stack::install()?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -423,9 +417,6 @@ fn restrict(
     for (limit, max) in [
         (Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX),
         (Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX.cast_signed()),
-        (Limit::SQLITE_LIMIT_EXPR_DEPTH, EXPR_DEPTH_MAX),
-        (Limit::SQLITE_LIMIT_PARSER_DEPTH, PARSER_DEPTH_MAX),
-        (Limit::SQLITE_LIMIT_COMPOUND_SELECT, COMPOUND_SELECT_MAX),
         (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN_BYTES_MAX),
         (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 100),
         // VACUUM takes it.
@@ -444,9 +435,13 @@ fn restrict(
     )?;
     let patience = Arc::new(AtomicU32::new(BUSY_MS));
     let (watched, waits) = (ended.clone(), patience.clone());
+    let mut since = Instant::now();
     connection.busy_handler(Some(move |count: i32| {
-        let waited = count.cast_unsigned().saturating_mul(BUSY_PAUSE_MS);
-        if watched.load(Ordering::Relaxed) || waited >= waits.load(Ordering::Relaxed) {
+        if count == 0 {
+            since = Instant::now();
+        }
+        let patience = Duration::from_millis(u64::from(waits.load(Ordering::Relaxed)));
+        if watched.load(Ordering::Relaxed) || since.elapsed() >= patience {
             return false;
         }
         TURNS.aside(|| thread::sleep(Duration::from_millis(u64::from(BUSY_PAUSE_MS))));
@@ -459,6 +454,8 @@ fn restrict(
 
 fn permit(action: &AuthAction<'_>, patience: &AtomicU32) -> Authorization {
     match action {
+        // Whoever is refused at the depth cannot go deeper.
+        _ if stack::is_deep() => Authorization::Deny,
         // VACUUM attaches a database without a name, which is in memory.
         AuthAction::Attach { filename: "" } => Authorization::Allow,
         AuthAction::Attach { .. } | AuthAction::Unknown { .. } => Authorization::Deny,
@@ -532,14 +529,21 @@ fn serve(
 ) {
     let mut statements: HashMap<u64, Prepared<'_>> = HashMap::new();
     while let Ok(command) = inbox.recv() {
-        let _turn = TURNS.take();
         match command {
-            Command::Execute(sql, tell) => drop(tell.send(execute(connection, &sql))),
+            Command::Execute(sql, tell) => {
+                let _turn = TURNS.take();
+                drop(tell.send(execute(connection, &sql)));
+            }
             Command::Prepare(id, sql, tell) => {
+                let _turn = TURNS.take();
                 drop(tell.send(prepare(connection, &mut statements, id, &sql)));
             }
+            Command::Step(id, tell) => {
+                let _turn = TURNS.take();
+                drop(tell.send(step(&mut statements, id, rows)));
+            }
+            // These compute next to nothing.
             Command::Bind(id, values, tell) => drop(tell.send(bind(&mut statements, id, values))),
-            Command::Step(id, tell) => drop(tell.send(step(&mut statements, id, rows))),
             Command::Reset(id, tell) => {
                 if let Some(statement) = statements.remove(&id) {
                     statements.insert(id, Prepared::Idle(statement.into_idle()));
@@ -782,13 +786,124 @@ mod tests {
         connection.prepare(1, like).await.unwrap();
         let fault = connection.step(1).await.unwrap_err();
         assert!(fault.text.contains("pattern too complex"), "{fault:?}");
-        let union = ["SELECT 1"; 101].join(" UNION ");
+        let union = ["SELECT 1"; 501].join(" UNION ");
         let fault = connection.prepare(2, union).await.unwrap_err();
         assert!(fault.text.contains("too many terms"), "{fault:?}");
         let short = "SELECT 'abc' LIKE '%a%c'".to_owned();
         connection.prepare(3, short).await.unwrap();
         let row = connection.step(3).await.unwrap().unwrap();
         assert_eq!(row.values, [Value::Integer(1)]);
+    }
+
+    /// Each of `levels` names the one before it, as `text` says; the numbers of both are put in place of `{i}` and `{h}`.
+    fn chain(levels: usize, text: &str) -> String {
+        (1..levels).fold(String::new(), |all, level| {
+            let next = text.replace("{i}", &level.to_string());
+            all + &next.replace("{h}", &(level - 1).to_string()) + ";"
+        })
+    }
+
+    /// Prepares a statement that goes too deep; then the database goes on.
+    async fn goes_too_deep(connection: &Connection, what: &str, sql: &str) {
+        let prepared = connection.prepare(7, sql.to_owned()).await;
+        let fault = prepared.expect_err(what);
+        let deep = [rusqlite::ffi::SQLITE_NOMEM, rusqlite::ffi::SQLITE_AUTH];
+        let deep = deep.map(std::ffi::c_int::cast_unsigned);
+        let known =
+            ["too deep", "too large", "Recursion limit"].map(|text| fault.text.contains(text));
+        assert!(
+            deep.contains(&fault.code) || known.contains(&true),
+            "{what}: {fault:?}"
+        );
+        let names = connection.prepare(8, "SELECT 1".to_owned()).await.unwrap();
+        assert_eq!(names, ["1"], "{what}");
+        assert!(connection.step(8).await.unwrap().is_some(), "{what}");
+        connection.finalize(8).await.unwrap();
+    }
+
+    /// In views, in which each kind of depth is as large as it may be by itself. A stack that ends ends this program.
+    #[tokio::test]
+    async fn no_views_within_views_go_too_deep_for_a_stack() {
+        let terms = |count| {
+            let first = "CREATE VIEW v{i} AS SELECT a FROM v{h}";
+            first.to_owned() + &" UNION ALL SELECT 0".repeat(count)
+        };
+        let complement = format!(
+            "CREATE VIEW v{{i}} AS SELECT {}a AS a FROM v{{h}}",
+            "~".repeat(900)
+        );
+        for (what, levels, text) in [
+            ("many terms on each level", 200, terms(450)),
+            ("some terms on many levels", 400, terms(12)),
+            ("deep columns on many levels", 80, complement),
+        ] {
+            let connection = in_memory().await;
+            connection
+                .execute("CREATE VIEW v0 AS SELECT 1 AS a".to_owned())
+                .await
+                .unwrap();
+            // Names of columns are found level by level, and remembered.
+            let all = chain(levels, &text);
+            let mut rest = all.as_str();
+            while !rest.is_empty() {
+                let cut = rest.len().min(500_000);
+                let cut = rest[cut..]
+                    .find(';')
+                    .map_or(rest.len(), |end| cut + end + 1);
+                let (sql, tail) = rest.split_at(cut);
+                connection.execute(sql.to_owned()).await.unwrap();
+                rest = tail;
+            }
+            for level in (0..levels).step_by(500) {
+                let sql = format!("PRAGMA table_info(v{level})");
+                connection.execute(sql).await.unwrap();
+            }
+            let last = format!("SELECT a FROM v{}", levels - 1);
+            goes_too_deep(&connection, what, &last).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn no_queries_within_a_text_go_too_deep_for_a_stack() {
+        let connection = in_memory().await;
+        let common = |levels: usize, query: &str| {
+            let named = chain(levels, &format!("q{{i}} (a) AS ({query})")).replace(';', ", ");
+            let named = named.trim_end_matches(", ");
+            format!(
+                "WITH q0 (a) AS (SELECT 1), {named} SELECT a FROM q{}",
+                levels - 1
+            )
+        };
+        let terms = "SELECT a FROM q{h}".to_owned() + &" UNION ALL SELECT 0".repeat(100);
+        goes_too_deep(&connection, "unions", &common(480, &terms)).await;
+        let complement = format!("SELECT {}a FROM q{{h}}", "~".repeat(900));
+        let deep = common(900, &complement);
+        goes_too_deep(&connection, "columns", &deep).await;
+        let within = format!("SELECT * FROM {}", "(SELECT * FROM ".repeat(2000));
+        goes_too_deep(&connection, "brackets", &within).await;
+    }
+
+    #[tokio::test]
+    async fn no_tables_that_change_each_other_go_too_deep_for_a_stack() {
+        let connection = in_memory().await;
+        let fires = "CREATE TABLE t{i} (a); CREATE TRIGGER f{i} AFTER INSERT ON t{i} \
+                     BEGIN INSERT INTO t{h} VALUES (1); END";
+        let cascade = "CREATE TABLE c{i} (a PRIMARY KEY REFERENCES c{h} ON DELETE CASCADE)";
+        let levels = 1500;
+        connection
+            .execute("CREATE TABLE t0 (a); CREATE TABLE c0 (a PRIMARY KEY)".to_owned())
+            .await
+            .unwrap();
+        connection
+            .execute("PRAGMA foreign_keys = 1; BEGIN".to_owned())
+            .await
+            .unwrap();
+        connection.execute(chain(levels, fires)).await.unwrap();
+        connection.execute(chain(levels, cascade)).await.unwrap();
+        connection.execute("COMMIT".to_owned()).await.unwrap();
+        let insert = format!("INSERT INTO t{} VALUES (1)", levels - 1);
+        goes_too_deep(&connection, "triggers", &insert).await;
+        goes_too_deep(&connection, "cascades", "DELETE FROM c0").await;
     }
 
     #[tokio::test]

@@ -3,12 +3,14 @@
 //! Each database has a thread, and hundreds of queries at once would leave next to nothing of the cores to the threads
 //! that run processes. So a statement takes a turn. It hands the turn on once it has had it for a while and somebody waits,
 //! and gives it back while it waits for a lock, since whoever holds that needs a turn to let go of it.
+//!
+//! A function of SQL may compute for long without a look at the clock (`instr` of large blobs). Then its turn lapses: whoever
+//! waits longest has one beside it, and such a statement computes on at the expense of the cores alone.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::num::NonZero;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,8 @@ use std::time::{Duration, Instant};
 const TURNS_PER_CORE: usize = 2;
 /// How long a statement computes while another waits.
 const TURN: Duration = Duration::from_millis(10);
+/// How long a turn is one while another waits, if whoever has it does not hand it on.
+const LAPSE: Duration = Duration::from_millis(50);
 
 /// The turns of all databases of this program.
 pub(super) static TURNS: LazyLock<Turns> = LazyLock::new(|| {
@@ -24,8 +28,8 @@ pub(super) static TURNS: LazyLock<Turns> = LazyLock::new(|| {
 });
 
 thread_local! {
-    /// When the turn of this thread began, if it has one.
-    static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// The turn of this thread, if it has one. It may have lapsed.
+    static MINE: Cell<Option<Held>> = const { Cell::new(None) };
 }
 
 /// So many turns at a time. Whoever waits longest is next.
@@ -34,12 +38,55 @@ pub(super) struct Turns(Mutex<State>);
 struct State {
     /// Turns that nobody has; none while anybody waits.
     free: usize,
+    /// Turns that somebody has.
+    held: Vec<Held>,
+    /// Turns that were ever given.
+    given: u64,
     waiting: VecDeque<Arc<Waiting>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    number: u64,
+    since: Instant,
 }
 
 struct Waiting {
     thread: Thread,
-    called: AtomicBool,
+    called: OnceLock<Held>,
+}
+
+impl State {
+    /// A turn for somebody.
+    fn give(&mut self) -> Held {
+        self.given += 1;
+        let held = Held {
+            number: self.given,
+            since: Instant::now(),
+        };
+        self.held.push(held);
+        held
+    }
+
+    /// What somebody had is for whoever waits longest, or free.
+    fn hand_on(&mut self) {
+        let Some(next) = self.waiting.pop_front() else {
+            self.free += 1;
+            return;
+        };
+        let held = self.give();
+        next.called.get_or_init(|| held);
+        next.thread.unpark();
+    }
+
+    /// Hands on what should have been handed on long ago.
+    fn lapse(&mut self) {
+        let before = self.held.len();
+        self.held.retain(|held| held.since.elapsed() < LAPSE);
+        for _ in self.held.len()..before {
+            self.hand_on();
+        }
+    }
 }
 
 /// The turn of this thread, until it is dropped.
@@ -55,6 +102,8 @@ impl Turns {
     fn new(max: usize) -> Self {
         Self(Mutex::new(State {
             free: max,
+            held: Vec::new(),
+            given: 0,
             waiting: VecDeque::new(),
         }))
     }
@@ -67,7 +116,7 @@ impl Turns {
 
     /// Hands this thread's turn on and waits for another, if it has had it for long and somebody waits.
     pub(super) fn give_way(&self) {
-        if SINCE.get().is_some_and(|since| since.elapsed() >= TURN) {
+        if MINE.get().is_some_and(|mine| mine.since.elapsed() >= TURN) {
             self.leave();
             self.enter();
         }
@@ -75,7 +124,7 @@ impl Turns {
 
     /// Waits for something else, without this thread's turn.
     pub(super) fn aside(&self, wait: impl FnOnce()) {
-        let has_turn = SINCE.get().is_some();
+        let has_turn = MINE.get().is_some();
         if has_turn {
             self.leave();
         }
@@ -86,39 +135,44 @@ impl Turns {
     }
 
     fn enter(&self) {
-        if let Some(waiting) = self.queue() {
-            while !waiting.called.load(Ordering::Acquire) {
-                thread::park();
-            }
-        }
-        SINCE.set(Some(Instant::now()));
+        MINE.set(Some(self.wait()));
     }
 
-    /// Takes a turn that is free, or the place behind all who wait.
-    fn queue(&self) -> Option<Arc<Waiting>> {
-        let mut state = self.state();
-        if state.free > 0 {
-            state.free -= 1;
-            return None;
+    /// Takes a turn that is free, or waits behind all who wait.
+    fn wait(&self) -> Held {
+        let waiting = {
+            let mut state = self.state();
+            if state.free > 0 {
+                state.free -= 1;
+                return state.give();
+            }
+            let waiting = Arc::new(Waiting {
+                thread: thread::current(),
+                called: OnceLock::new(),
+            });
+            state.waiting.push_back(waiting.clone());
+            waiting
+        };
+        loop {
+            if let Some(held) = waiting.called.get() {
+                return *held;
+            }
+            thread::park_timeout(LAPSE);
+            // Nobody may wait any more. Then what lapses is free.
+            self.state().lapse();
         }
-        let waiting = Arc::new(Waiting {
-            thread: thread::current(),
-            called: AtomicBool::new(false),
-        });
-        state.waiting.push_back(waiting.clone());
-        Some(waiting)
     }
 
     fn leave(&self) {
-        SINCE.set(None);
-        let mut state = self.state();
-        let Some(next) = state.waiting.pop_front() else {
-            state.free += 1;
+        let Some(mine) = MINE.take() else {
             return;
         };
-        drop(state);
-        next.called.store(true, Ordering::Release);
-        next.thread.unpark();
+        let mut state = self.state();
+        let held = state.held.len();
+        state.held.retain(|held| held.number != mine.number);
+        if state.held.len() < held {
+            state.hand_on();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,12 +189,15 @@ mod tests {
     /// Whether another thread has a turn while this one does what it is told; then that turn is over.
     fn another_has_a_turn(turns: &Turns, meanwhile: impl FnOnce(&mpsc::Receiver<()>)) {
         let (tell, told) = mpsc::channel();
+        let given = turns.state().given;
         thread::scope(|scope| {
             scope.spawn(move || {
                 let _turn = turns.take();
                 tell.send(()).unwrap();
             });
-            while turns.state().waiting.is_empty() {
+            let waits =
+                |state: MutexGuard<'_, State>| !state.waiting.is_empty() || state.given > given;
+            while !waits(turns.state()) {
                 thread::yield_now();
             }
             meanwhile(&told);
@@ -151,17 +208,20 @@ mod tests {
     fn a_turn_ends_when_it_is_dropped_or_long_or_set_aside() {
         let turns = Turns::new(1);
         let mine = turns.take();
+        let began = |since: Instant| {
+            let mine = MINE.take().unwrap();
+            MINE.set(Some(Held { since, ..mine }));
+        };
+        // It is not long yet and does not lapse, whatever else holds this thread up.
+        let later = Instant::now() + Duration::from_secs(3600);
+        began(later);
+        turns.state().held[0].since = later;
         another_has_a_turn(&turns, |told| {
-            // It is not long yet, but for a clock that jumps.
-            SINCE.set(Some(Instant::now() + TURN));
             turns.give_way();
-            assert!(told.try_recv().is_err());
-            SINCE.set(Some(Instant::now() - TURN));
+            assert_eq!(turns.state().waiting.len(), 1);
+            began(Instant::now() - TURN);
             turns.give_way();
-            assert!(
-                told.try_recv().is_ok(),
-                "it comes before this one's next turn"
-            );
+            told.recv().unwrap();
         });
         another_has_a_turn(&turns, |told| {
             turns.aside(|| told.recv().unwrap());
@@ -173,6 +233,24 @@ mod tests {
             turns.aside(|| {});
             turns.give_way();
         });
+        assert_eq!(turns.state().free, 1);
+    }
+
+    #[test]
+    fn a_turn_that_is_not_handed_on_lapses() {
+        let turns = Turns::new(1);
+        let mine = turns.take();
+        another_has_a_turn(&turns, |told| told.recv().unwrap());
+        assert_eq!(turns.state().free, 1);
+        // Nothing comes back of what has lapsed.
+        drop(mine);
+        assert_eq!(turns.state().free, 1);
+        // Whoever computes on takes another.
+        let mine = turns.take();
+        another_has_a_turn(&turns, |told| told.recv().unwrap());
+        turns.aside(|| assert_eq!(turns.state().free, 1));
+        assert_eq!(turns.state().free, 0);
+        drop(mine);
         assert_eq!(turns.state().free, 1);
     }
 }
