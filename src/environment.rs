@@ -53,12 +53,14 @@ pub struct Limits {
     pub monitors_max: usize,
     /// Timers of one process that have not fired. One more ends it.
     pub timers_max: usize,
-    /// Bytes of the messages that those hold, with 80 for each resource. One beyond it ends the process.
+    /// Bytes of the messages that those hold, with 80 for each resource. One beyond it ends the process. A message of the
+    /// largest size fits.
     pub timers_bytes_max: usize,
     /// Timers of all processes of the default tenant, those that have ended among them, that have not fired, and
     /// as many of all others together, each of which has a tenth of them at the most. Whoever sets one more ends.
     pub all_timers_max: usize,
-    /// Bytes of the messages that those hold, shared in the same way. Whoever sets one beyond it ends.
+    /// Bytes of the messages that those hold, shared in the same way. Whoever sets one beyond it ends. A message of the
+    /// largest size fits into a tenth.
     pub all_timers_bytes_max: usize,
     /// Sockets that guests hold open. One more is an error for whoever opens it; a connection that is
     /// accepted beyond it is closed.
@@ -81,9 +83,9 @@ impl Default for Limits {
             ends_max: 65_536,
             monitors_max: 100_000,
             timers_max: 100_000,
-            timers_bytes_max: 16 << 20,
+            timers_bytes_max: 65 << 20,
             all_timers_max: 1_000_000,
-            all_timers_bytes_max: 256 << 20,
+            all_timers_bytes_max: 650 << 20,
             sockets_max: 65_536,
             remote_preopens: Vec::new(),
         }
@@ -480,9 +482,11 @@ impl Environment {
     }
 
     /// Notes where the directories of a new process lie. A guest's child has none that the guest has not.
-    fn grant(&self, parent: Option<&Arc<Shared>>, config: &ProcessConfig) {
+    fn grant(&self, parent: Option<&Arc<Shared>>, config: &Arc<ProcessConfig>) {
         if parent.is_none_or(|parent| parent.about.module.is_none()) {
-            self.0.directories.grant(&config.preopens);
+            self.0.directories.grant(config);
+        } else {
+            self.0.directories.hold(config);
         }
     }
 

@@ -10,17 +10,59 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 #[cfg(target_os = "linux")]
-use std::os::{fd::AsRawFd, unix::fs::OpenOptionsExt};
+use std::os::{
+    fd::AsRawFd,
+    unix::fs::{MetadataExt, OpenOptionsExt},
+};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-/// Names granted by one environment. The directory of one more is missing from its processes.
+use tidelock_proto::spawn::ProcessConfig;
+
+/// Names granted by one environment. Beyond it those that no process has any more make room; without any, the directory of
+/// one more is missing from its processes.
 const NAMES_MAX: usize = 4096;
+/// Holders of a name that are kept before any are looked through for those that are gone.
+const HOLDERS_LOOK: usize = 64;
 
 /// Where the names of directories lead, in one environment.
 pub(crate) struct Directories {
-    granted: Mutex<HashMap<String, PathBuf>>,
+    granted: Mutex<HashMap<String, Granted>>,
     open_to_others: Vec<Root>,
+}
+
+/// A name that was granted.
+struct Granted {
+    /// Where it led, or why it led nowhere.
+    place: Result<PathBuf, String>,
+    /// The configurations of the processes that have it, by their addresses, which stay theirs as long as they are here.
+    holders: HashMap<usize, Weak<ProcessConfig>>,
+    /// At so many holders, those that are gone are dropped.
+    look_at: usize,
+}
+
+impl Granted {
+    fn new(place: Result<PathBuf, String>) -> Self {
+        Self {
+            place,
+            holders: HashMap::new(),
+            look_at: HOLDERS_LOOK,
+        }
+    }
+
+    fn hold(&mut self, config: &Arc<ProcessConfig>) {
+        if self.holders.len() >= self.look_at {
+            self.holders.retain(|_, holder| holder.strong_count() > 0);
+            self.look_at = (2 * self.holders.len()).max(HOLDERS_LOOK);
+        }
+        let address = Arc::as_ptr(config).addr();
+        self.holders.insert(address, Arc::downgrade(config));
+    }
+
+    fn is_held(&self) -> bool {
+        let mut holders = self.holders.values();
+        holders.any(|holder| holder.strong_count() > 0)
+    }
 }
 
 /// A directory that processes from other nodes may be given, with all below it.
@@ -68,21 +110,61 @@ impl Directories {
         }
     }
 
-    /// Notes where names lead that are granted on this node. What was noted before stays.
-    pub(crate) fn grant(&self, names: &[String]) {
-        if names.is_empty() {
+    /// Notes where the directories lead that a process is granted on this node. What was noted before stays.
+    pub(crate) fn grant(&self, config: &Arc<ProcessConfig>) {
+        let new = self.hold(config);
+        if new.is_empty() {
             return;
         }
-        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in names {
-            if granted.contains_key(name) || granted.len() >= NAMES_MAX {
+        // Opened before the lock: a file system may take its time.
+        let place = |name: &str| {
+            let dir = Directory::at(Path::new(name));
+            dir.map(|dir| dir.real).map_err(|error| error.to_string())
+        };
+        let places: Vec<_> = new.into_iter().map(|name| (name, place(name))).collect();
+        let mut granted = self.granted();
+        if granted.len() + places.len() > NAMES_MAX {
+            granted.retain(|_, noted| noted.is_held());
+        }
+        for (name, place) in places {
+            if granted.len() >= NAMES_MAX && !granted.contains_key(name) {
+                tracing::warn!(dir = %name, "directory is not granted: {}", full());
                 continue;
             }
-            // One that is not there is missing from the process.
-            if let Ok(dir) = Directory::at(Path::new(name)) {
-                granted.insert(name.clone(), dir.real);
+            let noted = granted.entry(name.clone());
+            let noted = noted.or_insert_with(|| Granted::new(place.clone()));
+            // One that is not there is missing from the process, until it is granted once more.
+            if noted.place.is_err() {
+                noted.place = place;
+            }
+            noted.hold(config);
+        }
+    }
+
+    /// Keeps what is noted of a process's directories while it has this configuration. Returns those of which nothing is, or
+    /// that they led nowhere.
+    pub(crate) fn hold<'a>(&self, config: &'a Arc<ProcessConfig>) -> Vec<&'a String> {
+        if config.preopens.is_empty() {
+            return Vec::new();
+        }
+        let mut granted = self.granted();
+        let mut new = Vec::new();
+        for name in &config.preopens {
+            match granted.get_mut(name) {
+                Some(noted) => {
+                    noted.hold(config);
+                    if noted.place.is_err() {
+                        new.push(name);
+                    }
+                }
+                None => new.push(name),
             }
         }
+        new
+    }
+
+    fn granted(&self) -> MutexGuard<'_, HashMap<String, Granted>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a process from another node may be given this directory.
@@ -99,23 +181,40 @@ impl Directories {
     ///
     /// # Errors
     ///
-    /// It cannot be opened, or its name leads elsewhere by now.
+    /// It cannot be opened, its name leads elsewhere by now, or nothing was granted by that name.
     pub(crate) fn open(&self, name: &str) -> io::Result<Directory> {
         let dir = Directory::at(Path::new(name))?;
-        let noted = {
-            let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
-            granted.get(name).map(|real| *real == dir.real)
+        let (noted, is_full) = {
+            let granted = self.granted();
+            let noted = granted.get(name).map(|noted| noted.place.clone());
+            (noted, granted.len() >= NAMES_MAX)
         };
-        let is_there = noted.unwrap_or_else(|| {
+        let is_open_to_others = || {
             let leads = |root: &Root| root.leads(Path::new(name)).as_deref() == Some(dir.real());
             self.open_to_others.iter().any(leads)
-        });
-        if is_there {
-            return Ok(dir);
-        }
-        let text = "its name leads elsewhere than when it was granted";
-        Err(io::Error::other(text))
+        };
+        let why: String = match noted {
+            Some(Ok(real)) if real == dir.real => return Ok(dir),
+            // Where it led is not for the guest, which may be told this.
+            Some(Ok(_)) => {
+                "its name leads elsewhere than when it was granted; put back what was there".into()
+            }
+            None | Some(Err(_)) if is_open_to_others() => return Ok(dir),
+            Some(Err(error)) => {
+                format!("it could not be opened when it was granted ({error}); start the process anew")
+            }
+            None if is_full => full(),
+            None => "it was not granted on this node, and is not open to processes of others (remote_preopens)".into(),
+        };
+        Err(io::Error::other(why))
     }
+}
+
+/// Why a name is not granted, and what helps.
+fn full() -> String {
+    format!(
+        "processes of this node have {NAMES_MAX} others; end some of them, and start this one anew"
+    )
 }
 
 /// A directory that is open, and where it lay when it was opened.
@@ -123,6 +222,9 @@ impl Directories {
 pub(crate) struct Directory {
     #[cfg(target_os = "linux")]
     file: File,
+    /// Whether the system keeps a link to what is open.
+    #[cfg(target_os = "linux")]
+    is_linked: bool,
     real: PathBuf,
 }
 
@@ -135,8 +237,29 @@ impl Directory {
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
             .open(name)?;
-        let real = link_to(&file).read_link()?;
-        Ok(Self { file, real })
+        match link_to(&file).read_link() {
+            Ok(real) => Ok(Self {
+                file,
+                is_linked: true,
+                real,
+            }),
+            Err(_) => Self::unlinked(file, name),
+        }
+    }
+
+    /// As [`Directory::at`] where there is no `/proc`: it lies where its name leads, if that is what was opened.
+    #[cfg(target_os = "linux")]
+    fn unlinked(file: File, name: &Path) -> io::Result<Self> {
+        let real = name.canonicalize()?;
+        let (opened, found) = (file.metadata()?, real.metadata()?);
+        if (opened.dev(), opened.ino()) != (found.dev(), found.ino()) {
+            return Err(io::Error::other("its name was changed while it was opened"));
+        }
+        Ok(Self {
+            file,
+            is_linked: false,
+            real,
+        })
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -156,10 +279,14 @@ impl Directory {
         &self.real
     }
 
-    /// A path that leads to what was opened while this lives, whatever becomes of its names.
+    /// A path that leads to what was opened while this lives, whatever becomes of its names; without `/proc`, while its
+    /// names stay.
     #[cfg(target_os = "linux")]
     pub(crate) fn path(&self) -> PathBuf {
-        link_to(&self.file)
+        match self.is_linked {
+            true => link_to(&self.file),
+            false => self.real.clone(),
+        }
     }
 
     /// A path that leads to it while its names stay.
@@ -181,6 +308,14 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    /// The configuration of a process with these directories.
+    fn with(names: &[&str]) -> Arc<ProcessConfig> {
+        Arc::new(ProcessConfig {
+            preopens: names.iter().map(|&name| name.to_owned()).collect(),
+            ..ProcessConfig::default()
+        })
+    }
 
     #[test]
     fn what_is_open_to_other_nodes_has_no_links_on_the_way() {
@@ -226,13 +361,15 @@ mod tests {
         fs::create_dir_all(dir.join("secret")).unwrap();
         let directories = Directories::new(&[]);
         let name = dir.join("given").to_str().unwrap().to_owned();
-        assert!(directories.open(&name).is_err(), "nobody granted it");
-        directories.grant(std::slice::from_ref(&name));
+        let error = directories.open(&name).unwrap_err();
+        assert!(error.to_string().contains("not granted"), "{error}");
+        let config = with(&[&name]);
+        directories.grant(&config);
         let opened = directories.open(&name).unwrap();
         fs::rename(dir.join("given"), dir.join("gone")).unwrap();
         symlink("secret", dir.join("given")).unwrap();
         // Granted once more, it is what it was.
-        directories.grant(std::slice::from_ref(&name));
+        directories.grant(&config);
         let error = directories.open(&name).unwrap_err();
         assert!(error.to_string().contains("leads elsewhere"), "{error}");
         if cfg!(target_os = "linux") {
@@ -243,6 +380,75 @@ mod tests {
         fs::remove_file(dir.join("given")).unwrap();
         fs::create_dir(dir.join("given")).unwrap();
         assert!(directories.open(&name).is_ok());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn names_that_no_process_has_make_room() {
+        let dir = std::env::temp_dir().join(format!("tidelock-{}-room", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("given")).unwrap();
+        let name = dir.join("given").to_str().unwrap().to_owned();
+        let missing: Vec<_> = (0..NAMES_MAX).map(|n| format!("{name}/{n}")).collect();
+        let missing: Vec<_> = missing.iter().map(String::as_str).collect();
+        let directories = Directories::new(&[]);
+        let (parent, config) = (with(&missing), with(&[&name]));
+        directories.grant(&parent);
+        directories.grant(&config);
+        let error = directories.open(&name).unwrap_err();
+        assert!(error.to_string().contains("have 4096 others"), "{error}");
+        // A child has what its parent had.
+        let child = with(&missing);
+        directories.hold(&child);
+        drop(parent);
+        directories.grant(&config);
+        assert!(directories.open(&name).is_err());
+        drop(child);
+        directories.grant(&config);
+        assert!(directories.open(&name).is_ok());
+        assert_eq!(directories.granted().len(), 1);
+        // Processes that come and go leave nothing behind.
+        for _ in 0..4 * HOLDERS_LOOK {
+            directories.grant(&with(&[&name]));
+        }
+        assert!(directories.granted()[&name].holders.len() <= HOLDERS_LOOK);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_was_missing_when_it_was_granted_is_called_that() {
+        let dir = std::env::temp_dir().join(format!("tidelock-{}-late", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        let name = dir.to_str().unwrap().to_owned();
+        let directories = Directories::new(&[]);
+        let config = with(&[&name]);
+        directories.grant(&config);
+        let error = directories.open(&name).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        fs::create_dir(&dir).unwrap();
+        let error = directories.open(&name).unwrap_err();
+        assert!(
+            error.to_string().contains("when it was granted (No such"),
+            "{error}"
+        );
+        directories.grant(&config);
+        assert!(directories.open(&name).is_ok());
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn without_proc_a_directory_lies_where_its_name_leads() {
+        let dir = std::env::temp_dir().join(format!("tidelock-{}-proc", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("given")).unwrap();
+        symlink("given", dir.join("link")).unwrap();
+        let opened = || File::open(dir.join("link")).unwrap();
+        let found = Directory::unlinked(opened(), &dir.join("link")).unwrap();
+        let given = dir.join("given").canonicalize().unwrap();
+        assert_eq!((found.real(), found.path()), (&*given, given.clone()));
+        let error = Directory::unlinked(opened(), &dir).unwrap_err();
+        assert!(error.to_string().contains("was changed"), "{error}");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

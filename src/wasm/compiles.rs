@@ -11,7 +11,6 @@
 //! its processes compile or start modules that are compiled in another way for them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use tidelock_proto::{Environ, ModuleHash, NodeId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::ModuleError;
+use crate::shares::share;
 
 /// Modules compiled at the same time; further ones wait.
 const COMPILES_MAX: usize = 2;
@@ -27,7 +27,8 @@ const REFUSED_MAX: usize = 1024;
 /// How long a refused module is remembered.
 const REFUSED_TIME: Duration = Duration::from_secs(300);
 /// Compiled forms of modules that are in use on an engine; each takes two or three mappings of the 65 530 that a program
-/// may have. Beyond it nothing more is compiled for guests and other nodes; the operator's modules are.
+/// may have. Beyond it nothing more is compiled for guests and other nodes; the operator's modules are. What was compiled
+/// for the processes of one tenant has a [`share`] of it, beyond which nothing more is compiled for those.
 const LIVE_MAX: usize = 8_192;
 /// Bytes of those, as Wasm and as native code. Beyond it as above.
 const LIVE_BYTES_MAX: usize = 2 << 30;
@@ -41,6 +42,16 @@ pub(crate) enum Whose {
     Tenant(Environ),
     /// For a spawn that another node asked for.
     Peer(NodeId),
+}
+
+impl Whose {
+    /// Whose share it takes.
+    fn tenant(self) -> Option<Environ> {
+        match self {
+            Whose::Tenant(tenant) => Some(tenant),
+            Whose::Operator | Whose::Peer(_) => None,
+        }
+    }
 }
 
 /// Which of the ways in which a module is compiled.
@@ -70,7 +81,7 @@ pub(super) struct Compiles {
     /// Held by those who have the turn or wait for it.
     own: Mutex<HashMap<Whose, Weak<Semaphore>>>,
     refused: Mutex<Refused>,
-    live: Arc<Live>,
+    live: Arc<Mutex<Live>>,
 }
 
 impl Compiles {
@@ -138,29 +149,38 @@ impl Compiles {
 
     /// Refuses to compile so many bytes of Wasm for guests and other nodes while too much is in use.
     pub(super) fn check_room(&self, whose: Whose, bytes: usize) -> Result<(), ModuleError> {
-        let forms = self.live.forms.load(Ordering::Relaxed);
-        let held = self.live.bytes.load(Ordering::Relaxed);
-        if whose == Whose::Operator
-            || (forms < LIVE_MAX && held.saturating_add(bytes) <= LIVE_BYTES_MAX)
-        {
+        if whose == Whose::Operator {
             return Ok(());
         }
-        Err(ModuleError::Full(format!(
-            "{forms} are in use on this node, of {} MiB; at most {LIVE_MAX} and {} MiB may be",
-            held >> 20,
-            LIVE_BYTES_MAX >> 20
-        )))
+        let live = locked(&self.live);
+        live.all
+            .check_room(bytes, (LIVE_MAX, LIVE_BYTES_MAX), "on this node")?;
+        if let Some(tenant) = whose.tenant() {
+            let own = live.by_tenant.get(&tenant).copied().unwrap_or_default();
+            let max = (share(tenant, LIVE_MAX), share(tenant, LIVE_BYTES_MAX));
+            own.check_room(bytes, max, "of this tenant")?;
+        }
+        Ok(())
     }
 
     /// Counts a compiled form of so many bytes until the result is dropped.
-    pub(super) fn count(&self, bytes: usize) -> Counted {
-        self.live.forms.fetch_add(1, Ordering::Relaxed);
-        self.live.bytes.fetch_add(bytes, Ordering::Relaxed);
+    pub(super) fn count(&self, whose: Whose, bytes: usize) -> Counted {
+        let tenant = whose.tenant();
+        let mut live = locked(&self.live);
+        live.all.add(bytes);
+        if let Some(tenant) = tenant {
+            live.by_tenant.entry(tenant).or_default().add(bytes);
+        }
         Counted {
             bytes,
+            tenant,
             live: self.live.clone(),
         }
     }
+}
+
+fn locked(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn acquired(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
@@ -170,15 +190,53 @@ async fn acquired(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
 /// Compiled forms that are in use.
 #[derive(Debug, Default)]
 struct Live {
-    forms: AtomicUsize,
-    bytes: AtomicUsize,
+    all: Used,
+    /// What of that was compiled for processes of each tenant that has any. Whoever uses it, too, is not asked.
+    by_tenant: HashMap<Environ, Used>,
+}
+
+/// How many forms, and their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Used {
+    forms: usize,
+    bytes: usize,
+}
+
+impl Used {
+    fn add(&mut self, bytes: usize) {
+        self.forms += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.forms -= 1;
+        self.bytes -= bytes;
+    }
+
+    fn check_room(
+        self,
+        more: usize,
+        (forms_max, bytes_max): (usize, usize),
+        of: &str,
+    ) -> Result<(), ModuleError> {
+        let Used { forms, bytes } = self;
+        if forms < forms_max && bytes.saturating_add(more) <= bytes_max {
+            return Ok(());
+        }
+        Err(ModuleError::Full(format!(
+            "{forms} are in use {of}, of {} MiB; at most {forms_max} and {} MiB may be",
+            bytes >> 20,
+            bytes_max >> 20
+        )))
+    }
 }
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Counted {
     bytes: usize,
-    live: Arc<Live>,
+    tenant: Option<Environ>,
+    live: Arc<Mutex<Live>>,
 }
 
 impl Counted {
@@ -190,8 +248,16 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.live.forms.fetch_sub(1, Ordering::Relaxed);
-        self.live.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let mut live = locked(&self.live);
+        live.all.remove(self.bytes);
+        if let Some(tenant) = self.tenant
+            && let Some(own) = live.by_tenant.get_mut(&tenant)
+        {
+            own.remove(self.bytes);
+            if own.forms == 0 {
+                live.by_tenant.remove(&tenant);
+            }
+        }
     }
 }
 
@@ -297,14 +363,39 @@ mod tests {
     fn compiled_code_in_use_has_an_end() {
         let compiles = Compiles::new();
         let tenant = Whose::Tenant(Environ(7));
-        let mut forms: Vec<_> = (0..LIVE_MAX).map(|_| compiles.count(1)).collect();
+        let count = |bytes| compiles.count(Whose::Operator, bytes);
+        let mut forms: Vec<_> = (0..LIVE_MAX).map(|_| count(1)).collect();
         assert!(compiles.check_room(tenant, 8).is_err());
         assert_eq!(compiles.check_room(Whose::Operator, 8), Ok(()));
         forms.pop();
         assert_eq!(compiles.check_room(tenant, 8), Ok(()));
         forms.clear();
-        let _large = compiles.count(LIVE_BYTES_MAX - 8);
+        let _large = count(LIVE_BYTES_MAX - 8);
         assert_eq!(compiles.check_room(tenant, 8), Ok(()));
         assert!(compiles.check_room(tenant, 9).is_err());
+    }
+
+    #[test]
+    fn no_tenant_takes_the_compiled_code_of_another() {
+        let compiles = Compiles::new();
+        let [one, other] = [7, 8].map(|tenant| Whose::Tenant(Environ(tenant)));
+        let default = Whose::Tenant(Environ::default());
+        let max = share(Environ(7), LIVE_MAX);
+        let mut forms: Vec<_> = (0..max).map(|_| compiles.count(one, 1)).collect();
+        assert!(compiles.check_room(one, 8).is_err());
+        for whose in [other, default, Whose::Peer(NodeId(7)), Whose::Operator] {
+            assert_eq!(compiles.check_room(whose, 8), Ok(()), "{whose:?}");
+        }
+        forms.pop();
+        assert_eq!(compiles.check_room(one, 8), Ok(()));
+        forms.clear();
+        assert!(locked(&compiles.live).by_tenant.is_empty());
+        let bytes = share(Environ(7), LIVE_BYTES_MAX);
+        let _large = compiles.count(one, bytes - 8);
+        assert_eq!(compiles.check_room(one, 8), Ok(()));
+        assert!(compiles.check_room(one, 9).is_err());
+        // The default tenant has as much as there is.
+        let _most = compiles.count(default, LIVE_BYTES_MAX - bytes);
+        assert_eq!(compiles.check_room(default, 8), Ok(()));
     }
 }

@@ -48,7 +48,7 @@ pub enum ModuleError {
         "compiling the module takes more than {0}; functions that are smaller, or have fewer locals and branches, take less"
     )]
     TooCostly(String),
-    /// The compiler itself failed, and the module may be as good as any.
+    /// The compiler itself failed, or what it made could not be loaded just now, and the module may be as good as any.
     #[error("the module could not be compiled: {0}")]
     NotCompiled(String),
     /// There are as many modules as there may be; some can be dropped.
@@ -177,7 +177,7 @@ impl Module {
         let engine = engine.clone();
         let compiled = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            Self::build(&engine, hash, bytes)
+            Self::build(&engine, whose, hash, bytes)
         });
         let module = match compiled.await {
             Ok(module) => module?,
@@ -191,16 +191,21 @@ impl Module {
     pub fn compile_blocking(engine: &Engine, bytes: impl Into<Bytes>) -> Result<Self, ModuleError> {
         let bytes = bytes.into();
         check_size(&bytes)?;
-        Self::build(engine, hash_of(&bytes), bytes)
+        Self::build(engine, Whose::Operator, hash_of(&bytes), bytes)
     }
 
-    fn build(engine: &Engine, hash: ModuleHash, bytes: Bytes) -> Result<Self, ModuleError> {
+    fn build(
+        engine: &Engine,
+        whose: Whose,
+        hash: ModuleHash,
+        bytes: Bytes,
+    ) -> Result<Self, ModuleError> {
         let computes = engine.computes(&bytes);
         let flavour = match computes {
             true => engine.computing().map_err(ModuleError::NotCompiled)?,
             false => engine.plain(),
         };
-        let main = native(engine, flavour, Form::Main, hash, &bytes)?;
+        let main = native(engine, flavour, Form::Main, whose, hash, &bytes)?;
         Ok(Self(Arc::new(Inner {
             engine: engine.clone(),
             hash,
@@ -328,7 +333,7 @@ impl Module {
                     Form::Fuelled => engine.fuelled().map_err(ModuleError::NotCompiled)?,
                     Form::Main | Form::Dense => engine.plain(),
                 };
-                native(engine, flavour, form, *hash, bytes)
+                native(engine, flavour, form, whose, *hash, bytes)
             });
             made.await.unwrap_or_else(|_| Err(panicked()))
         };
@@ -390,10 +395,11 @@ fn native(
     engine: &Engine,
     flavour: &Flavour,
     form: Form,
+    whose: Whose,
     hash: ModuleHash,
     bytes: &[u8],
 ) -> Result<Native, ModuleError> {
-    let made = linked(engine, flavour, hash, bytes);
+    let made = linked(engine, flavour, whose, hash, bytes);
     if let Err(error) = &made {
         engine.compiles().remember(hash, form, error);
     }
@@ -403,6 +409,7 @@ fn native(
 fn linked(
     engine: &Engine,
     flavour: &Flavour,
+    whose: Whose,
     hash: ModuleHash,
     bytes: &[u8],
 ) -> Result<Native, ModuleError> {
@@ -417,7 +424,13 @@ fn linked(
                 Some(compiler) => compiler.compile(flavour.how, bytes)?,
                 None => rewrite::compiled(&flavour.engine, flavour.how, bytes).map_err(invalid)?,
             };
-            let module = cache::load_compiled(&flavour.engine, &native).map_err(invalid)?;
+            // It was compiled, so this is a lack of memory or mappings, or the compiler's fault.
+            let not_loaded = |e: wasmtime::Error| {
+                let text = format!("its native code could not be loaded: {e:#}");
+                ModuleError::NotCompiled(bounded(text))
+            };
+            let loaded = cache::load_compiled(&flavour.engine, &native);
+            let module = loaded.map_err(not_loaded)?;
             if let Some(cache) = engine.cache() {
                 cache.store(&flavour.key, &hash, &native);
             }
@@ -443,7 +456,7 @@ fn linked(
     Ok(Native {
         pre,
         memory,
-        counted: engine.compiles().count(bytes.len() + native_bytes),
+        counted: engine.compiles().count(whose, bytes.len() + native_bytes),
     })
 }
 
@@ -583,6 +596,24 @@ mod tests {
         }
         put(engine.fuelled().unwrap());
         assert!(module.fuelled(Whose::Operator).await.is_ok());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn native_code_that_cannot_be_loaded_is_no_fault_of_the_module() {
+        let dir = temp("unloadable");
+        let engine = engine("cat $0/native", &dir);
+        let native = dir.join("native");
+        std::fs::write(&native, b"no native code").unwrap();
+        let error = Module::compile(&engine, bytes()).await.unwrap_err();
+        assert!(
+            matches!(&error, ModuleError::NotCompiled(why) if why.contains("could not be loaded")),
+            "{error}"
+        );
+        let plain = engine.plain();
+        let compiled = rewrite::compiled(&plain.engine, plain.how, &bytes());
+        std::fs::write(&native, compiled.unwrap()).unwrap();
+        assert!(Module::compile(&engine, bytes()).await.is_ok());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -140,6 +140,24 @@ async fn bytes_of_timers_of_a_process_have_an_end() {
 }
 
 #[tokio::test]
+async fn a_timer_holds_a_message_of_the_largest_size() {
+    let env = environment_with(Limits::default());
+    for tenant in [Environ::default(), Environ(7)] {
+        let largest = ends_in(&env, tenant, |me| {
+            let resource: Resource = Arc::new(());
+            let bytes = Limits::default().message_bytes_max;
+            let message = Message {
+                data: Bytes::from(vec![0_u8; bytes]),
+                resources: vec![resource; 256],
+                ..Message::default()
+            };
+            me.send_after(me.pid(), message, LATER);
+        });
+        assert_eq!(largest.await, ExitReason::Normal);
+    }
+}
+
+#[tokio::test]
 async fn no_tenant_takes_the_timers_of_another() {
     let env = environment_with(Limits {
         all_timers_max: 20,
