@@ -20,7 +20,8 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::tags::Tags;
 
@@ -42,7 +43,8 @@ pub mod codes {
     pub const TOKEN_REFUSED: &str = "E1002";
     /// The caller's certificate does not carry the role that this request needs.
     pub const NOT_PERMITTED: &str = "E1003";
-    /// Too many attempts; the same request may succeed later.
+    /// Too many attempts; the same request may succeed later. With status 429 in a moment, with 409 (a name
+    /// that has had too many node ids) within an hour.
     pub const TOO_MANY: &str = "E1004";
     /// No such node, module or path.
     pub const NOT_FOUND: &str = "E1005";
@@ -178,6 +180,9 @@ pub struct JoinResponse {
 pub struct RenewRequest {
     /// The signing request (PKCS #10, PEM), for the key of the caller's certificate.
     pub csr_pem: String,
+    /// The node's start ticket, as in [`LeaseRequest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
 }
 
 /// Answer to [`RenewRequest`].
@@ -330,7 +335,10 @@ pub struct ClusterInfo {
 // Control plane: modules
 
 /// A module the cluster holds. `PUT /v1/modules?name=…` answers with one, `GET /v1/modules` with all.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Its JSON has the field `name`, too: the first of the names, or null. It is for readers that know of one
+/// name only; nothing here reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ModuleInfo {
     /// `"b3:…"`, the hash of the bytes; the module's true name.
     pub hash: String,
@@ -352,6 +360,19 @@ impl ModuleInfo {
     #[must_use]
     pub fn deployed(&self) -> Timestamp {
         self.deployed_at.unwrap_or(self.added_at)
+    }
+}
+
+impl Serialize for ModuleInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("ModuleInfo", 6)?;
+        fields.serialize_field("hash", &self.hash)?;
+        fields.serialize_field("name", &self.names.first())?;
+        fields.serialize_field("names", &self.names)?;
+        fields.serialize_field("size_bytes", &self.size_bytes)?;
+        fields.serialize_field("added_at", &self.added_at)?;
+        fields.serialize_field("deployed_at", &self.deployed_at)?;
+        fields.end()
     }
 }
 
@@ -534,6 +555,9 @@ pub enum EventKind {
 }
 
 /// One line of `GET /v1/events` (newline-delimited JSON; `?follow=true` keeps it open).
+///
+/// Where the node no longer has what would stand there, it sends a line `{"missed":12}` instead: how many lines
+/// that were. It comes before the next one that the node has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When.
@@ -572,7 +596,8 @@ pub enum Stream {
     Stderr,
 }
 
-/// One line of `GET /v1/logs` (newline-delimited JSON; `?follow=true` keeps it open).
+/// One line of `GET /v1/logs` (newline-delimited JSON; `?follow=true` keeps it open). Lines that are missing
+/// are told of as among [`Event`]s.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// When it was written.

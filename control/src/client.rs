@@ -21,8 +21,9 @@
 //! * It speaks only to the control plane of the authority it knows: that of the identity, or of the
 //!   join token. Host names play no part.
 //! * Calls that may be repeated are repeated while control cannot be reached, for up to ten seconds;
-//!   a call that was refused is not. Nothing that may have taken effect is sent twice unless sending
-//!   it twice is harmless.
+//!   a call that was refused is not, but for those that fetch a module: they are, too, while control has
+//!   no place for them, or its disk fails. Nothing that may have taken effect is sent twice unless
+//!   sending it twice is harmless.
 //! * Each call ends: connecting, waiting for the answer and repeating all have limits.
 
 mod error;
@@ -121,6 +122,13 @@ enum Repeat {
     IfNotSent,
 }
 
+/// Whether joining may go well in a moment: an earlier start of the name lapses, or too many attempts are looked
+/// at. A name that has had too many ids is refused for longer, and with another status.
+fn is_its_turn_to_come(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { status: 429, .. })
+        || error.code() == Some(codes::NAME_TAKEN)
+}
+
 /// The attempts at one call.
 struct Attempts {
     /// None begins later.
@@ -185,7 +193,7 @@ impl Client {
             let call = |client: &Self| client.http().post(client.url("join")).json(&request);
             let joined = pinned.json_until(call, Repeat::IfNotSent, &mut attempts);
             match joined.await {
-                Err(error) if matches!(error.code(), Some(codes::NAME_TAKEN | codes::TOO_MANY)) => {
+                Err(error) if is_its_turn_to_come(&error) => {
                     pinned.pause(&mut attempts, error).await?;
                 }
                 other => break other?,
@@ -316,6 +324,7 @@ impl Client {
     pub async fn renew(&self, identity: &Identity) -> Result<Identity, ClientError> {
         let request = RenewRequest {
             csr_pem: identity.key().signing_request(),
+            ticket: identity.ticket().map(to_hex),
         };
         let call = |client: &Self| client.http().post(client.url("renew")).json(&request);
         let answer: RenewResponse = self.json(call, Repeat::Always).await?;
@@ -377,7 +386,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; repeated while unreachable.
+    /// [`ClientError`]; repeated while unreachable or busy.
     pub async fn module(&self, hash: ModuleHash) -> Result<Bytes, ClientError> {
         let bytes = self.module_bytes(&hash.to_string()).await?;
         if hash_of(&bytes) != hash {
@@ -390,7 +399,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; repeated while unreachable.
+    /// [`ClientError`]; repeated while unreachable or busy.
     pub async fn module_named(&self, name: &str) -> Result<(ModuleHash, Bytes), ClientError> {
         // Anything but a plain name would be another path.
         check_module_name(name).map_err(|error| ClientError::Usage(error.to_string()))?;
@@ -499,10 +508,31 @@ impl Client {
     async fn module_bytes(&self, which: &str) -> Result<Bytes, ClientError> {
         let url = self.url(&format!("modules/{which}"));
         let mut attempts = Attempts::at_a_call();
-        let call = |client: &Self| client.http().get(&url).timeout(MODULE_TIME_MAX);
-        let response = self.send_until(call, Repeat::Always, &mut attempts);
-        let response = response.await?;
-        self.read(response, MODULE_BYTES_MAX).await
+        loop {
+            let call = |client: &Self| client.http().get(&url).timeout(MODULE_TIME_MAX);
+            let sent = self.send_until(call, Repeat::Always, &mut attempts).await;
+            let got = match sent {
+                Ok(response) => self.read(response, MODULE_BYTES_MAX).await,
+                Err(error) => Err(error),
+            };
+            let error = match got {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => error,
+            };
+            // No place for it, a disk that failed, or an answer that broke off.
+            let passes = matches!(
+                &error,
+                ClientError::Unreachable { .. }
+                    | ClientError::Refused {
+                        status: 429 | 503,
+                        ..
+                    }
+            );
+            if !passes {
+                return Err(error);
+            }
+            self.pause(&mut attempts, error).await?;
+        }
     }
 
     async fn json<T: DeserializeOwned>(

@@ -5,13 +5,17 @@
 //! answer is not taken. A connection that exceeds one is closed or answered with an [`ErrorBody`].
 //!
 //! Whoever has shown no certificate is a stranger. There are places that strangers do not get, one
-//! source has only a few of theirs, and a connection of theirs is closed after one answer.
+//! source has only a few of theirs, and a connection of theirs is closed after one answer. When all are
+//! taken, a source that has fewer than another takes the oldest of the one that has most: few sources do
+//! not keep out the others.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::future::{Ready, ready};
 use std::io::IoSlice;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -30,6 +34,7 @@ use axum_server::tls::TlsInfo;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::task::AtomicWaker;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidelock_certs::{CertificateDer, PeerName, Role, UnixTime};
@@ -42,9 +47,10 @@ use crate::api::{ErrorBody, codes};
 use crate::limit::network;
 
 /// Below the 1024 files that a process may usually have open: the store needs some, too. Further ones
-/// are closed.
+/// are closed, or a stranger's is for them, as with [`STRANGERS_MAX`].
 const CONNECTIONS_MAX: usize = 768;
-/// Those of strangers among them, and of whoever has not made a request yet. Further ones are closed.
+/// Those of strangers among them, and of whoever has not made a request yet. A further one is closed, unless
+/// another source has more of them than its own: then the oldest of the source that has most is closed.
 const STRANGERS_MAX: usize = 512;
 /// Those of strangers of one source, an IPv4 address or an IPv6 network of 64 bits. Further ones are
 /// closed. Programs of the server's own machine share an address and are not bounded by it.
@@ -360,7 +366,7 @@ impl<S> Accept<TcpStream, S> for BoundedAcceptor {
         ready(self.place_of(&stream).map(|place| {
             let place = Arc::new(place);
             (
-                Patient::new(stream, STALL_TIME_MAX),
+                Patient::new(stream, STALL_TIME_MAX, Arc::clone(&place.hold)),
                 BoundedService { service, place },
             )
         }))
@@ -412,21 +418,41 @@ struct Places(Mutex<Taken>);
 struct Taken {
     all: usize,
     strangers: usize,
-    /// Strangers by source; no entry is 0.
-    of_source: HashMap<IpAddr, usize>,
+    /// Strangers by source, the oldest of each first; no entry is empty.
+    of_source: HashMap<IpAddr, BTreeMap<u64, Arc<Hold>>>,
+    /// The number of the next one.
+    next: u64,
 }
 
 impl Taken {
-    fn stranger_goes(&mut self, source: Option<IpAddr>) {
-        self.strangers -= 1;
-        if let Some(source) = source
-            && let Some(count) = self.of_source.get_mut(&source)
+    /// Again is as good as once.
+    fn stranger_goes(&mut self, source: IpAddr, number: u64) {
+        if let Some(open) = self.of_source.get_mut(&source)
+            && open.remove(&number).is_some()
         {
-            *count -= 1;
-            if *count == 0 {
+            if open.is_empty() {
                 self.of_source.remove(&source);
             }
+            self.strangers -= 1;
         }
+    }
+
+    /// Takes the oldest place of the source that has most of them, if it has more than `of_source`.
+    fn displace(&mut self, of_source: usize) -> bool {
+        let most = self.of_source.iter().max_by_key(|(_, open)| {
+            let oldest = open.keys().next().copied();
+            (open.len(), Reverse(oldest))
+        });
+        let Some((&source, open)) = most.filter(|(_, open)| open.len() > of_source) else {
+            return false;
+        };
+        let Some((&number, hold)) = open.first_key_value() else {
+            return false;
+        };
+        hold.lose();
+        self.stranger_goes(source, number);
+        self.all -= 1;
+        true
     }
 }
 
@@ -434,25 +460,34 @@ impl Places {
     /// A place for a connection, which is a stranger's until it is known to be somebody else's.
     fn take(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
         let source = source.to_canonical();
-        let source = (!source.is_loopback()).then(|| network(source));
+        let is_own = source.is_loopback();
+        let source = if is_own {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            network(source)
+        };
         let mut taken = self.lock();
-        let of_source = source.and_then(|source| taken.of_source.get(&source));
-        let of_source = of_source.copied().unwrap_or(0);
-        let is_full = taken.all >= CONNECTIONS_MAX
-            || taken.strangers >= STRANGERS_MAX
-            || of_source >= STRANGERS_OF_SOURCE_MAX;
-        if is_full {
+        let of_source = taken.of_source.get(&source).map_or(0, BTreeMap::len);
+        if !is_own && of_source >= STRANGERS_OF_SOURCE_MAX {
             return None;
         }
+        let is_full = taken.all >= CONNECTIONS_MAX || taken.strangers >= STRANGERS_MAX;
+        if is_full && !taken.displace(of_source) {
+            return None;
+        }
+        let (number, hold) = (taken.next, Arc::new(Hold::default()));
+        taken.next += 1;
         taken.all += 1;
         taken.strangers += 1;
-        if let Some(source) = source {
-            taken.of_source.insert(source, of_source + 1);
-        }
+        let open = taken.of_source.entry(source).or_default();
+        open.insert(number, Arc::clone(&hold));
         drop(taken);
         Some(Place {
             places: Arc::clone(self),
-            stranger: Mutex::new(Some(source)),
+            source,
+            number,
+            is_known: AtomicBool::new(false),
+            hold,
         })
     }
 
@@ -464,40 +499,76 @@ impl Places {
 /// One connection's place.
 struct Place {
     places: Arc<Places>,
-    /// The source that counts for it, if one does; `None` once it is no stranger's.
-    stranger: Mutex<Option<Option<IpAddr>>>,
+    /// Whose it is as long as it is a stranger's, and which of theirs.
+    source: IpAddr,
+    number: u64,
+    is_known: AtomicBool,
+    hold: Arc<Hold>,
 }
 
 impl Place {
     /// From now on it is not one of the strangers' places.
     fn becomes_known(&self) {
-        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = stranger.take() {
-            self.places.lock().stranger_goes(source);
+        if !self.is_known.swap(true, Ordering::Relaxed) {
+            self.places.lock().stranger_goes(self.source, self.number);
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.becomes_known();
-        self.places.lock().all -= 1;
+        let mut taken = self.places.lock();
+        taken.stranger_goes(self.source, self.number);
+        // One that was lost is another's already.
+        if !self.hold.is_lost() {
+            taken.all -= 1;
+        }
     }
 }
 
-/// A stream that fails when its other end takes nothing for a while.
+/// Whether a connection still has its place. Lost under the lock of the places; its stream fails then.
+#[derive(Default)]
+struct Hold {
+    lost: AtomicBool,
+    /// The task of the connection.
+    waker: AtomicWaker,
+}
+
+impl Hold {
+    fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Fails once it is lost, and has `cx` woken then.
+    fn check(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.waker.register(cx.waker());
+        if self.is_lost() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+}
+
+/// A stream that fails when its other end takes nothing for a while, or its place is another's.
 struct Patient<S> {
     stream: S,
     time_max: Duration,
+    hold: Arc<Hold>,
     /// Runs while something waits to be taken.
     stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    fn new(stream: S, time_max: Duration) -> Self {
+    fn new(stream: S, time_max: Duration, hold: Arc<Hold>) -> Self {
         Self {
             stream,
             time_max,
+            hold,
             stall: None,
         }
     }
@@ -529,6 +600,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.hold.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -539,6 +611,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.hold.check(cx)?;
         let progress = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.judge(cx, progress)
     }
@@ -548,6 +621,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.hold.check(cx)?;
         let progress = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.judge(cx, progress)
     }
@@ -585,11 +659,16 @@ mod tests {
         let host = |host: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, host]);
         let of_network = (0..100).filter(|number| come(host(*number))).count();
         assert_eq!(of_network, STRANGERS_OF_SOURCE_MAX);
-        // This machine's are bounded by what all strangers have.
+        // This machine's are bounded by what all strangers have, and by who has fewer.
         let own = IpAddr::from([127, 0, 0, 1]);
         let others = STRANGERS_MAX - 2 * STRANGERS_OF_SOURCE_MAX;
         assert_eq!((0..1000).filter(|_| come(own)).count(), others);
-        assert!(!come(source(2)));
+        assert!(!come(own));
+        assert!(come(source(2)));
+        let lost: Vec<bool> = open.iter().map(|place| place.hold.is_lost()).collect();
+        let first_own = 2 * STRANGERS_OF_SOURCE_MAX;
+        assert_eq!(lost.iter().position(|lost| *lost), Some(first_own));
+        assert_eq!(lost.iter().filter(|lost| **lost).count(), 1);
         // Who shows a certificate makes room for strangers, up to what all have.
         for place in &open {
             place.becomes_known();
@@ -607,10 +686,58 @@ mod tests {
         );
     }
 
+    #[test]
+    fn few_sources_do_not_keep_out_the_others() {
+        let places = Arc::new(Places::default());
+        let full = u8::try_from(STRANGERS_MAX / STRANGERS_OF_SOURCE_MAX).unwrap();
+        let mut open = Vec::new();
+        for number in 0..full {
+            for _ in 0..STRANGERS_OF_SOURCE_MAX {
+                open.push(places.take(source(number)).unwrap());
+            }
+        }
+        let lost = |open: &[Place]| -> Vec<usize> {
+            let all = open.iter().enumerate();
+            let lost = all.filter(|(_, place)| place.hold.is_lost());
+            lost.map(|(at, _)| at).collect()
+        };
+        // Each comer takes the oldest place of whoever has most.
+        let first = places.take(source(100)).unwrap();
+        assert_eq!(lost(&open), [0]);
+        let second = places.take(source(101)).unwrap();
+        assert_eq!(lost(&open), [0, STRANGERS_OF_SOURCE_MAX]);
+        // None comes instead of somebody who has as few.
+        let comers = (0..100).map_while(|_| places.take(source(102)));
+        let later: Vec<Place> = comers.collect();
+        let of_source = |number| places.lock().of_source[&source(number)].len();
+        assert!((0..full).all(|number| of_source(number) <= later.len()));
+        assert_eq!((of_source(100), of_source(101)), (1, 1));
+        assert!(!first.hold.is_lost() && !second.hold.is_lost());
+        {
+            let taken = places.lock();
+            assert_eq!((taken.all, taken.strangers), (STRANGERS_MAX, STRANGERS_MAX));
+        }
+        drop((open, first, second, later));
+        assert_eq!(places.lock().all, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_loses_its_place_is_hung_up_on() {
+        let (near, _far) = tokio::io::duplex(1);
+        let hold = Arc::new(Hold::default());
+        let mut near = Patient::new(near, STALL_TIME_MAX, Arc::clone(&hold));
+        let read = tokio::time::timeout(STALL_TIME_MAX, near.read_u8());
+        let (read, ()) = tokio::join!(read, async { hold.lose() });
+        let error = read.expect("it waits on").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        let error = near.write_all(&[0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_given_up_and_who_is_slow_is_not() {
         let (near, mut far) = tokio::io::duplex(1);
-        let mut near = Patient::new(near, STALL_TIME_MAX);
+        let mut near = Patient::new(near, STALL_TIME_MAX, Arc::default());
         let slow = async {
             for _ in 0..3 {
                 tokio::time::sleep(STALL_TIME_MAX - Duration::from_secs(1)).await; // the clock is stopped

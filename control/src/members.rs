@@ -73,7 +73,10 @@ pub(crate) enum AdmitError {
     Token,
     #[error("{id} is called {name:?} and is there")]
     NameTaken { id: String, name: String },
-    #[error("{name:?} was given {max} node ids within an hour; ids are not unlimited")]
+    #[error(
+        "{name:?} was given {max} node ids within an hour, and gets another when the first of them is an hour \
+         old; see to what starts it so often, or give it another name"
+    )]
     TooManyIds { name: String, max: usize },
     #[error("an operator has removed this node")]
     Removed,
@@ -379,8 +382,22 @@ impl Books {
     }
 
     /// The id under which the holder of `key` is present as `name`, or will be when it is heard of.
-    pub(crate) fn present_as(&self, name: &str, key: &[u8; 32]) -> Result<NodeId, ChangeError> {
+    /// `ticketed` is the id that the authority has handed out to it, if it shows so. One that these books
+    /// are older than is answered as at its lease: it is none of the starts they know.
+    pub(crate) fn present_as(
+        &self,
+        name: &str,
+        key: &[u8; 32],
+        ticketed: Option<NodeId>,
+    ) -> Result<NodeId, ChangeError> {
         let state = self.fresh()?;
+        if let Some(id) = ticketed
+            && !state.nodes.contains_key(&id)
+            && !self.is_removed(key)
+            && self.store.is_of_lost_books(id)?
+        {
+            return Err(ChangeError::OldBooks(id));
+        }
         let mut same = state
             .nodes
             .iter()

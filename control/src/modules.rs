@@ -210,6 +210,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_reader_that_knows_of_one_name_is_told_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
+        let shelf = Shelf::open(&dir.path().join("modules"), Arc::new(store)).unwrap();
+        for (name, first) in [(None, None), (Some("b"), Some("b")), (Some("a"), Some("a"))] {
+            let name = name.map(str::to_owned);
+            let info = shelf.put(WASM_HEAD, None, name, Timestamp::UNIX_EPOCH);
+            let info = info.unwrap();
+            let json = serde_json::to_value(&info).unwrap();
+            assert_eq!(json["name"].as_str(), first);
+            assert!(json.get("name").is_some());
+            assert_eq!(serde_json::from_value::<ModuleInfo>(json).unwrap(), info);
+        }
+    }
+
+    #[test]
     fn readers_of_a_module_share_one_copy() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();

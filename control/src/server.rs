@@ -240,12 +240,15 @@ async fn rejoin(
 async fn renew(
     State(app): Shared,
     caller: Caller,
+    Extension(tls): Extension<Arc<TlsInfo>>,
     Json(request): Json<RenewRequest>,
 ) -> Answer<RenewResponse> {
     let (name, key) = node_caller(&caller)?;
     blocking(app, move |app| {
         // A removed node is not present, by whatever start.
-        let node = app.books.present_as(&name, &key).map_err(for_own_node)?;
+        let ticketed = app.ticketed(request.ticket.as_deref(), &tls);
+        let node = app.books.present_as(&name, &key, ticketed);
+        let node = node.map_err(for_own_node)?;
         let certificate = app.issue_for_key(&request.csr_pem, &name, key)?;
         Ok(Json(RenewResponse {
             cert_pem: tidelock_certs::identity::to_pem(&certificate),
@@ -265,7 +268,7 @@ async fn lease(
     let (_, key) = node_caller(&caller)?;
     let id = parse_node(&part(id)?)?;
     blocking(app, move |app| {
-        let is_ticketed = || app.is_ticketed(id, request.ticket.as_deref(), &tls);
+        let is_ticketed = || app.ticketed(request.ticket.as_deref(), &tls) == Some(id);
         let now = Moment::now();
         let leased = app
             .books
@@ -467,16 +470,13 @@ impl App {
         AdmitError::Token.into()
     }
 
-    /// Whether the authority says that the caller was given `id`.
-    fn is_ticketed(&self, id: NodeId, ticket: Option<&str>, tls: &TlsInfo) -> bool {
-        let certificate = tls.peer_certificates.first();
-        let (Some(ticket), Some(certificate)) = (ticket.and_then(from_hex), certificate) else {
-            return false;
-        };
-        let certificate = CertificateDer::from(certificate.as_slice());
+    /// The id that the caller was given, as the authority says.
+    fn ticketed(&self, ticket: Option<&str>, tls: &TlsInfo) -> Option<NodeId> {
+        let ticket = ticket.and_then(from_hex)?;
+        let certificate = CertificateDer::from(tls.peer_certificates.first()?.as_slice());
         let authority = self.authority.certificate();
         let ticket = Ticket::verify(&ticket, authority, &certificate, UnixTime::now());
-        ticket.is_ok_and(|ticket| ticket.node == id)
+        ticket.ok().map(|ticket| ticket.node)
     }
 
     fn lease_ms(&self) -> u64 {
@@ -704,7 +704,8 @@ impl From<AdmitError> for ApiError {
         let (status, code) = match &error {
             AdmitError::Token => (StatusCode::FORBIDDEN, codes::TOKEN_REFUSED),
             AdmitError::NameTaken { .. } => (StatusCode::CONFLICT, codes::NAME_TAKEN),
-            AdmitError::TooManyIds { .. } => (StatusCode::TOO_MANY_REQUESTS, codes::TOO_MANY),
+            // Not as other attempts of which there are too many: a moment does not help.
+            AdmitError::TooManyIds { .. } => (StatusCode::CONFLICT, codes::TOO_MANY),
             AdmitError::Removed => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
             AdmitError::Exhausted | AdmitError::Store(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
@@ -742,7 +743,9 @@ impl From<ModuleError> for ApiError {
             }
             ModuleError::Clash(_) => (StatusCode::CONFLICT, codes::MODULE_REFUSED),
             ModuleError::Full => (StatusCode::INSUFFICIENT_STORAGE, codes::MODULE_REFUSED),
-            ModuleError::Damaged(_) | ModuleError::Io(_) | ModuleError::Store(_) => {
+            // Asking again does not mend it.
+            ModuleError::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, codes::STORE),
+            ModuleError::Io(_) | ModuleError::Store(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
             }
         };

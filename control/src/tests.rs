@@ -21,6 +21,7 @@ use tidelock_certs::{
 };
 use tidelock_proto::NodeId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinHandle;
 
 use crate::api::{NodeState, OperatorContext, WatchEvent, codes};
 use crate::client::{Client, ClientError, Joined, NodeDescription};
@@ -132,6 +133,23 @@ fn load_operator(control: &ControlHandle) -> Identity {
 
 fn operator(control: &ControlHandle) -> Client {
     Client::with_identity(control.control(), &load_operator(control)).unwrap()
+}
+
+/// An operator's client of a server that answers as a test has it.
+fn in_place_of_control(router: axum::Router) -> (Client, JoinHandle<std::io::Result<()>>) {
+    let now = UnixTime::now();
+    let authority = testing::authority("sea", now);
+    let issue = |role, name, hosts: &[String]| {
+        let issued = authority.issue_identity(role, name, hosts, LIMIT, now);
+        issued.unwrap()
+    };
+    let control = issue(Role::Control, "", &["localhost".to_owned()]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let config = tidelock_certs::tls::https_server_config(&control).unwrap();
+    let serving = tokio::spawn(crate::http::Server::new(listener, config).serve(router));
+    let client = Client::with_identity(&address, &issue(Role::Operator, "ann", &[])).unwrap();
+    (client, serving)
 }
 
 fn described(name: &str) -> NodeDescription {

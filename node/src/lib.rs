@@ -510,13 +510,14 @@ async fn join(config: &NodeConfig, node: &NodeDescription) -> Result<Joined, Sta
     Ok(Client::join(&config.control, token, node).await?)
 }
 
-/// Whether control wants nothing to do with whoever asked, as opposed to not being there, or busy.
+/// Whether control wants nothing to do with whoever asked, as opposed to not being there, or busy, or having
+/// seen too much of that name: a token would not help then.
 fn is_refused(error: &ClientError) -> bool {
     let refused = matches!(
         error,
         ClientError::Refused { .. } | ClientError::NotTrusted { .. }
     );
-    refused && !error.is_temporary()
+    refused && !error.is_temporary() && error.code() != Some(codes::TOO_MANY)
 }
 
 /// The identity of an earlier start, and the state directory that it is from.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tidelock::{Environment, Module, ModuleError, ModuleHash, NodeId, Refusal};
-use tidelock_control::client::Client;
+use tidelock_control::client::{Client, ClientError};
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::lock;
@@ -77,18 +77,18 @@ impl Fetcher {
         if let Some(module) = env.modules().find(&hash) {
             return Ok(module);
         }
-        let mut bytes = ask_peer(connection, hash).await;
-        if bytes.is_none() {
-            let control = lock(&self.control).clone();
-            if let Some(control) = control {
-                bytes = control.module(hash).await.ok();
+        let control = lock(&self.control).clone();
+        let bytes = match (ask_peer(connection, hash).await, control) {
+            (Some(bytes), _) => bytes,
+            (None, Some(control)) => {
+                let got = control.module(hash).await;
+                got.map_err(|error| not_had(hash, &error))?
             }
-        }
-        let bytes = bytes.ok_or_else(|| {
-            Refusal::NoModule(format!(
-                "{hash}: neither the asking node nor control has it"
-            ))
-        })?;
+            (None, None) => {
+                let why = format!("{hash}: the asking node does not have it");
+                return Err(Refusal::NoModule(why));
+            }
+        };
         let module = Module::compile_for_peer(env.engine(), peer, bytes).await;
         let module = module.map_err(|error| match error {
             ModuleError::Full(_) => Refusal::Full(error.to_string()),
@@ -149,6 +149,21 @@ async fn serve_one(
     question.answer(answer).await
 }
 
+/// What to tell whoever wants it run when control gave no bytes. What passes is no word on the module: it may
+/// be had elsewhere, or here in a moment.
+fn not_had(hash: ModuleHash, error: &ClientError) -> Refusal {
+    if error.is_temporary() {
+        return Refusal::Full(format!("{hash} cannot be fetched now: {error}"));
+    }
+    let why = match error {
+        ClientError::Refused { status: 404, .. } => {
+            format!("{hash}: neither the asking node nor control has it")
+        }
+        error => format!("{hash}: the asking node does not have it, and of control: {error}"),
+    };
+    Refusal::NoModule(why)
+}
+
 async fn ask_peer(peer: &Connection, hash: ModuleHash) -> Option<Bytes> {
     let answer = peer.ask(&hash.0, MODULE_BYTES_MAX).await.ok()?;
     let bytes = Bytes::from(answer);
@@ -157,4 +172,51 @@ async fn ask_peer(peer: &Connection, hash: ModuleHash) -> Option<Bytes> {
         (*blake3::hash(&bytes).as_bytes() == hash.0).then_some(bytes)
     });
     checked.await.ok()?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidelock_control::api::{ErrorBody, codes};
+
+    use super::*;
+
+    #[test]
+    fn a_module_that_cannot_be_fetched_now_is_not_one_that_is_not_there() {
+        let control = "control:1".to_owned();
+        let refused = |status, code: &str| ClientError::Refused {
+            status,
+            body: ErrorBody {
+                code: code.to_owned(),
+                message: "no".to_owned(),
+                next: Vec::new(),
+            },
+        };
+        let passing = [
+            refused(429, codes::TOO_MANY),
+            refused(503, codes::STORE),
+            ClientError::Unreachable {
+                control: control.clone(),
+                reason: "refused".to_owned(),
+            },
+            ClientError::TimedOut {
+                control: control.clone(),
+                limit: Duration::from_secs(1),
+            },
+        ];
+        for error in &passing {
+            let refusal = not_had(ModuleHash([7; 32]), error);
+            assert!(matches!(refusal, Refusal::Full(_)), "{refusal}");
+        }
+        let reason = "of another cluster".to_owned();
+        let lasting = [
+            refused(404, codes::NOT_FOUND),
+            ClientError::NotTrusted { control, reason },
+        ];
+        for error in &lasting {
+            let refusal = not_had(ModuleHash([7; 32]), error);
+            assert!(matches!(refusal, Refusal::NoModule(_)), "{refusal}");
+        }
+    }
 }

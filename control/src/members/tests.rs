@@ -186,8 +186,9 @@ fn one_start_of_a_name_is_present() {
         bench.states(),
         [NodeState::Left, NodeState::Lost, NodeState::Alive]
     );
-    assert_eq!(bench.books.present_as("a", &[2; 32]).unwrap(), NodeId(3));
-    assert!(bench.books.present_as("a", &[1; 32]).is_err());
+    let present_as = |key: u8| bench.books.present_as("a", &[key; 32], None);
+    assert_eq!(present_as(2).unwrap(), NodeId(3));
+    assert!(present_as(1).is_err());
 }
 
 #[test]
@@ -405,6 +406,10 @@ fn a_node_of_a_later_state_of_the_books_is_not_told_to_end() {
     assert!(matches!(lease(7, 2, false), ChangeError::Unknown(_)));
     assert!(matches!(lease(7, 2, true), ChangeError::OldBooks(_)));
     assert!(matches!(lease(6, 3, true), ChangeError::OldBooks(_)));
+    // At its renewal, too, which is not one of the earlier start that they know.
+    let renewed = |id: u64| bench.books.present_as("a", &[1; 32], Some(NodeId(id)));
+    assert!(matches!(renewed(7), Err(ChangeError::OldBooks(_))));
+    assert_eq!(renewed(1).unwrap(), NodeId(1));
     // Whoever joins gets none of theirs.
     let (node, _) = bench.books.admit(candidate("b", 4), bench.at(2)).unwrap();
     assert_eq!(node.id, "n8");

@@ -263,6 +263,34 @@ async fn modules_on_their_way_out_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_module_that_cannot_be_had_for_the_moment_is_asked_for_again() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::http::StatusCode;
+
+    use crate::http::ApiError;
+
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let answer = axum::routing::get(|| async {
+        let refused = |status, code: &str| Err(ApiError::new(status, code, "not now"));
+        match ASKED.fetch_add(1, Ordering::Relaxed) {
+            0 => refused(StatusCode::TOO_MANY_REQUESTS, codes::TOO_MANY),
+            1 => refused(StatusCode::SERVICE_UNAVAILABLE, codes::STORE),
+            2 => Ok(WASM),
+            _ => refused(StatusCode::NOT_FOUND, codes::NOT_FOUND),
+        }
+    });
+    let router = axum::Router::new().route("/v1/modules/{which}", answer);
+    let (client, serving) = in_place_of_control(router);
+    let hash = crate::modules::hash_of(WASM);
+    assert_eq!(within(client.module(hash)).await.unwrap(), WASM);
+    // One that is not there is not waited for.
+    assert_eq!(code(client.module(hash).await), codes::NOT_FOUND);
+    assert_eq!(ASKED.load(Ordering::Relaxed), 4);
+    serving.abort();
+}
+
+#[tokio::test]
 async fn endless_heads_are_cut_off() {
     let bench = Bench::new().await;
     let address: SocketAddr = bench.control.as_ref().unwrap().addr();

@@ -286,6 +286,17 @@ async fn ids_are_limited_per_name() {
         joined = bench.rejoin(&joined).await.unwrap();
     }
     assert_eq!(code(bench.rejoin(&joined).await), codes::TOO_MANY);
+    // Nothing to wait for, as there is while many others join.
+    joined.client.leave(joined.node).await.unwrap();
+    let token = bench.token(1).await;
+    let began = std::time::Instant::now();
+    let error = Client::join(&bench.address(), &token, &described("crasher"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Some(codes::TOO_MANY));
+    assert!(!error.is_temporary(), "{error}");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
     assert_eq!(bench.join("other").await.node, NodeId(4));
 }
 
@@ -426,6 +437,9 @@ async fn a_backup_of_the_books_ends_no_node_and_no_id_is_handed_out_twice() {
     let error = two.client.lease(two.node, false).await.unwrap_err();
     assert_eq!(error.code(), Some(codes::STORE));
     assert!(error.is_temporary() && !error.is_node_gone(), "{error}");
+    // Its renewal is told the same.
+    let error = two.client.renew(&two.identity).await.unwrap_err();
+    assert_eq!(error.code(), Some(codes::STORE));
     // Without the ticket it is anybody's word.
     let sent = bench
         .raw(Some(&two.identity))

@@ -169,20 +169,8 @@ async fn a_watch_ends_with_the_certificate_it_was_opened_with() {
 
 #[tokio::test]
 async fn a_watch_that_reads_no_snapshot_waits_longer_each_time() {
-    let now = UnixTime::now();
-    let authority = testing::authority("sea", now);
-    let issue = |role, name, hosts: &[String]| {
-        let issued = authority.issue_identity(role, name, hosts, LIMIT, now);
-        issued.unwrap()
-    };
-    let control = issue(Role::Control, "", &["localhost".to_owned()]);
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let config = tidelock_certs::tls::https_server_config(&control).unwrap();
     let answer = axum::routing::get(|| async { "no snapshot\n" });
-    let router = axum::Router::new().route("/v1/watch", answer);
-    let serving = tokio::spawn(crate::http::Server::new(listener, config).serve(router));
-    let client = Client::with_identity(&address, &issue(Role::Operator, "ann", &[])).unwrap();
+    let (client, serving) = in_place_of_control(axum::Router::new().route("/v1/watch", answer));
     let mut watch = client.watch();
     let began = std::time::Instant::now();
     for _ in 0..5 {
