@@ -212,13 +212,13 @@ impl What {
         }
     }
 
-    /// Who began something that has no deadline, and what, if this is such a call.
-    pub(crate) fn wait(&self) -> Option<(Pid, &'static str)> {
+    /// Who began something that has no deadline, with which node, and what, if this is such a call.
+    pub(crate) fn wait(&self) -> Option<(Pid, NodeId, &'static str)> {
         match *self {
-            What::MonitorCalled { by, .. } => Some((by, "monitor")),
-            What::NodeMonitorCalled { by, .. } => Some((by, "monitor_node")),
-            What::SendCalled { by, .. } => Some((by, "send")),
-            What::Killed { by, .. } => Some((by, "kill")),
+            What::MonitorCalled { by, to } => Some((by, to.node(), "monitor")),
+            What::NodeMonitorCalled { by, node } => Some((by, node, "monitor_node")),
+            What::SendCalled { by, to } => Some((by, to.node(), "send")),
+            What::Killed { by, target } => Some((by, target.node(), "kill")),
             _ => None,
         }
     }

@@ -136,7 +136,8 @@ struct Facts<'a> {
     born: BTreeMap<Pid, Duration>,
     /// When, and why.
     ended: BTreeMap<Pid, (Duration, &'a ExitReason)>,
-    crashed: BTreeSet<NodeId>,
+    /// When they did, or were gone after they had left.
+    crashed: BTreeMap<NodeId, Duration>,
     /// When they began to.
     leaving: BTreeMap<NodeId, Duration>,
     /// Which machine each node is a start of.
@@ -173,7 +174,7 @@ impl<'a> Facts<'a> {
             sessions: BTreeMap::new(),
             disturbed: plan.faults().iter().filter_map(disturbed).collect(),
             ended: BTreeMap::new(),
-            crashed: BTreeSet::new(),
+            crashed: BTreeMap::new(),
             leaving: BTreeMap::new(),
             about: BTreeMap::new(),
         };
@@ -193,7 +194,7 @@ impl<'a> Facts<'a> {
                     facts.ended.insert(pid, (entry.at, reason));
                 }
                 What::Crashed(node) => {
-                    facts.crashed.insert(node);
+                    facts.crashed.insert(node, entry.at);
                 }
                 What::Leaves(node) => {
                     facts.leaving.insert(node, entry.at);
@@ -270,8 +271,8 @@ impl<'a> Facts<'a> {
     fn cut(&self, a: Pid, b: Pid, from: usize, to: usize) -> bool {
         self.lost(a.node(), b.node(), from..to)
             || self.lost(b.node(), a.node(), from..to)
-            || self.crashed.contains(&a.node())
-            || self.crashed.contains(&b.node())
+            || self.crashed.contains_key(&a.node())
+            || self.crashed.contains_key(&b.node())
     }
 
     /// Whether somebody was there when something was sent to them: what was sent to a pid that was guessed may have
@@ -283,16 +284,21 @@ impl<'a> Facts<'a> {
 
     /// Whether nothing was in the way of the two all the time.
     fn sound(&self, a: NodeId, b: NodeId, from: Duration, until: Duration) -> bool {
-        let pair = [self.names.get(&a), self.names.get(&b)];
         let open = a == b || (self.open(a, b, from, until) && self.open(b, a, from, until));
-        open && !self.disturbed.iter().any(|(begin, end, between)| {
+        open && self.undisturbed(a, b, from, until)
+    }
+
+    /// Whether no fault may have shown between the two in that time.
+    fn undisturbed(&self, a: NodeId, b: NodeId, from: Duration, until: Duration) -> bool {
+        let pair = [self.names.get(&a), self.names.get(&b)];
+        !self.disturbed.iter().any(|(begin, end, between)| {
             let touches = between.iter().all(|name| pair.contains(&Some(name)));
             touches && *begin <= until && from <= *end
         })
     }
 
     fn lives(&self, pid: Pid) -> bool {
-        !self.ended.contains_key(&pid) && !self.crashed.contains(&pid.node())
+        !self.ended.contains_key(&pid) && !self.crashed.contains_key(&pid.node())
     }
 
     /// Whether `on` had to hear of the end of something at `peer` after `at`, and why.
@@ -300,7 +306,7 @@ impl<'a> Facts<'a> {
         if on.node() == peer.node() {
             return None;
         }
-        if self.crashed.contains(&peer.node()) {
+        if self.crashed.contains_key(&peer.node()) {
             return Some("its node crashed");
         }
         let lost = self.lost(on.node(), peer.node(), at + 1..self.entries.len());

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use tidelock::{ExitReason, NodeId, Pid};
 
+use crate::simulate::cluster::LEASE;
 use crate::simulate::journal::{Entry, Linked, What};
 use crate::simulate::oracle::judge;
-use crate::simulate::plan::Plan;
+use crate::simulate::plan::{Due, Fault, Plan};
 
 const HERE: NodeId = NodeId(1);
 const THERE: NodeId = NodeId(2);
+/// A later start of the name of p's node.
+const AGAIN: NodeId = NodeId(3);
 
 fn p() -> Pid {
     Pid::new(HERE, 1).expect("a small number")
@@ -29,6 +32,21 @@ fn calm() -> Plan {
         mask: 0,
         ..Plan::of(0)
     }
+}
+
+/// A plan with nothing in it but a fault like that.
+fn plan_with(is_it: impl Fn(&Due) -> bool) -> Plan {
+    let single = (0..1_000).flat_map(|seed| (0..5).map(move |bit| (seed, 1 << bit)));
+    let mut plans = single.map(|(seed, mask)| Plan {
+        mask,
+        ..Plan::of(seed)
+    });
+    let found = plans.find(|plan| is_it(&plan.faults()[0]));
+    found.expect("one of so many seeds")
+}
+
+fn millis(at: Duration) -> u64 {
+    at.as_millis() as u64
 }
 
 /// What the judge says of a story that begins with p and r on one node, q on another, and an open session.
@@ -196,6 +214,37 @@ fn every_wait_ends() {
 }
 
 #[test]
+fn a_late_wait_is_excused_by_a_fault_in_its_way_alone() {
+    let story = |plan: &Plan, began: u64, took: u64| {
+        let called = What::SendCalled { by: p(), to: q() };
+        let not_sent = What::NotSent { by: p(), to: q() };
+        judged(plan, vec![(began, called), (began + took, not_sent)])
+    };
+    assert_eq!(story(&calm(), 1_000, 7_000), Ok(()));
+    assert_eq!(story(&calm(), 1_000, 7_200), Err("P6"));
+    let is_short = |due: &Due| due.fault.length() < LEASE && due.at < Duration::from_secs(10);
+    let cut = plan_with(|due| {
+        is_short(due)
+            && matches!(
+                due.fault,
+                Fault::Partition(0, 1, _) | Fault::Partition(1, 0, _)
+            )
+    });
+    let pause = plan_with(|due| is_short(due) && matches!(due.fault, Fault::Pause(1, _)));
+    let crash = plan_with(|due| is_short(due) && matches!(due.fault, Fault::Crash(1, _)));
+    for plan in [cut, pause, crash] {
+        let due = plan.faults()[0];
+        let over = due.at + 2 * due.fault.length() + Duration::from_millis(1_010);
+        assert_eq!(story(&plan, millis(due.at) + 10, 7_200), Ok(()), "{due:?}");
+        assert_eq!(story(&plan, millis(over), 7_200), Err("P6"), "{due:?}");
+    }
+    let away =
+        plan_with(|due| is_short(due) && due.fault.touches(1, 2) && !due.fault.touches(0, 1));
+    let at = millis(away.faults()[0].at);
+    assert_eq!(story(&away, at + 10, 7_200), Err("P6"));
+}
+
+#[test]
 fn a_monitor_of_a_node_is_told_once() {
     let reason = ExitReason::NodeDown {
         node: THERE,
@@ -255,6 +304,74 @@ fn whoever_leaves_says_so_and_is_heard() {
 }
 
 #[test]
+fn the_dead_need_not_hear_who_leaves() {
+    let plan =
+        plan_with(|due| matches!(due.fault, Fault::Crash(0, _)) && due.at < Duration::from_secs(5));
+    let crash = plan.faults()[0];
+    let crashed = millis(crash.at);
+    let back = crashed + millis(crash.fault.length());
+    // Later than the crash of a name excuses anybody.
+    let left = back + 2 * millis(LEASE) + 1_000;
+    let story = |lives_again, rest: Vec<(u64, What)>| {
+        let up = |on, peer| What::NodeUp { on, peer, epoch: 1 };
+        let mut story = vec![(crashed, What::Crashed(HERE))];
+        if lives_again {
+            let (node, name) = (AGAIN, 0);
+            story.push((back, What::Started { node, name }));
+            story.extend([(back + 10, up(AGAIN, THERE)), (back + 10, up(THERE, AGAIN))]);
+        }
+        story.push((crashed + 3_000, given_up(THERE, HERE, "no round trip")));
+        story.push((left, What::Leaves(THERE)));
+        story.extend(rest);
+        story.push((left + 200, What::Crashed(THERE)));
+        judged(&plan, story)
+    };
+    assert_eq!(story(false, vec![]), Ok(()));
+    assert_eq!(story(true, vec![]), Err("P6"), "its next start lives");
+    let told = given_up(AGAIN, THERE, "left");
+    assert_eq!(story(true, vec![(left + 100, told)]), Ok(()));
+}
+
+#[test]
+fn a_crash_excuses_only_what_was_not_told_before() {
+    let story = |crashed_at| {
+        let mut story = vec![(5_000, What::Leaves(THERE)), (5_200, What::Crashed(THERE))];
+        story.push((crashed_at, What::Crashed(HERE)));
+        story.sort_by_key(|(at, _)| *at);
+        judged(&calm(), story)
+    };
+    assert_eq!(story(5_050), Ok(()));
+    assert_eq!(story(10_100), Err("P6"), "there was time to hear of it");
+    let plan = plan_with(|due| matches!(due.fault, Fault::Crash(0, _)));
+    let crashed = millis(plan.faults()[0].at);
+    let told = |why| {
+        let mut story = vec![(crashed - 50, What::Leaves(THERE))];
+        story.push((crashed - 10, node_down(why)));
+        story.extend([HERE, THERE].map(|node| (crashed, What::Crashed(node))));
+        judged(&plan, story)
+    };
+    assert_eq!(told("left"), Ok(()));
+    assert_eq!(told("no round trip"), Err("P6"));
+}
+
+#[test]
+fn a_certificate_may_run_out_as_its_node_leaves() {
+    let story = |until: Option<u64>| {
+        let until = until.map(Duration::from_secs);
+        let mut story = vec![(600, What::Shows { node: HERE, until })];
+        story.extend([
+            (5_000, What::Leaves(THERE)),
+            (5_020, node_down("its certificate")),
+        ]);
+        story.push((5_200, What::Crashed(THERE)));
+        judged(&calm(), story)
+    };
+    assert_eq!(story(Some(5)), Ok(()));
+    assert_eq!(story(Some(20)), Err("P6"));
+    assert_eq!(story(None), Err("P6"));
+}
+
+#[test]
 fn what_a_timer_sends_comes_once_and_in_time() {
     let story = |rest: Vec<(u64, What)>| {
         let set = What::TimerSet {
@@ -282,17 +399,10 @@ fn what_a_timer_sends_comes_once_and_in_time() {
 
 #[test]
 fn a_fault_excuses_only_those_it_touches() {
-    let single = (0..1_000).flat_map(|seed| (0..5).map(move |bit| (seed, 1 << bit)));
-    let mut plans = single.map(|(seed, mask)| Plan {
-        mask,
-        ..Plan::of(seed)
-    });
-    let touches = |plan: &Plan, a, b| plan.faults()[0].fault.touches(a, b);
-    let away = plans.find(|plan| touches(plan, 1, 2) && !touches(plan, 0, 1));
-    let between = plans.find(|plan| touches(plan, 0, 1));
-    let story = |plan: Option<Plan>| {
-        let plan = plan.expect("one of so many seeds");
-        let at = plan.faults()[0].at.as_millis() as u64 + 10;
+    let away = plan_with(|due| due.fault.touches(1, 2) && !due.fault.touches(0, 1));
+    let between = plan_with(|due| due.fault.touches(0, 1));
+    let story = |plan: Plan| {
+        let at = millis(plan.faults()[0].at) + 10;
         let both = [(HERE, THERE), (THERE, HERE)];
         let story = both.map(|(on, peer)| (at, given_up(on, peer, "lost")));
         judged(&plan, story.to_vec())

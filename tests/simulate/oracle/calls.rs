@@ -53,18 +53,25 @@ pub(super) fn calls_end(facts: &Facts<'_>) -> Result<(), Broken> {
     Ok(())
 }
 
-/// P6: calls without a deadline end as well.
+/// P6: calls without a deadline end as well, and in time where no fault was between the two and neither left.
 pub(super) fn waits_end(facts: &Facts<'_>) -> Result<(), Broken> {
-    let mut under_way: BTreeMap<Pid, (Duration, &str)> = BTreeMap::new();
+    let mut under_way: BTreeMap<Pid, (Duration, NodeId, &str)> = BTreeMap::new();
     for entry in facts.entries {
-        if let Some((by, what)) = entry.what.wait() {
-            under_way.insert(by, (entry.at, what));
+        if let Some((by, node, what)) = entry.what.wait() {
+            under_way.insert(by, (entry.at, node, what));
         }
-        if let Some(by) = entry.what.waited() {
-            under_way.remove(&by);
+        if let Some(by) = entry.what.waited()
+            && let Some((began, node, what)) = under_way.remove(&by)
+            && entry.at > began + WAIT_MAX + SLACK
+            && facts.undisturbed(by.node(), node, began, entry.at)
+            && !facts.leaves(by.node(), entry.at)
+            && !facts.leaves(node, entry.at)
+        {
+            let took = entry.at - began;
+            return broken("P6", format!("{what} of {by} at {began:?} took {took:?}"));
         }
     }
-    for (by, (began, what)) in under_way {
+    for (by, (began, _, what)) in under_way {
         if facts.lives(by) && began + WAIT_MAX < facts.end() {
             return broken("P6", format!("{what} of {by} at {began:?} never returned"));
         }

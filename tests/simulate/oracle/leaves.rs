@@ -8,6 +8,7 @@ use tidelock::NodeId;
 use super::super::cluster::LEASE;
 use super::super::journal::What;
 use super::super::plan::{Due, Fault, Plan};
+use super::sessions::lapses;
 use super::{Broken, Facts, broken};
 
 /// How long the word takes at the most, on a network that loses some; and how long a session may wait after it for
@@ -23,13 +24,16 @@ pub(super) fn leaves(plan: &Plan, facts: &Facts<'_>) -> Result<u64, Broken> {
         }
     }
     let faults = plan.faults();
+    let lapses = lapses(facts.entries);
     let mut seen = 0;
     for (left, entry) in facts.entries.iter().enumerate() {
         let What::Leaves(node) = entry.what else {
             continue;
         };
         for ((on, peer), changes) in &facts.sessions {
-            if *peer != node {
+            let crashed = facts.crashed.get(on).copied();
+            // The dead hear nothing: their sessions have no end in the journal.
+            if *peer != node || crashed.is_some_and(|at| at <= entry.at) {
                 continue;
             }
             let next = changes.partition_point(|(at, _)| *at < left);
@@ -56,7 +60,13 @@ pub(super) fn leaves(plan: &Plan, facts: &Facts<'_>) -> Result<u64, Broken> {
             let is_sound = !faults
                 .iter()
                 .any(|due| disturbs(due, facts, (*on, node), entry.at));
-            if is_sound && !(told && in_time) {
+            let died_first = ended.is_none() && crashed.is_some_and(|at| at <= entry.at + GOODBYE);
+            let lapsed = ended.is_some_and(|at| {
+                let at = facts.at(at);
+                lapses.iter().any(|lapse| lapse.ends([*on, node], at))
+            });
+            let is_excused = died_first || lapsed;
+            if is_sound && !is_excused && !(told && in_time) {
                 return broken(
                     "P6",
                     format!("{node} left at {:?}, and {on} was not told so", entry.at),
@@ -67,15 +77,17 @@ pub(super) fn leaves(plan: &Plan, facts: &Facts<'_>) -> Result<u64, Broken> {
     Ok(seen)
 }
 
-/// Whether a fault may keep a goodbye from a peer, or has just ended the session.
-fn disturbs(due: &Due, facts: &Facts<'_>, (a, b): (NodeId, NodeId), at: Duration) -> bool {
-    let (Some(a), Some(b)) = (facts.names.get(&a), facts.names.get(&b)) else {
+/// Whether a fault may keep a goodbye from `on`, or has just ended the session.
+fn disturbs(due: &Due, facts: &Facts<'_>, (on, node): (NodeId, NodeId), at: Duration) -> bool {
+    let (Some(a), Some(b)) = (facts.names.get(&on), facts.names.get(&node)) else {
         return true;
     };
+    // The journal has it, and with it what `on` was told before.
+    let is_own_crash = matches!(due.fault, Fault::Crash(name, _) if name == *a) && due.at >= at;
     let is_this = matches!(due.fault, Fault::Leave(..));
     let before = due.at <= at + GOODBYE;
     let after = at <= due.at + due.fault.length() + 2 * LEASE;
-    !is_this && due.fault.touches(*a, *b) && before && after
+    !is_this && !is_own_crash && due.fault.touches(*a, *b) && before && after
 }
 
 /// A peer that was told *left* has all that was sent in that session before.

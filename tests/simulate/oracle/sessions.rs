@@ -29,14 +29,22 @@ const DATES: Duration = Duration::from_millis(2_300);
 const LOST_MAX: usize = 4;
 
 /// A node has no certificate that is good.
-struct Lapse {
+pub(super) struct Lapse {
     node: NodeId,
     from: Duration,
     /// When it shows one again.
     until: Duration,
 }
 
-fn lapses(entries: &[Entry]) -> Vec<Lapse> {
+impl Lapse {
+    /// Whether a session of the two may end of it at that time.
+    pub(super) fn ends(&self, pair: [NodeId; 2], at: Duration) -> bool {
+        let in_it = self.from <= at + DATES && at <= self.until.saturating_add(DATES);
+        in_it && pair.contains(&self.node)
+    }
+}
+
+pub(super) fn lapses(entries: &[Entry]) -> Vec<Lapse> {
     let mut all: Vec<Lapse> = Vec::new();
     for entry in entries {
         if let What::Shows { node, until } = entry.what {
@@ -79,15 +87,10 @@ pub(super) fn sessions_end_once_with_a_certificate(entries: &[Entry]) -> Result<
 /// P8: a session ends with the certificate that the peer showed last, and none opens with one that has run out.
 pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Broken> {
     let mut still: BTreeMap<NodeId, Vec<Duration>> = BTreeMap::new();
-    let mut crashed: BTreeMap<NodeId, Duration> = BTreeMap::new();
     for entry in facts.entries {
-        match entry.what {
-            // In turn.
-            What::Paused(node) | What::Resumed(node) => {
-                still.entry(node).or_default().push(entry.at);
-            }
-            What::Crashed(node) => drop(crashed.insert(node, entry.at)),
-            _ => {}
+        // In turn.
+        if let What::Paused(node) | What::Resumed(node) = entry.what {
+            still.entry(node).or_default().push(entry.at);
         }
     }
     let end_of_run = facts.entries.last().map_or(Duration::ZERO, |last| last.at);
@@ -101,7 +104,9 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
                     continue;
                 }
                 let ended = changes.get(at + 1).map(|(at, _)| facts.at(*at));
-                let ended = ended.or(crashed.get(on).copied()).unwrap_or(end_of_run);
+                let ended = ended
+                    .or(facts.crashed.get(on).copied())
+                    .unwrap_or(end_of_run);
                 let since = facts.at(opened).max(from + DATES);
                 let stood_still = still.get(on).is_some_and(|times| {
                     let mut pauses = times.chunks(2);
@@ -334,10 +339,7 @@ fn is_disturbed(faults: &[Due], (a, b): (usize, usize), at: Duration) -> bool {
 /// renewed in time: loss of up to 5 % and delay are none.
 pub(super) fn no_false_verdict(plan: &Plan, facts: &Facts<'_>) -> Result<(), Broken> {
     let lapses = lapses(facts.entries);
-    let lapsed = |at: Duration, pair: [&NodeId; 2]| {
-        let mut of_pair = lapses.iter().filter(|lapse| pair.contains(&&lapse.node));
-        of_pair.any(|lapse| lapse.from <= at + DATES && at <= lapse.until.saturating_add(DATES))
-    };
+    let lapsed = |at, pair| lapses.iter().any(|lapse| lapse.ends(pair, at));
     let faults = faults_of(plan);
     let disturbed = |at: Duration, on: &NodeId, peer: &NodeId| {
         let names = (facts.names.get(on), facts.names.get(peer));
@@ -349,7 +351,7 @@ pub(super) fn no_false_verdict(plan: &Plan, facts: &Facts<'_>) -> Result<(), Bro
     for entry in facts.entries {
         if let What::NodeDown { on, peer, why, .. } = &entry.what
             && !disturbed(entry.at, on, peer)
-            && !lapsed(entry.at, [on, peer])
+            && !lapsed(entry.at, [*on, *peer])
             && !facts.leaves(*on, entry.at)
             && !facts.leaves(*peer, entry.at)
         {

@@ -93,7 +93,7 @@ pub(super) fn timers(facts: &Facts<'_>) -> Result<(), Broken> {
         let there = facts.born.get(&to).is_some_and(|born| *born <= timer.set);
         let reads = there && facts.readers.contains(&to) && facts.lives(to);
         // The timer outlives its process, and not its node.
-        let fires = !timer.taken && !facts.crashed.contains(&by.node());
+        let fires = !timer.taken && !facts.crashed.contains_key(&by.node());
         if !timer.got
             && reads
             && fires

@@ -332,7 +332,7 @@ pub(super) fn node_monitors(facts: &Facts<'_>) -> Result<(), Broken> {
     }
     for ((by, reference), (node, _, at)) in open {
         let after = at + 1..facts.entries.len();
-        let must = facts.crashed.contains(&node) || facts.lost(by.node(), node, after);
+        let must = facts.crashed.contains_key(&node) || facts.lost(by.node(), node, after);
         if by.node() != node && facts.lives(by) && must {
             return broken(
                 "P1",

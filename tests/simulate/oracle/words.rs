@@ -56,7 +56,9 @@ impl Told<'_> {
             reason => match ended {
                 Some((_, why)) => *why == reason,
                 // Nobody wrote that down.
-                None => facts.crashed.contains(&self.about.node()) || self.at + SLACK > facts.end(),
+                None => {
+                    facts.crashed.contains_key(&self.about.node()) || self.at + SLACK > facts.end()
+                }
             },
         }
     }
