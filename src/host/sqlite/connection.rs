@@ -803,8 +803,8 @@ mod tests {
         })
     }
 
-    /// Prepares a statement that goes too deep; then the database goes on.
-    async fn goes_too_deep(connection: &Connection, what: &str, sql: &str) {
+    /// Prepares a statement that goes too deep; then the database goes on. Returns what the statement was told.
+    async fn goes_too_deep(connection: &Connection, what: &str, sql: &str) -> String {
         let prepared = connection.prepare(7, sql.to_owned()).await;
         let fault = prepared.expect_err(what);
         let deep = [rusqlite::ffi::SQLITE_NOMEM, rusqlite::ffi::SQLITE_AUTH];
@@ -819,6 +819,7 @@ mod tests {
         assert_eq!(names, ["1"], "{what}");
         assert!(connection.step(8).await.unwrap().is_some(), "{what}");
         connection.finalize(8).await.unwrap();
+        fault.text
     }
 
     /// In views, in which each kind of depth is as large as it may be by itself. A stack that ends ends this program.
@@ -883,6 +884,7 @@ mod tests {
         goes_too_deep(&connection, "brackets", &within).await;
     }
 
+    /// These SQLite bounds by itself.
     #[tokio::test]
     async fn no_tables_that_change_each_other_go_too_deep_for_a_stack() {
         let connection = in_memory().await;
@@ -902,8 +904,13 @@ mod tests {
         connection.execute(chain(levels, cascade)).await.unwrap();
         connection.execute("COMMIT".to_owned()).await.unwrap();
         let insert = format!("INSERT INTO t{} VALUES (1)", levels - 1);
-        goes_too_deep(&connection, "triggers", &insert).await;
-        goes_too_deep(&connection, "cascades", "DELETE FROM c0").await;
+        for (what, sql) in [
+            ("triggers", insert.as_str()),
+            ("cascades", "DELETE FROM c0"),
+        ] {
+            let text = goes_too_deep(&connection, what, sql).await;
+            assert_eq!(text, "triggers nested too deep", "{what}");
+        }
     }
 
     #[tokio::test]

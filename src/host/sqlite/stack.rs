@@ -1,9 +1,8 @@
 //! How deep the thread of a database may go: the end of its stack is the end of the node.
 //!
-//! SQLite looks at a query by calling itself, for each query within it, each view it names, each table whose trigger it
-//! fires. Its limits bound each of these by itself and not their product. So the stack itself is watched at two places that
-//! lie on every such way down: where SQLite asks for memory, and where it asks whether a statement may do what it says
-//! (`permit` in `connection.rs`). Beyond [`DEEP_BYTES`] the one has none and the other refuses; the statement fails, and the
+//! SQLite looks at a query by calling itself, for each query within it and each view it names. Its limits bound each of these
+//! by itself and not their product. So the stack itself is watched at two places that lie on every such way down: where
+//! SQLite asks for memory, and where it asks whether a statement may do what it says (`permit` in `connection.rs`). Beyond [`DEEP_BYTES`] the one has none and the other refuses; the statement fails, and the
 //! database goes on.
 //!
 //! What walks a tree that is already made asks for nothing. No tree is deeper than what made it could go, though, and
@@ -88,8 +87,16 @@ pub(super) fn install() -> Result<(), String> {
             ffi::SQLITE_OK => Ok(()),
             code => Err(format!("SQLite does not let its memory be {what}: {code}")),
         };
-        // SAFETY: all fields are options of functions, and None is all zeros.
-        let mut methods: ffi::sqlite3_mem_methods = unsafe { std::mem::zeroed() };
+        let mut methods = ffi::sqlite3_mem_methods {
+            xMalloc: None,
+            xFree: None,
+            xRealloc: None,
+            xSize: None,
+            xRoundup: None,
+            xInit: None,
+            xShutdown: None,
+            pAppData: ptr::null_mut(),
+        };
         let asked = &raw mut methods;
         // SAFETY: this option takes a pointer to such a struct and fills it. No other thread uses SQLite before this is
         // done: `open` is the only way to it, and waits here.
