@@ -36,9 +36,9 @@ thread_local! {
 pub(super) struct Turns(Mutex<State>);
 
 struct State {
-    /// Turns that nobody has; none while anybody waits.
-    free: usize,
-    /// Turns that somebody has.
+    /// Turns at a time.
+    max: usize,
+    /// Turns that somebody has, as many as there are while anybody waits.
     held: Vec<Held>,
     /// Turns that were ever given.
     given: u64,
@@ -57,6 +57,10 @@ struct Waiting {
 }
 
 impl State {
+    fn is_free(&self) -> bool {
+        self.held.len() < self.max
+    }
+
     /// A turn for somebody.
     fn give(&mut self) -> Held {
         self.given += 1;
@@ -68,23 +72,15 @@ impl State {
         held
     }
 
-    /// What somebody had is for whoever waits longest, or free.
-    fn hand_on(&mut self) {
-        let Some(next) = self.waiting.pop_front() else {
-            self.free += 1;
-            return;
-        };
-        let held = self.give();
-        next.called.get_or_init(|| held);
-        next.thread.unpark();
-    }
-
-    /// Hands on what should have been handed on long ago.
-    fn lapse(&mut self) {
-        let before = self.held.len();
-        self.held.retain(|held| held.since.elapsed() < LAPSE);
-        for _ in self.held.len()..before {
-            self.hand_on();
+    /// Ends turns, and gives what is free to whoever waits longest.
+    fn end(&mut self, ends: impl Fn(&Held) -> bool) {
+        self.held.retain(|held| !ends(held));
+        while self.is_free()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            let held = self.give();
+            next.called.get_or_init(|| held);
+            next.thread.unpark();
         }
     }
 }
@@ -101,7 +97,7 @@ impl Drop for Turn<'_> {
 impl Turns {
     fn new(max: usize) -> Self {
         Self(Mutex::new(State {
-            free: max,
+            max,
             held: Vec::new(),
             given: 0,
             waiting: VecDeque::new(),
@@ -142,8 +138,7 @@ impl Turns {
     fn wait(&self) -> Held {
         let waiting = {
             let mut state = self.state();
-            if state.free > 0 {
-                state.free -= 1;
+            if state.is_free() {
                 return state.give();
             }
             let waiting = Arc::new(Waiting {
@@ -154,12 +149,11 @@ impl Turns {
             waiting
         };
         loop {
+            thread::park_timeout(LAPSE);
             if let Some(held) = waiting.called.get() {
                 return *held;
             }
-            thread::park_timeout(LAPSE);
-            // Nobody may wait any more. Then what lapses is free.
-            self.state().lapse();
+            self.state().end(|held| held.since.elapsed() >= LAPSE);
         }
     }
 
@@ -167,12 +161,8 @@ impl Turns {
         let Some(mine) = MINE.take() else {
             return;
         };
-        let mut state = self.state();
-        let held = state.held.len();
-        state.held.retain(|held| held.number != mine.number);
-        if state.held.len() < held {
-            state.hand_on();
-        }
+        // It may be over already.
+        self.state().end(|held| held.number == mine.number);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -185,6 +175,11 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    fn free(turns: &Turns) -> usize {
+        let state = turns.state();
+        state.max - state.held.len()
+    }
 
     /// Whether another thread has a turn while this one does what it is told; then that turn is over.
     fn another_has_a_turn(turns: &Turns, meanwhile: impl FnOnce(&mpsc::Receiver<()>)) {
@@ -233,7 +228,7 @@ mod tests {
             turns.aside(|| {});
             turns.give_way();
         });
-        assert_eq!(turns.state().free, 1);
+        assert_eq!(free(&turns), 1);
     }
 
     #[test]
@@ -241,16 +236,16 @@ mod tests {
         let turns = Turns::new(1);
         let mine = turns.take();
         another_has_a_turn(&turns, |told| told.recv().unwrap());
-        assert_eq!(turns.state().free, 1);
+        assert_eq!(free(&turns), 1);
         // Nothing comes back of what has lapsed.
         drop(mine);
-        assert_eq!(turns.state().free, 1);
+        assert_eq!(free(&turns), 1);
         // Whoever computes on takes another.
         let mine = turns.take();
         another_has_a_turn(&turns, |told| told.recv().unwrap());
-        turns.aside(|| assert_eq!(turns.state().free, 1));
-        assert_eq!(turns.state().free, 0);
+        turns.aside(|| assert_eq!(free(&turns), 1));
+        assert_eq!(free(&turns), 0);
         drop(mine);
-        assert_eq!(turns.state().free, 1);
+        assert_eq!(free(&turns), 1);
     }
 }
