@@ -302,8 +302,7 @@ impl Books {
     ) -> Result<u64, ChangeError> {
         let mut state = self.fresh()?;
         let Some(entry) = state.nodes.get(&id) else {
-            let is_old =
-                !self.is_removed(key) && is_ticketed() && self.store.is_of_lost_books(id)?;
+            let is_old = is_ticketed() && self.is_older_than(id, key)?;
             return Err(if is_old {
                 ChangeError::OldBooks(id)
             } else {
@@ -381,6 +380,11 @@ impl Books {
         self.read_removed().contains(key)
     }
 
+    /// Whether these books, which do not know `id`, are older than it. An operator's removal counts for more.
+    fn is_older_than(&self, id: NodeId, key: &[u8; 32]) -> Result<bool, StoreError> {
+        Ok(!self.is_removed(key) && self.store.is_of_lost_books(id)?)
+    }
+
     /// The id under which the holder of `key` is present as `name`, or will be when it is heard of.
     /// `ticketed` is the id that the authority has handed out to it, if it shows so. One that these books
     /// are older than is answered as at its lease: it is none of the starts they know.
@@ -393,8 +397,7 @@ impl Books {
         let state = self.fresh()?;
         if let Some(id) = ticketed
             && !state.nodes.contains_key(&id)
-            && !self.is_removed(key)
-            && self.store.is_of_lost_books(id)?
+            && self.is_older_than(id, key)?
         {
             return Err(ChangeError::OldBooks(id));
         }

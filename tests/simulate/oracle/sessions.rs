@@ -66,12 +66,11 @@ pub(super) fn lapses(entries: &[Entry]) -> Vec<Lapse> {
 
 /// P8: a certificate that has run out ends the sessions with it, and no storm of them.
 pub(super) fn sessions_end_once_with_a_certificate(entries: &[Entry]) -> Result<(), Broken> {
-    for Lapse { node, from, until } in &lapses(entries) {
+    for lapse in lapses(entries) {
+        let Lapse { node, from, .. } = lapse;
         let lost = |entry: &&Entry| {
-            let in_it = *from <= entry.at + DATES && entry.at <= until.saturating_add(DATES);
-            let of_it = matches!(&entry.what,
-                What::NodeDown { peer, why, .. } if peer == node && why.contains("certificate"));
-            in_it && of_it
+            matches!(&entry.what, What::NodeDown { on, peer, why, .. }
+                if *peer == node && why.contains("certificate") && lapse.ends([*on, node], entry.at))
         };
         let lost = entries.iter().filter(lost).count();
         if lost > LOST_MAX {
