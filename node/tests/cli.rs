@@ -8,7 +8,7 @@ mod user;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read as _},
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -1326,14 +1326,31 @@ fn a_hang_up_is_an_orderly_leave_and_logs_are_json() {
             .any(|event| event.kind == api::EventKind::NodeUp)
     };
     until("they have a session", || up(a.id()) && up(b.id()));
-    let end = |daemon: Daemon, signal| {
+    let send = |daemon: &Daemon, signal| {
         kill(Pid::from_raw(daemon.child.id() as i32), signal).unwrap();
+    };
+    let end = |daemon: Daemon, signal| {
+        send(&daemon, signal);
         let (code, told) = daemon.end();
         assert_eq!(code, Some(0), "{told}");
         log_of(&told)
     };
-    let log = end(a, hang_up);
-    logged(&log, "leaving; once more ends at once");
+    send(&a, hang_up);
+    let mut a = a;
+    let mut said = BufReader::new(a.child.stderr.take().unwrap());
+    let leaving = said.by_ref().lines().any(|line| {
+        let line = line.unwrap();
+        line.contains("leaving; once more ends at once") && log_of(&line).len() == 1
+    });
+    assert!(leaving, "it has ended without a word");
+    // A terminal that is closed may say it twice.
+    if hang_up == Signal::SIGHUP {
+        send(&a, hang_up);
+    }
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    log_of(&rest);
+    assert_eq!(a.child.wait().unwrap().code(), Some(0), "{rest}");
     let log = end(b, Signal::SIGTERM);
     let left =
         |line: &&serde_json::Value| line["message"] == "session over" && line["why"] == "left";

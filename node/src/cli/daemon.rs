@@ -85,8 +85,16 @@ pub(crate) fn log(table: &LogTable) -> Outcome<Voice> {
 /// Waits for Ctrl-C, SIGTERM, or SIGHUP unless whoever started the daemon has that ignored, as `nohup` does.
 pub(crate) async fn asked_to_stop() {
     tokio::select! {
-        () = comes(SignalKind::terminate()) => {}
+        () = asked_again() => {}
         () = comes(SignalKind::hangup()), if !ignores_hangup() => {}
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM after [`asked_to_stop`]. A terminal that is closed may send SIGHUP more than once: that
+/// asks for one end, and is caught still.
+pub(crate) async fn asked_again() {
+    tokio::select! {
+        () = comes(SignalKind::terminate()) => {}
         _ = tokio::signal::ctrl_c() => {}
     }
 }
@@ -111,4 +119,22 @@ fn ignores_hangup() -> bool {
         mask.is_some_and(|mask| mask & 1 == 1)
     });
     *IGNORED
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_hang_up_ends_nothing_at_once() {
+        let mut hung_up = signal(SignalKind::hangup()).unwrap();
+        let again = asked_again();
+        tokio::pin!(again);
+        assert!(futures_util::poll!(&mut again).is_pending());
+        raise(Signal::SIGHUP).unwrap();
+        hung_up.recv().await.unwrap();
+        assert!(futures_util::poll!(&mut again).is_pending());
+    }
 }

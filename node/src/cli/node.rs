@@ -117,7 +117,7 @@ impl Node {
         voice.say(out, "leaving; once more ends at once");
         tokio::select! {
             () = node.leave() => Ok(0),
-            () = daemon::asked_to_stop() => Ok(Exit::Interrupted as u8),
+            () = daemon::asked_again() => Ok(Exit::Interrupted as u8),
         }
     }
 
