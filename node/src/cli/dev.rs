@@ -245,7 +245,7 @@ impl Guest<'_> {
             module_name(file),
             super::ps::short(&module.hash),
             size(module.size_bytes),
-            spawned.pid
+            printable(&spawned.pid)
         ));
         self.pid = Some(spawned.pid);
         Ok(())
@@ -287,7 +287,7 @@ async fn print_output(wire: &Cluster, out: &Output) -> Outcome {
         } else {
             Tone::Dim
         };
-        let pid = out.tone(tone, &format!("{:<6}", line.pid));
+        let pid = out.tone(tone, &format!("{:<6}", printable(&line.pid)));
         let text = printable(&line.line);
         out.item(&line, &line.pid, &format!("  {pid} {text}"))
     };

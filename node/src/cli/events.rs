@@ -66,7 +66,7 @@ fn text(out: &Output, event: &Event) -> String {
     };
     let time = out.tone(Tone::Dim, &clock(&event.time.to_string()));
     let word = out.tone(tone, &format!("{word:<9}"));
-    let mut text = format!("{time} {:<3} {word}", event.node);
+    let mut text = format!("{time} {:<3} {word}", printable(&event.node));
     let module = event.module.as_deref().map(|hash| short(hash).to_owned());
     let parts = [
         &event.pid,

@@ -13,6 +13,7 @@ use super::{
     Output,
     connect::{Cluster, no_process, parse_pid},
     failure::{Exit, Failure, Outcome},
+    output::printable,
 };
 
 /// A radius is not looked at further than this; a larger one is large enough to think twice.
@@ -141,5 +142,6 @@ fn drawn(radius: &BlastRadius) -> String {
             "\n{pid} is linked, but its node does not answer: it may end, and others with it."
         );
     }
-    text
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    lines.join("\n")
 }

@@ -15,7 +15,7 @@ use super::failure::{Letter, Outcome};
 
 /// Columns that a narrow terminal goes without, the first of them first. The other forms have them.
 const DISPENSABLE: [&str; 7] = [
-    "VERSION", "JOINED", "ADDED", "STARTED", "LINKS", "ADMIN", "SEEN",
+    "VERSION", "JOINED", "DEPLOYED", "STARTED", "LINKS", "ADMIN", "SEEN",
 ];
 
 /// Columns of names. They are cut where there is no room for them; an id, an address or a state never is.
@@ -108,7 +108,7 @@ impl Output {
         columns: impl Fn(&T) -> Vec<String>,
     ) -> Outcome {
         if self.quiet {
-            return rows.iter().try_for_each(|row| self.print(&id(row)));
+            return rows.iter().try_for_each(|row| self.id(&id(row)));
         }
         match self.format {
             Format::Json => self.print(&json(rows, true)),
@@ -123,7 +123,7 @@ impl Output {
     /// One thing: its document, its text, or with `-q` its id.
     pub(crate) fn one<T: Serialize>(&self, value: &T, id: &str, text: &str) -> Outcome {
         if self.quiet {
-            return self.print(id);
+            return self.id(id);
         }
         match self.format {
             Format::Json => self.print(&json(value, true)),
@@ -136,12 +136,18 @@ impl Output {
     /// line.
     pub(crate) fn item<T: Serialize>(&self, value: &T, id: &str, text: &str) -> Outcome {
         if self.quiet {
-            self.print(id)
+            self.id(id)
         } else if self.machine() {
             self.print(&json(value, false))
         } else {
             self.print(text)
         }
+    }
+
+    /// Ids, each on a line. Other machines have given them.
+    fn id(&self, ids: &str) -> Outcome {
+        let lines: Vec<_> = ids.split('\n').map(printable).collect();
+        self.print(&lines.join("\n"))
     }
 
     /// Data that is text by nature: a template, a script, a page.
@@ -201,20 +207,20 @@ impl Output {
             "{} {} [{}]\n",
             paint(self.color_err, Tone::Bad, "error:"),
             message.join("\n"),
-            letter.code
+            printable(&letter.code)
         );
         for line in letter.detail.iter().flat_map(|detail| detail.lines()) {
             text.push_str(&format!("  {}\n", printable(line)));
         }
         let explain = format!("tidelock explain {}", letter.code);
         let known = letter.next.iter().any(|next| next.command == explain);
-        let mut rows: Vec<(&str, &str)> = letter
+        let mut rows: Vec<(Cow<'_, str>, &str)> = letter
             .next
             .iter()
-            .map(|next| (next.command.as_str(), next.why.as_str()))
+            .map(|next| (printable(&next.command), next.why.as_str()))
             .collect();
         if !known && rows.len() < 2 {
-            rows.push((&explain, "what this means"));
+            rows.push((printable(&explain), "what this means"));
         }
         let wide = rows
             .iter()
@@ -488,7 +494,9 @@ mod tests {
             "{table:?}"
         );
         let super::super::failure::Failure::Letter(letter) =
-            super::super::failure::Failure::new("E0033", "a\u{1b}b").detail("c\u{1b}d\ne")
+            super::super::failure::Failure::new("E00\u{1b}", "a\u{1b}b")
+                .detail("c\u{1b}d\ne")
+                .next("f\u{1b}g", "")
         else {
             panic!("not a letter");
         };
@@ -497,6 +505,11 @@ mod tests {
             text.contains("a\u{fffd}b") && text.contains("  c\u{fffd}d\n  e\n"),
             "{text:?}"
         );
+        assert!(
+            text.contains("[E00\u{fffd}]") && text.contains("next: f\u{fffd}g"),
+            "{text:?}"
+        );
+        assert!(!text.contains('\u{1b}'), "{text:?}");
     }
 
     #[test]
@@ -525,6 +538,12 @@ mod tests {
         fit(&mut narrow, 80);
         assert_eq!(narrow[0], ["NODE", "NAME", "STATE", "ADDRESS", "SEEN"]);
         assert_eq!(narrow[1][1], "a-machine-with-a-name");
+        let mut modules: Vec<Vec<String>> = vec![
+            row(&["HASH", "NAME", "SIZE", "DEPLOYED"]),
+            row(&["b3:12345678", "app", "1.5 KiB", "12s ago"]),
+        ];
+        fit(&mut modules, 30);
+        assert_eq!(modules[0], ["HASH", "NAME", "SIZE"]);
         let mut narrower = nodes();
         fit(&mut narrower, 55);
         assert_eq!(narrower[0], ["NODE", "NAME", "STATE", "ADDRESS"]);
