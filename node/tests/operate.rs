@@ -7,9 +7,15 @@ mod user;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read as _},
+    io::{self, BufRead, BufReader, Read as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     process::Stdio,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use tidelock_control::api;
@@ -48,6 +54,44 @@ const WATCHER: &str = r#"(module
         (call $monitor (i64.load (i32.const 8)))
         (call $wait)))"#;
 
+/// Stands between whoever asks and a node, and can be cut.
+struct Cable {
+    addr: SocketAddr,
+    ends: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Cable {
+    fn to(node: SocketAddr) -> Self {
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = door.local_addr().unwrap();
+        let ends: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let open = Arc::clone(&ends);
+        thread::spawn(move || {
+            for near in door.incoming() {
+                let near = near.unwrap();
+                let far = TcpStream::connect(node).unwrap();
+                open.lock().unwrap().push(near.try_clone().unwrap());
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let mut from = from.try_clone().unwrap();
+                    let mut to = to.try_clone().unwrap();
+                    thread::spawn(move || {
+                        let _ = io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Write);
+                    });
+                }
+            }
+        });
+        Self { addr, ends }
+    }
+
+    /// Ends all connections; new ones are passed on again.
+    fn cut(&self) {
+        for end in self.ends.lock().unwrap().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 /// Starts a guest on the cluster; its pid.
 fn start(user: &User, name: &str, guest: &str) -> String {
     let file = format!("{name}.wat");
@@ -76,6 +120,10 @@ fn what_is_not_kept_any_more_is_told() {
     let first: serde_json::Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
     assert_eq!(first, serde_json::json!({"node": node.id(), "missed": 7}));
     assert_eq!(user.ok(&["logs", "-q"]).lines().count(), 3);
+    let unknown = format!("{}.999", node.id());
+    let missing = format!("{}: 7 lines are missing here", node.id());
+    let words = ["there is no such process", "[E0020]", missing.as_str()];
+    refused(&mut user.command(&["logs", &unknown]), 4, &words);
 }
 
 #[test]
@@ -130,6 +178,59 @@ fn whoever_follows_is_told_of_nodes_that_join_and_end() {
     follower.kill().unwrap();
     follower.wait().unwrap();
     assert!(told, "it has ended without a word");
+}
+
+#[test]
+fn a_stream_that_was_lost_goes_on_where_it_was() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let (_a, b) = (control.join(user, "a"), control.join(user, "b"));
+    user.ok(&["deploy", &example("spin.wat")]);
+    let pid = user.ok(&["spawn", "-q", "--on", "b", "spin"]);
+    let pid = pid.trim();
+    // Its address is believed from now on.
+    control.kill();
+    let direct = b.ready["admin_addr"].as_str().unwrap();
+    let cable = Cable::to(direct.parse().unwrap());
+    let kept = user.context.as_ref().unwrap().join("nodes.json");
+    let known = fs::read_to_string(&kept).unwrap();
+    assert!(known.contains(direct), "{known}");
+    fs::write(&kept, known.replace(direct, &cable.addr.to_string())).unwrap();
+
+    let mut follower = user
+        .command(&["events", "-f", "-o", "ndjson"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let told = BufReader::new(follower.stdout.take().unwrap());
+    let mut events = told
+        .lines()
+        .map(|line| serde_json::from_str::<api::Event>(&line.unwrap()).unwrap());
+    let is = |event: &api::Event, kind: api::EventKind| {
+        event.kind == kind && event.pid.as_deref() == Some(pid)
+    };
+    assert!(
+        events.any(|event| is(&event, api::EventKind::Spawned)),
+        "it follows"
+    );
+    cable.cut();
+    let said = BufReader::new(follower.stderr.take().unwrap());
+    let words = format!("no more lines from {}", b.id());
+    let told = said.lines().any(|line| line.unwrap().contains(&words));
+    assert!(told, "it has ended without a word");
+    user.ok(&["kill", pid]);
+    let more: Vec<api::Event> = events
+        .by_ref()
+        .take_while(|event| !is(event, api::EventKind::Ended))
+        .collect();
+    let again = more.iter().any(|event| is(event, api::EventKind::Spawned));
+    let goes_on = follower.try_wait().unwrap().is_none();
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert!(goes_on, "it has ended");
+    assert!(!again, "what was read is read again: {more:?}");
 }
 
 #[test]
@@ -203,6 +304,70 @@ fn without_control_the_nodes_are_asked_all_the_same() {
     refused(&mut show(), 3, &["may still run", "[E0012]"]);
     fs::remove_file(&kept).unwrap();
     refused(&mut user.command(&["ps"]), 3, &["[E0011]"]);
+}
+
+#[test]
+fn what_was_remembered_is_checked_before_it_is_acted_on() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let node = control.join(user, "a");
+    user.ok(&["deploy", &example("spin.wat")]);
+    user.ok(&["spawn", "spin"]);
+    let kept = user.context.as_ref().unwrap().join("nodes.json");
+    let mut known: serde_json::Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+    control.kill();
+    let mut was = |id: &str, name: &str| {
+        known["nodes"][0]["id"] = id.into();
+        known["nodes"][0]["name"] = name.into();
+        fs::write(&kept, known.to_string()).unwrap();
+    };
+
+    was("n9", "old");
+    let is = format!("now: {} (a)", node.id());
+    let words = ["n9: another node answers at", is.as_str(), "[E0012]"];
+    for args in [
+        &["drain", "n9"][..],
+        &["drain", "old"],
+        &["spawn", "--on", "old", "spin"],
+        &["show", "n9.1"],
+        &["kill", "n9.1"],
+    ] {
+        refused(&mut user.command(args), 3, &words);
+    }
+    // It may have joined since.
+    let words = ["n2 is not among the nodes that were known", "[E0011]"];
+    for args in [&["drain", "n2"][..], &["show", "n2.1"]] {
+        refused(&mut user.command(args), 3, &words);
+    }
+    // Whoever is called so is meant, whatever its id is by now.
+    was("n9", "a");
+    let draining: serde_json::Value = user.json(&["drain", "a"]);
+    assert_eq!(draining["node"], node.id(), "{draining}");
+}
+
+#[test]
+fn a_control_that_is_not_there_is_waited_for_once() {
+    let mut user = User::new();
+    let control = Daemon::control(&mut user);
+    let user = &user;
+    let _node = control.join(user, "a");
+    user.ok(&["ps"]);
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = user.context.as_ref().unwrap().join("context.json");
+    let mut context: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    context["control"] = door.local_addr().unwrap().to_string().into();
+    fs::write(&file, context.to_string()).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    thread::spawn(move || {
+        for connection in door.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+            drop(connection);
+        }
+    });
+    refused(&mut user.command(&["ps"]), 0, &["control is not there"]);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A running cluster, for operators: finds the credentials, asks control and nodes over mutual TLS.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     io::{self, Write as _},
     net::SocketAddr,
@@ -104,6 +104,36 @@ pub(crate) struct Missed {
 #[derive(Deserialize)]
 struct Gap {
     missed: u64,
+}
+
+/// How far the lines of one node were read. It numbers them for as long as it runs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// The number of the first line that was not handed over.
+    next: u64,
+    /// Whether it was said that there are no more, and nothing has come since.
+    lost: bool,
+}
+
+impl Place {
+    /// What is new of the line whose number is `at`; moves both behind it. What was no line for us has a number, too.
+    fn news<T>(&mut self, at: &mut u64, line: Option<Line<T>>) -> Option<Line<T>> {
+        let numbers = match &line {
+            Some(Line::Missed(gap)) => gap.missed,
+            Some(Line::Item(_)) | None => 1,
+        };
+        *at = at.saturating_add(numbers);
+        let new = at.saturating_sub(self.next);
+        self.next = self.next.max(*at);
+        match line {
+            _ if new == 0 => None,
+            Some(Line::Missed(gap)) => Some(Line::Missed(Missed {
+                missed: gap.missed.min(new),
+                ..gap
+            })),
+            other => other,
+        }
+    }
 }
 
 impl Missed {
@@ -261,6 +291,11 @@ impl Cluster {
         }
     }
 
+    /// Whether the nodes are known from before, and not from control.
+    fn is_remembered(&self) -> bool {
+        self.without_control.get().is_some()
+    }
+
     /// Writes down who is there. Readable by its owner alone, and there completely or not at all.
     fn remember(&self, nodes: &[NodeInfo]) -> io::Result<()> {
         let known = Known {
@@ -318,10 +353,33 @@ impl Cluster {
         self.usable(name, by_id.or(by_name)).await
     }
 
+    /// As [`Cluster::node`], to change something there: the node that answers now. Another one may have its address
+    /// since control told of it.
+    pub(crate) async fn node_itself(&self, name: &str) -> Outcome<NodeInfo> {
+        let node = self.node(name).await?;
+        let status: NodeStatus = self.get(node.admin_addr, "/v1/status").await?;
+        // Whoever is meant by its name may have started again.
+        let is_by_name = name != node.id && status.name == name;
+        if status.id != node.id && !is_by_name {
+            return Err(another(&node, &status));
+        }
+        Ok(NodeInfo {
+            id: status.id,
+            version: status.version,
+            ..node
+        })
+    }
+
     /// A node that was found, if it can be asked.
     async fn usable(&self, typed: &str, found: Option<&NodeInfo>) -> Outcome<NodeInfo> {
         let next = "tidelock nodes --all";
         let Some(node) = found else {
+            if self.is_remembered() {
+                // It may have joined since.
+                return Err(no_control(&self.address).detail(format_args!(
+                    "{typed} is not among the nodes that were known before."
+                )));
+            }
             return Err(
                 Failure::new("E0021", format!("{typed}: there is no such node"))
                     .next(next, "who is here and who was"),
@@ -393,14 +451,22 @@ impl Cluster {
         let nodes = self.known().await?;
         let found = nodes.iter().rfind(|node| node.id == id);
         let usable = self.usable(&id, found).await;
-        usable.map_err(|failure| match failure {
+        let node = usable.map_err(|failure| match failure {
             Failure::Letter(mut letter) if letter.code == "E0021" => {
                 letter.code = "E0020".to_owned();
                 letter.message = format!("{pid}: there is no such process, and no node {id}");
                 Failure::Letter(letter)
             }
             other => other,
-        })
+        })?;
+        if self.is_remembered() {
+            // Another one would say that there is no such process.
+            let status: NodeStatus = self.get(node.admin_addr, "/v1/status").await?;
+            if status.id != node.id {
+                return Err(another(&node, &status));
+            }
+        }
+        Ok(node)
     }
 
     /// The admin address of the node that a process lives on.
@@ -458,6 +524,10 @@ impl Cluster {
 
     /// All modules the cluster holds.
     pub(crate) async fn modules(&self) -> Outcome<Vec<ModuleInfo>> {
+        // Waiting for it once is enough.
+        if self.is_remembered() {
+            return Err(no_control(&self.address));
+        }
         let request = self.to_control(Method::GET, "/v1/modules");
         self.ask(Whom::Control, request).await
     }
@@ -567,7 +637,8 @@ impl Cluster {
         mut take: impl FnMut(Line<T>) -> Outcome,
     ) -> Outcome {
         let (sender, mut receiver) = mpsc::channel(LINES_WAITING_MAX);
-        let reading = self.read_lines(node, admin, path, sender);
+        let mut place = Place::default();
+        let reading = self.read_lines(node, admin, path, sender, &mut place);
         let taking = async {
             while let Some(line) = receiver.recv().await {
                 take(line)?;
@@ -578,58 +649,63 @@ impl Cluster {
     }
 
     /// Hands over the lines of the node that was named, or of all that are there, as they come; also those of nodes
-    /// that join, or start again under that name, later. Ends when a node's lines end that was named by its id, and
-    /// when neither control nor a node is left to listen to.
+    /// that join, or start again under that name, later. A node whose lines ended is asked again as long as it is
+    /// listed, and goes on where it was. Ends when a node's lines end that was named by its id, and when neither
+    /// control nor a node is left to listen to.
     pub(crate) async fn follow<T: DeserializeOwned>(
         &self,
         on: Option<&str>,
         path: &str,
         mut take: impl FnMut(Line<T>) -> Outcome,
     ) -> Outcome {
-        let chosen = self.chosen(on).await?;
-        if let [node] = &chosen[..]
+        let mut there = self.chosen(on).await?;
+        if let [node] = &there[..]
             && on.is_some_and(|on| on == node.id)
         {
             return self.follow_one(&node.id, node.admin_addr, path, take).await;
         }
         let (sender, mut receiver) = mpsc::channel(LINES_WAITING_MAX);
         let mut readers = FuturesUnordered::new();
-        let mut begun = BTreeSet::new();
-        for node in chosen {
-            begun.insert(node.id.clone());
-            readers.push(self.read_of(node, path, sender.clone()));
-        }
+        let mut reading = BTreeSet::new();
+        let mut places: BTreeMap<String, Place> = BTreeMap::new();
+        let mut wanted = there.clone();
         let looking = self.look_again(on);
         tokio::pin!(looking);
         loop {
+            for node in wanted.drain(..) {
+                if reading.insert(node.id.clone()) {
+                    let place = places.remove(&node.id).unwrap_or_default();
+                    readers.push(self.read_of(node, path, sender.clone(), place));
+                }
+            }
             tokio::select! {
                 biased;
                 Some(line) = receiver.recv() => take(line)?,
-                Some((node, read)) = readers.next() => {
+                Some((node, mut place, read)) = readers.next() => {
                     // What it has sent before its end.
                     while let Ok(line) = receiver.try_recv() {
                         take(line)?;
                     }
-                    let why = match read {
-                        Err(Failure::Letter(letter)) => format!(": {}", letter.message),
-                        _ => String::new(),
-                    };
-                    self.out.say(format_args!("no more lines from {node}{why}"));
+                    if !place.lost {
+                        let why = match read {
+                            Err(Failure::Letter(letter)) => format!(": {}", letter.message),
+                            _ => String::new(),
+                        };
+                        self.out.say(format_args!("no more lines from {node}{why}"));
+                        place.lost = true;
+                    }
+                    reading.remove(&node);
+                    places.insert(node, place);
                 }
                 listed = &mut looking => {
                     looking.set(self.look_again(on));
                     match listed {
-                        Ok(nodes) => {
-                            for node in nodes {
-                                if begun.insert(node.id.clone()) {
-                                    readers.push(self.read_of(node, path, sender.clone()));
-                                }
-                            }
-                        }
+                        Ok(nodes) => there = nodes,
                         Err(failure) if readers.is_empty() => return Err(failure),
                         // Control is asked again; what is followed does not depend on it.
                         Err(_) => {}
                     }
+                    wanted.clone_from(&there);
                 }
             }
         }
@@ -643,15 +719,22 @@ impl Cluster {
         Ok(nodes)
     }
 
-    /// Reads the lines of one node; its id, and how that ended.
+    /// Reads the lines of one node from a place on; its id, how far that went, and how it ended.
     async fn read_of<T: DeserializeOwned>(
         &self,
         node: NodeInfo,
         path: &str,
         to: mpsc::Sender<Line<T>>,
-    ) -> (String, Outcome) {
-        let read = self.read_lines(&node.id, node.admin_addr, path, to).await;
-        (node.id, read)
+        mut place: Place,
+    ) -> (String, Place, Outcome) {
+        // Another one may answer where it was, and its lines have numbers of their own.
+        let read = if place.lost && !self.answers(&node).await {
+            Ok(())
+        } else {
+            self.read_lines(&node.id, node.admin_addr, path, to, &mut place)
+                .await
+        };
+        (node.id, place, read)
     }
 
     async fn read_lines<T: DeserializeOwned>(
@@ -660,8 +743,10 @@ impl Cluster {
         admin: SocketAddr,
         path: &str,
         to: mpsc::Sender<Line<T>>,
+        place: &mut Place,
     ) -> Outcome {
         let response = checked(Whom::Node, self.to_node(Method::GET, admin, path)).await?;
+        let mut at = 0;
         let mut body = response.bytes_stream();
         let mut rest = Vec::new();
         while let Some(part) = body.next().await {
@@ -670,6 +755,7 @@ impl Cluster {
                     .detail(cause(&plain(&error)))
                     .next("tidelock nodes", "who is there, as control knows it")
             })?;
+            place.lost = false;
             rest.extend_from_slice(&part);
             let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {
                 if rest.len() > LINE_BYTES_MAX {
@@ -681,7 +767,7 @@ impl Cluster {
                 continue;
             };
             for line in rest[..end].split(|byte| *byte == b'\n') {
-                if let Some(line) = Line::parse(node, line)
+                if let Some(line) = place.news(&mut at, Line::parse(node, line))
                     && to.send(line).await.is_err()
                 {
                     return Ok(());
@@ -807,6 +893,20 @@ fn is_silence(letter: &Letter) -> bool {
     ["E0011", "E0040"].contains(&letter.code.as_str())
 }
 
+/// Where a node was, another one answers.
+fn another(node: &NodeInfo, there: &NodeStatus) -> Failure {
+    let message = format!(
+        "{}: another node answers at {} now: {} ({})",
+        node.id, node.admin_addr, there.id, there.name
+    );
+    Failure::new("E0012", message)
+        .detail(format_args!(
+            "{} ({}) was there when control told of it.",
+            node.id, node.name
+        ))
+        .next("tidelock nodes --all", "who is here and who was")
+}
+
 /// What was typed is the id of `one` and the name of `other`.
 fn two_meanings(typed: &str, one: &NodeInfo, other: &NodeInfo) -> Failure {
     let message = format!("{typed}: one node has this id, and another one this name");
@@ -872,6 +972,36 @@ mod tests {
         );
         assert_eq!(shown, ["1", one, "5", two, "7", "9"]);
         assert!(Line::<Timestamp>::parse("n1", br#"{"later":2}"#).is_none());
+    }
+
+    #[test]
+    fn what_was_read_before_is_not_read_again() {
+        let item = |number: u64| Some(Line::Item(number));
+        let gap = |missed| {
+            let node = "n1".to_owned();
+            Some(Line::Missed(Missed { node, missed }))
+        };
+        let mut place = Place::default();
+        let mut read = |lines: Vec<Option<Line<u64>>>| -> Vec<String> {
+            let mut at = 0;
+            let news = lines
+                .into_iter()
+                .filter_map(|line| place.news(&mut at, line));
+            news.map(|line| match line {
+                Line::Item(number) => number.to_string(),
+                Line::Missed(missed) => format!("-{}", missed.missed),
+            })
+            .collect()
+        };
+        assert_eq!(read(vec![gap(2), item(2), None, item(4)]), ["-2", "2", "4"]);
+        // The same again, and one more; the ring has moved on; it has moved on beyond what was read.
+        assert_eq!(read(vec![gap(2), item(2), None, item(4), item(5)]), ["5"]);
+        assert_eq!(read(vec![gap(4), item(4), item(5), item(6)]), ["6"]);
+        assert_eq!(read(vec![gap(9), item(9)]), ["-2", "9"]);
+        assert_eq!(
+            read(vec![gap(u64::MAX), item(1)]),
+            [format!("-{}", u64::MAX - 10)]
+        );
     }
 
     #[test]

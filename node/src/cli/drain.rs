@@ -32,7 +32,7 @@ struct Drained<'a> {
 
 impl Drain {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
-        let node = cluster.node(&self.node).await?;
+        let node = cluster.node_itself(&self.node).await?;
         let request = Request {
             timeout_s: self.timeout.map(whole_seconds),
         };

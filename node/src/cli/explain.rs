@@ -117,7 +117,8 @@ ask the nodes without it, if these credentials were used before."
 "A node that has left has taken its processes with it for good. One that was lost has not been heard of by
 control, and does not answer here: its processes may still run, as its links and sessions do not depend on
 control. Or control believes the node to be there, but its admin port does not answer: it may have just ended,
-or a firewall stands between. Nodes talk to each other over another port, so they may be fine."
+or a firewall stands between. Nodes talk to each other over another port, so they may be fine. Or another node
+answers at that address now, and nothing was asked of it."
 
 "E0013" Refused "the credentials were not accepted"
 "The certificate is of another cluster, has expired, or has not the role that was needed. Operators'

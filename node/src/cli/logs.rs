@@ -64,10 +64,17 @@ impl Logs {
         }
         let mut lines: Vec<Line<LogLine>> = cluster.lines_of_all(&nodes, "/v1/logs").await?;
         lines.retain(wanted);
+        let has_none = !lines.iter().any(|line| matches!(line, Line::Item(_)));
+        if has_none && let Some(pid) = self.pid.as_ref().filter(|_| unknown) {
+            let gaps = lines.iter().filter_map(|line| match line {
+                Line::Missed(missed) => Some(missed),
+                Line::Item(_) => None,
+            });
+            return Err(gaps.fold(no_process(pid), |failure, missed| {
+                failure.detail(format_args!("{missed}, and may have been of this process"))
+            }));
+        }
         if lines.is_empty() {
-            if let Some(pid) = self.pid.as_ref().filter(|_| unknown) {
-                return Err(no_process(pid));
-            }
             out.nothing("output is kept");
         }
         let lines = Line::in_order(lines, |line| line.time);
@@ -81,7 +88,7 @@ fn print(out: &Output, line: &LogLine) -> Outcome {
     } else {
         Tone::Dim
     };
-    let pid = out.tone(tone, &format!("{:<8}", line.pid));
+    let pid = out.tone(tone, &format!("{:<8}", printable(&line.pid)));
     let time = out.tone(Tone::Dim, &clock(&line.time.to_string()));
     let text = printable(&line.line);
     out.item(line, &line.pid, &format!("{time} {pid} {text}"))

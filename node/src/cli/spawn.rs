@@ -9,6 +9,7 @@ use super::{
     Output,
     connect::Cluster,
     failure::{Failure, Outcome},
+    output::printable,
 };
 
 /// Start a process by hand; prints its pid
@@ -39,7 +40,7 @@ pub(crate) struct Spawn {
 impl Spawn {
     pub(crate) async fn run(self, out: &Output, cluster: &Cluster) -> Outcome {
         let node = match &self.on {
-            Some(name) => cluster.node(name).await?,
+            Some(name) => cluster.node_itself(name).await?,
             None => self.least_busy(cluster, out).await?,
         };
         let request = SpawnProcess {
@@ -54,7 +55,7 @@ impl Spawn {
         let spawned: Spawned = cluster
             .post(node.admin_addr, "/v1/processes", &request)
             .await?;
-        out.one(&spawned, &spawned.pid, &spawned.pid)
+        out.one(&spawned, &spawned.pid, &printable(&spawned.pid))
     }
 
     async fn least_busy(

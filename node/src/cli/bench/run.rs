@@ -173,7 +173,8 @@ pub(super) async fn run(plan: &Plan, context: Option<&Path>, out: &Output) -> Ou
         match &plan.between {
             Some([from, to]) => {
                 let cluster = Cluster::open(context, out)?;
-                let (from, to) = (cluster.node(from).await?, cluster.node(to).await?);
+                let from = cluster.node_itself(from).await?;
+                let to = cluster.node_itself(to).await?;
                 on_cluster(plan, &cluster, &from, &to, heard).await
             }
             None => tokio::select! {
