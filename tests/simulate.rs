@@ -27,7 +27,7 @@ mod simulate;
 #[path = "simulate/stories.rs"]
 mod stories;
 
-use simulate::plan::Plan;
+use simulate::plan::{CERTIFICATES, LEAVE, Plan};
 use simulate::{cluster, search};
 
 /// Seeds of an ordinary run.
@@ -42,6 +42,11 @@ const KEPT: &[&str] = &[
     "112335:30:7:19800",
     // It held, too: who left was to be heard by a node that had crashed long before.
     "46991:479:7:22000",
+    // It held: a session of a node that leaves is over while it waits for its goodbye to be read, also if the peer's
+    // certificate runs out then.
+    "1343:98:1:12375",
+    // Who had left was let in again: its dial had been under way since before its goodbye.
+    "178097:357:7:8250",
 ];
 
 fn setting(name: &str) -> Option<String> {
@@ -73,6 +78,19 @@ fn plans_that_broke_a_promise_keep_it() {
     for plan in KEPT {
         search::tell_if_broken(&plan.parse().expect("a plan"));
     }
+}
+
+#[test]
+fn certificates_run_out_as_often_where_a_node_leaves() {
+    let count = |leaves: bool| {
+        let plans = (0..3_000).map(Plan::of);
+        let those: Vec<_> = plans
+            .filter(|plan| (plan.mask & LEAVE != 0) == leaves)
+            .collect();
+        let with = those.iter().filter(|plan| plan.mask & CERTIFICATES != 0);
+        (with.count(), those.len())
+    };
+    assert_eq!([count(true), count(false)], [(300, 500), (1_500, 2_500)]);
 }
 
 #[test]

@@ -135,7 +135,8 @@ struct Peer {
     live: RwLock<Option<Arc<Live>>>,
     /// The last session ended, or the last dial failed: nobody is placed there until one opens.
     lost: AtomicBool,
-    /// It said goodbye. Whoever starts again is another node, so it is not dialled any more.
+    /// It said goodbye. Whoever starts again is another node, so it is not dialled any more, and none of its dials is
+    /// taken that was under way.
     left: AtomicBool,
     /// Why there is no session: how the last one ended, or what the last dial came to.
     why: Mutex<String>,
@@ -162,6 +163,14 @@ impl Peer {
     fn set_live(&self, live: Option<Arc<Live>>) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// The error for a session that would begin after the peer has left.
+    fn check_stays(&self) -> Result<(), String> {
+        match self.left.load(Ordering::Relaxed) {
+            true => Err("the peer has left".into()),
+            false => Ok(()),
+        }
     }
 }
 

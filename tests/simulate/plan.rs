@@ -24,9 +24,9 @@ const FAULTS: usize = 5;
 /// What may be left out of a plan: each of its faults, and each of what follows.
 const PARTS: usize = FAULTS + 4;
 /// Certificates run out.
-const CERTIFICATES: u32 = 1 << FAULTS;
+pub(crate) const CERTIFICATES: u32 = 1 << FAULTS;
 /// A node leaves.
-const LEAVE: u32 = 1 << (FAULTS + 1);
+pub(crate) const LEAVE: u32 = 1 << (FAULTS + 1);
 /// Who crashed stays down for longer than a lease.
 const LONG_CRASHES: u32 = 1 << (FAULTS + 2);
 /// Processes monitor nodes and set timers, too.
@@ -112,15 +112,16 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// All that a seed has. Certificates run out in every second one; in one of six nodes leave, crash for long,
-    /// and processes do more.
+    /// All that a seed has. In one of six nodes leave, crash for long, and processes do more; certificates run out in
+    /// three of five, of these as of the others.
     pub(crate) fn of(seed: u64) -> Self {
         let mut mask = (1 << FAULTS) - 1;
-        if seed.is_multiple_of(2) {
-            mask |= CERTIFICATES;
-        }
-        if seed % 6 == 5 {
+        let leaves = seed % 6 == 5;
+        if leaves {
             mask |= LEAVE | LONG_CRASHES | MORE_DEEDS;
+        }
+        if seed.is_multiple_of(2) || leaves && seed / 6 % 5 >= 2 {
+            mask |= CERTIFICATES;
         }
         Plan {
             seed,

@@ -372,6 +372,23 @@ fn a_certificate_may_run_out_as_its_node_leaves() {
 }
 
 #[test]
+fn a_certificate_may_run_out_while_a_goodbye_waits() {
+    let story = |ended| {
+        let until = Some(Duration::from_secs(5));
+        let story = vec![
+            (600, What::Shows { node: THERE, until }),
+            (5_000, What::Leaves(HERE)),
+            (5_020, given_up(THERE, HERE, "left")),
+            (ended, given_up(HERE, THERE, "left")),
+        ];
+        judged(&calm(), story)
+    };
+    assert_eq!(story(8_020), Ok(()));
+    // Until a lease before that it has taken in what came.
+    assert_eq!(story(11_500), Err("P8"));
+}
+
+#[test]
 fn what_a_timer_sends_comes_once_and_in_time() {
     let story = |rest: Vec<(u64, What)>| {
         let set = What::TimerSet {

@@ -171,6 +171,7 @@ impl Dist {
         self.replace_older(&known).await?;
         let _opening = peer.opening.lock().await;
         self.check_stays()?;
+        peer.check_stays()?;
         if !lock(&peer.pair).handle_answer(epoch) {
             connection.close("another session is open");
             return Ok(false);
@@ -256,6 +257,7 @@ impl Dist {
                     return Err("another session is open".into());
                 }
                 self.check_stays()?;
+                peer.check_stays()?;
                 lock(&peer.pair).handle_accepted(hello.epoch);
                 self.hello(connection, hello.from, hello.epoch)
                     .encode(&mut bytes);
@@ -367,9 +369,8 @@ impl Dist {
         let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
         self.network.spawn(async move {
             let why = live.clone().drive(drive, bulk).await;
-            peer.left
-                .store(why == SessionError::Left, Ordering::Relaxed);
             if why == SessionError::Left {
+                peer.left.store(true, Ordering::Relaxed);
                 tracing::info!(peer = %peer.node, epoch, %why, "session over");
             } else {
                 tracing::warn!(peer = %peer.node, epoch, %why, "session over");

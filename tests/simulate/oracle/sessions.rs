@@ -92,6 +92,12 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
             still.entry(node).or_default().push(entry.at);
         }
     }
+    let mut left: BTreeMap<NodeId, Duration> = BTreeMap::new();
+    for entry in facts.entries {
+        if let What::Leaves(node) = entry.what {
+            left.insert(node, entry.at);
+        }
+    }
     let end_of_run = facts.entries.last().map_or(Duration::ZERO, |last| last.at);
     for Lapse { node, from, until } in lapses(facts.entries) {
         for ((on, peer), changes) in &facts.sessions {
@@ -102,7 +108,9 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
                 if !up {
                     continue;
                 }
-                let ended = changes.get(at + 1).map(|(at, _)| facts.at(*at));
+                let ended = changes
+                    .get(at + 1)
+                    .map(|(at, _)| until_when(facts, &left, *at));
                 let ended = ended
                     .or(facts.crashed.get(on).copied())
                     .unwrap_or(end_of_run);
@@ -126,6 +134,18 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
         }
     }
     Ok(())
+}
+
+/// Until when a session that ended with that entry took anything in. Whoever leaves has ended it, and waits at the most
+/// a lease for its goodbye to be read.
+fn until_when(facts: &Facts<'_>, left: &BTreeMap<NodeId, Duration>, end: usize) -> Duration {
+    let at = facts.at(end);
+    match facts.what(end) {
+        What::NodeDown { on, why, .. } if why == "left" => left.get(on).map_or(at, |left| {
+            at.min(at.saturating_sub(LEASE + LEASE / 100).max(*left))
+        }),
+        _ => at,
+    }
 }
 
 /// P7: sessions of a pair open and end in turn, each with a larger epoch.
