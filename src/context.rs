@@ -104,6 +104,11 @@ impl Context {
         self.shared.about.environ
     }
 
+    /// Who asked for it; `None`: no process did.
+    pub(crate) fn parent(&self) -> Option<Pid> {
+        self.shared.about.parent
+    }
+
     /// The environment it lives in.
     pub fn environment(&self) -> &Environment {
         &self.shared.env

@@ -36,7 +36,7 @@ const LIVE_BYTES_MAX: usize = 2 << 30;
 /// For whom a module is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Whose {
-    /// For whoever runs the node, and embeds the runtime.
+    /// For whoever runs the node, and embeds the runtime; also for a process that no other one asked for.
     Operator,
     /// For a process of this tenant.
     Tenant(Environ),

@@ -132,7 +132,10 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
     } = start;
     let _ticks = module.engine().running();
     let fuel = context.config().fuel_max;
-    let whose = Whose::Tenant(context.environ());
+    let whose = match context.parent() {
+        Some(_) => Whose::Tenant(context.environ()),
+        None => Whose::Operator,
+    };
     let native = match fuel {
         None => module.native(reservation.is_guarded(&module), whose).await,
         Some(_) => module.fuelled(whose).await,
@@ -555,6 +558,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Poll;
 
+    use tidelock_proto::{Environ, Pid};
+
     use super::*;
     use crate::{Environment, EnvironmentConfig, SpawnOptions};
 
@@ -603,6 +608,37 @@ mod tests {
             ExitReason::Normal
         });
         assert_eq!(env.wait(process.unwrap()).await, ExitReason::Normal);
+    }
+
+    #[tokio::test]
+    async fn code_for_a_process_that_no_process_asked_for_is_the_operators() {
+        let env = Environment::new(EnvironmentConfig::default()).unwrap();
+        let bytes = wat::parse_str(r#"(module (func (export "run")))"#).unwrap();
+        let module = Module::compile(env.engine(), bytes).await.unwrap();
+        let environ = Environ(7);
+        // More than its share: nothing is compiled for its processes.
+        let compiles = env.engine().compiles();
+        let _full = compiles.count(Whose::Tenant(environ), 1 << 30);
+        let config = Arc::new(ProcessConfig {
+            fuel_max: Some(1),
+            ..ProcessConfig::default()
+        });
+        let ended = async |parent| {
+            let options = SpawnOptions {
+                config: config.clone(),
+                parent,
+                environ,
+                ..SpawnOptions::default()
+            };
+            let process = env.spawn_wasm(&module, "run", Vec::new(), options);
+            env.wait(process.unwrap()).await
+        };
+        let of_a_process = ended(Pid::new(env.node(), 1)).await;
+        assert!(
+            matches!(&of_a_process, ExitReason::NotStarted(why) if why.contains("of this tenant")),
+            "{of_a_process:?}"
+        );
+        assert_eq!(ended(None).await, ExitReason::Normal);
     }
 
     #[tokio::test]
