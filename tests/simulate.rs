@@ -47,6 +47,11 @@ const KEPT: &[&str] = &[
     "1343:98:1:12375",
     // Who had left was let in again: its dial had been under way since before its goodbye.
     "178097:357:7:8250",
+    // They held: who was leaving was killed before its wait was over; and the simulation let two renewals wait, and overtake
+    // each other, while a node stood still.
+    "201797:102:1:12375",
+    "184247:114:1:13365",
+    "205268:52:1:8250",
 ];
 
 fn setting(name: &str) -> Option<String> {

@@ -28,7 +28,7 @@ use super::chance::Chance;
 use super::duel::{Duellist, Rival};
 use super::journal::{Entry, Journal, What};
 use super::network::{Clock, Network, WINDOW, Weather};
-use super::plan::{END_AT, Fault, NODES, Paper, Plan, REAPING_AT};
+use super::plan::{END_AT, Fault, NODES, Plan, REAPING_AT};
 use super::script::{BEAT, CHILD, Player, Scribe, World, token};
 
 /// The lease of every node.
@@ -117,6 +117,8 @@ struct Machine {
     env: Environment,
     dist: Arc<Dist>,
     scribe: Scribe,
+    /// When the certificate that it shows runs out, if it does.
+    good_until: Option<Duration>,
     /// Stands still since then.
     paused_at: Option<Duration>,
     leaving: Option<Leaving>,
@@ -290,8 +292,13 @@ impl<'a> Cluster<'a> {
         for paper in &papers[1..] {
             self.plan_step(paper.shown_at, Step::Renew(id, paper.until));
         }
-        self.shows(id, papers[0]);
-        let identity = identity((id, name, papers[0].until));
+        let good_until = papers[0].until;
+        let shown = What::Shows {
+            node: id,
+            until: good_until,
+        };
+        self.journal.write(now, shown);
+        let identity = identity((id, name, good_until));
         let mut chance = Chance::of(self.plan.seed, 200 + id.0);
         let mut seed = [0; 32];
         for part in seed.chunks_mut(8) {
@@ -337,6 +344,7 @@ impl<'a> Cluster<'a> {
             env,
             dist,
             scribe,
+            good_until,
             paused_at: None,
             leaving: None,
         });
@@ -536,17 +544,12 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    fn shows(&self, node: NodeId, paper: Paper) {
-        let Paper { shown_at, until } = paper;
-        self.journal.write(shown_at, What::Shows { node, until });
-    }
-
     /// A node that stands still renews its certificate when it goes on.
     fn renew(&mut self, now: Duration, id: NodeId, until: Option<Duration>) {
-        let machine = |(_, machine): &(usize, &Machine)| machine.id == id;
-        let all = self.machines.iter().enumerate();
+        let machine = |(_, machine): &(usize, &mut Machine)| machine.id == id;
+        let all = self.machines.iter_mut().enumerate();
         let Some((name, machine)) = all
-            .filter_map(|(name, machine)| Some((name, machine.as_ref()?)))
+            .filter_map(|(name, machine)| Some((name, machine.as_mut()?)))
             .find(machine)
         else {
             return;
@@ -554,9 +557,13 @@ impl<'a> Cluster<'a> {
         if machine.paused_at.is_some() {
             return self.plan_step(now + WINDOW, Step::Renew(id, until));
         }
+        // What came due after this one, while both waited, was shown before it.
+        if until.unwrap_or(Duration::MAX) < machine.good_until.unwrap_or(Duration::MAX) {
+            return;
+        }
+        machine.good_until = until;
         let identity = identity((id, name, until));
-        let shown_at = now;
-        self.shows(id, Paper { shown_at, until });
+        self.journal.write(now, What::Shows { node: id, until });
         let _inside = machine.runtime.enter();
         let taken = machine.dist.set_identity(&identity);
         taken.expect("an identity of the cluster");

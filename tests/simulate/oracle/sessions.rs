@@ -108,12 +108,15 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
                 if !up {
                     continue;
                 }
-                let ended = changes
-                    .get(at + 1)
-                    .map(|(at, _)| until_when(facts, &left, *at));
-                let ended = ended
-                    .or(facts.crashed.get(on).copied())
-                    .unwrap_or(end_of_run);
+                let crashed = facts.crashed.get(on).copied().unwrap_or(end_of_run);
+                let (mut ended, may_wait) = match changes.get(at + 1) {
+                    Some((end, _)) => (facts.at(*end), says_left(facts.what(*end))),
+                    None => (crashed, true),
+                };
+                // Whoever leaves has ended it, and waits at the most a lease for its goodbye to be read.
+                if let Some(left) = left.get(on).filter(|left| may_wait && **left < ended) {
+                    ended = ended.saturating_sub(LEASE + LEASE / 100).max(*left);
+                }
                 let since = facts.at(opened).max(from + DATES);
                 let stood_still = still.get(on).is_some_and(|times| {
                     let mut pauses = times.chunks(2);
@@ -136,16 +139,8 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
     Ok(())
 }
 
-/// Until when a session that ended with that entry took anything in. Whoever leaves has ended it, and waits at the most
-/// a lease for its goodbye to be read.
-fn until_when(facts: &Facts<'_>, left: &BTreeMap<NodeId, Duration>, end: usize) -> Duration {
-    let at = facts.at(end);
-    match facts.what(end) {
-        What::NodeDown { on, why, .. } if why == "left" => left.get(on).map_or(at, |left| {
-            at.min(at.saturating_sub(LEASE + LEASE / 100).max(*left))
-        }),
-        _ => at,
-    }
+fn says_left(what: &What) -> bool {
+    matches!(what, What::NodeDown { why, .. } if why == "left")
 }
 
 /// P7: sessions of a pair open and end in turn, each with a larger epoch.
