@@ -736,8 +736,9 @@ impl Environment {
             },
         };
         let remote = self.remote().ok_or_else(|| down(&not_clustered(node)))?;
-        if !remote.is_ready(node) {
-            remote.ready(node).await.map_err(|reason| down(&reason))?;
+        if !remote.is_ready_for(from, to, bytes) {
+            let ready = remote.ready_for(from, to, bytes);
+            ready.await.map_err(|reason| down(&reason))?;
         }
         remote.message(environ, from, to, &message)
     }

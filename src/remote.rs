@@ -34,6 +34,19 @@ pub trait Remote: Send + Sync + 'static {
     /// Whether [`Remote::ready`] would return at once.
     fn is_ready(&self, node: NodeId) -> bool;
 
+    /// As [`Remote::ready`], for a message of so many bytes: what is under way between the same two processes
+    /// may hold it up, too.
+    fn ready_for(&self, from: Pid, to: Pid, bytes: usize) -> Pending<'_, Result<(), ExitReason>> {
+        let _ = (from, bytes);
+        self.ready(to.node())
+    }
+
+    /// Whether [`Remote::ready_for`] would return at once.
+    fn is_ready_for(&self, from: Pid, to: Pid, bytes: usize) -> bool {
+        let _ = (from, bytes);
+        self.is_ready(to.node())
+    }
+
     /// Appends a signal; the error is the reason to tell the sender's block.
     fn signal(
         &self,

@@ -415,6 +415,31 @@ impl Dist {
         self.find(node)?.live()
     }
 
+    /// Waits until there is a session with a node and it is open for something.
+    async fn ready_when(
+        &self,
+        node: NodeId,
+        is_open: impl Fn(&Live) -> bool,
+    ) -> Result<(), ExitReason> {
+        loop {
+            match self.live(node) {
+                Some(live) if !live.is_over() => {
+                    let mut drained = std::pin::pin!(live.drained.notified());
+                    drained.as_mut().enable();
+                    if is_open(&live) {
+                        return Ok(());
+                    }
+                    if live.is_over() {
+                        continue;
+                    }
+                    drained.await;
+                }
+                Some(live) => live.ended().await,
+                None => self.open(node).await?,
+            }
+        }
+    }
+
     /// Why a node cannot be reached now, in the words of whoever tried last.
     fn why_no_session(&self, node: NodeId) -> String {
         match self.find(node) {
@@ -523,29 +548,21 @@ impl Remote for Dist {
     }
 
     fn ready(&self, node: NodeId) -> Pending<'_, Result<(), ExitReason>> {
-        Box::pin(async move {
-            loop {
-                match self.live(node) {
-                    Some(live) if !live.is_over() => {
-                        let mut drained = std::pin::pin!(live.drained.notified());
-                        drained.as_mut().enable();
-                        if live.is_open() {
-                            return Ok(());
-                        }
-                        if live.is_over() {
-                            continue;
-                        }
-                        drained.await;
-                    }
-                    Some(live) => live.ended().await,
-                    None => self.open(node).await?,
-                }
-            }
-        })
+        Box::pin(self.ready_when(node, Live::is_open))
     }
 
     fn is_ready(&self, node: NodeId) -> bool {
         self.live(node).is_some_and(|live| live.is_open())
+    }
+
+    fn ready_for(&self, from: Pid, to: Pid, bytes: usize) -> Pending<'_, Result<(), ExitReason>> {
+        let takes = move |live: &Live| live.takes((from, to), bytes);
+        Box::pin(self.ready_when(to.node(), takes))
+    }
+
+    fn is_ready_for(&self, from: Pid, to: Pid, bytes: usize) -> bool {
+        self.live(to.node())
+            .is_some_and(|live| live.takes((from, to), bytes))
     }
 
     fn signal(
@@ -588,7 +605,8 @@ impl Remote for Dist {
         };
         let route = Route { environ, from, to };
         live.with(|session| {
-            !live.is_congested(session) && live.message(session, &route, tag, data).is_ok()
+            !live.holds_up(session, (from, to), data.len())
+                && live.message(session, &route, tag, data).is_ok()
         })
     }
 

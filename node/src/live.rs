@@ -19,6 +19,8 @@
 
 mod bulk;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -29,7 +31,7 @@ use bytes::{Bytes, BytesMut};
 use tidelock::{Environment, ExitReason, LinkSignal, NodeId, Parked, Pid, SpawnAnswer, SpawnError};
 use tidelock_proto::session::{Over, Session, SessionError};
 use tidelock_proto::switch::off;
-use tidelock_proto::wire::Route;
+use tidelock_proto::wire::{LANE_PAYLOAD_BYTES_MAX, Route};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -182,13 +184,28 @@ impl Live {
         !session.is_over() && !self.is_congested(&session)
     }
 
-    pub(crate) fn is_congested(&self, session: &Session) -> bool {
+    /// As [`Live::is_open`], for a message of so many bytes.
+    pub(crate) fn takes(&self, pair: (Pid, Pid), bytes: usize) -> bool {
+        let session = lock(&self.session);
+        !session.is_over() && !self.holds_up(&session, pair, bytes)
+    }
+
+    fn is_congested(&self, session: &Session) -> bool {
+        let has_bulk = || self.bulk_backlog.load(Ordering::Relaxed) > 0;
+        session.is_congested() || has_bulk() && lock(&self.behind).is_congested()
+    }
+
+    /// Whether a message should wait: as everything does, and for what waits behind bulk messages of its own pair. A
+    /// bulk message waits for others of its kind, too, and nothing else does.
+    pub(crate) fn holds_up(&self, session: &Session, pair: (Pid, Pid), bytes: usize) -> bool {
         if session.is_congested() {
             return true;
         }
+        let is_bulk = bytes > LANE_PAYLOAD_BYTES_MAX;
         match self.bulk_backlog.load(Ordering::Relaxed) {
             0 => false,
-            bytes => bytes > HELD_BYTES_MAX as u64 || lock(&self.behind).is_congested(),
+            backlog if is_bulk && backlog > HELD_BYTES_MAX as u64 => true,
+            _ => lock(&self.behind).holds_up(pair),
         }
     }
 

@@ -19,6 +19,9 @@ use crate::transport::{Opened, TransportError, Unknown};
 /// Messages held back because a bulk message of the same pair is ahead, in bytes; the bulk messages
 /// that are announced and have not come count as [`BULK_COST_BYTES`] each.
 pub(super) const HELD_BYTES_MAX: usize = 64 << 20;
+/// What one pair may have behind its bulk messages before its own next message waits. So it takes eight such pairs
+/// until anybody else waits for them.
+const PAIR_BYTES_MAX: usize = HELD_BYTES_MAX / 16;
 /// What keeping the place of a bulk message counts, whatever its length: a peer that announces streams and
 /// never sends them, or sends empty ones that it never announces, uses up its bounds, too. A correct peer
 /// has about a thousand under way at most, since it stops at [`HELD_BYTES_MAX`] of its own.
@@ -38,43 +41,63 @@ pub(crate) struct Outgoing {
 pub(crate) type BulkOut = mpsc::UnboundedReceiver<Outgoing>;
 
 /// What was appended to the lane behind bulk messages of the same pair, which the peer holds back until it has those.
-/// It ends the session that makes it hold more than [`HELD_BYTES_MAX`], so senders wait at the half of that.
+/// It ends the session that makes it hold more than [`HELD_BYTES_MAX`], so all senders wait at the half of that, and
+/// before it those whose own it is.
 #[derive(Debug, Default)]
 pub(super) struct Behind {
-    /// For each bulk message of a pair that is under way, oldest first: what was appended after it.
-    pairs: HashMap<(Pid, Pid), VecDeque<usize>>,
+    /// Those that have a bulk message under way.
+    pairs: HashMap<(Pid, Pid), OfPair>,
+    bytes: usize,
+}
+
+/// What of that is one pair's.
+#[derive(Debug, Default)]
+struct OfPair {
+    /// For each bulk message that is under way, oldest first: what was appended after it.
+    after: VecDeque<usize>,
     bytes: usize,
 }
 
 impl Behind {
+    /// Whether everybody should wait.
     pub(super) fn is_congested(&self) -> bool {
         self.bytes > HELD_BYTES_MAX / 2
     }
 
+    /// Whether a message of this pair should wait.
+    pub(super) fn holds_up(&self, pair: (Pid, Pid)) -> bool {
+        let own = self.pairs.get(&pair).map_or(0, |own| own.bytes);
+        own > PAIR_BYTES_MAX || self.is_congested()
+    }
+
     /// Something was appended. It counts if its pair has a bulk message under way.
     pub(super) fn push(&mut self, pair: (Pid, Pid), cost: usize) {
-        if let Some(last) = self.pairs.get_mut(&pair).and_then(VecDeque::back_mut) {
+        if let Some(own) = self.pairs.get_mut(&pair)
+            && let Some(last) = own.after.back_mut()
+        {
             *last += cost;
+            own.bytes += cost;
             self.bytes += cost;
         }
     }
 
     /// The place of a bulk message was appended.
     pub(super) fn push_bulk(&mut self, pair: (Pid, Pid)) {
-        self.pairs
-            .entry(pair)
-            .or_default()
-            .push_back(BULK_COST_BYTES);
+        let own = self.pairs.entry(pair).or_default();
+        own.after.push_back(BULK_COST_BYTES);
+        own.bytes += BULK_COST_BYTES;
         self.bytes += BULK_COST_BYTES;
     }
 
     /// The peer has the oldest bulk message of a pair, and what came after it.
     fn pop(&mut self, pair: (Pid, Pid)) {
-        let Some(queue) = self.pairs.get_mut(&pair) else {
+        let Some(own) = self.pairs.get_mut(&pair) else {
             return;
         };
-        self.bytes -= queue.pop_front().unwrap_or(0);
-        if queue.is_empty() {
+        let cost = own.after.pop_front().unwrap_or(0);
+        own.bytes -= cost;
+        self.bytes -= cost;
+        if own.after.is_empty() {
             self.pairs.remove(&pair);
         }
     }
@@ -293,6 +316,12 @@ mod tests {
         assert_eq!(behind.bytes, BULK_COST_BYTES + HELD_BYTES_MAX / 2);
         behind.pop(one);
         assert!(!behind.is_congested());
+        behind.push_bulk(one);
+        behind.push(one, PAIR_BYTES_MAX);
+        assert!(behind.holds_up(one) && !behind.holds_up(other));
+        assert!(!behind.is_congested());
+        behind.pop(one);
+        assert!(!behind.holds_up(one));
         assert_eq!((behind.bytes, behind.pairs.len()), (0, 0));
     }
 }

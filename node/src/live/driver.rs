@@ -96,7 +96,10 @@ impl Driver {
     /// What had arrived when nothing more could be written: the peer has said it, and it is told nothing else.
     async fn read_rest(&mut self, lane: &mut LaneReader) -> Result<(), SessionError> {
         let mut rest = LANE_BYTES_MAX;
-        while let Some(Ok(Some(bytes))) = lane.read(READ_BYTES.min(rest)).now_or_never() {
+        // After a goodbye the peer says nothing.
+        while !self.said_goodbye
+            && let Some(Ok(Some(bytes))) = lane.read(READ_BYTES.min(rest)).now_or_never()
+        {
             self.take_in(&bytes).await?;
             rest -= bytes.len();
             if rest == 0 {
@@ -119,6 +122,8 @@ impl Driver {
         let (bulk_done, mut bulk_in) = mpsc::channel::<Result<(u64, Bytes), SessionError>>(64);
         let readers = Arc::new(Semaphore::new(BULK_READERS));
         let (mut open, mut streams) = (true, true);
+        // Readers of bulk messages whose outcome is still to come.
+        let mut reading = 0_usize;
         let mut spin = Spin::default();
         if !early.is_empty()
             && let Err(error) = self.take_in(&early.split()).await
@@ -126,7 +131,8 @@ impl Driver {
             return error;
         }
         loop {
-            if self.said_goodbye && self.awaited.is_empty() {
+            // What is awaited without a stream or a reader does not come.
+            if self.said_goodbye && (self.awaited.is_empty() || (!streams && reading == 0)) {
                 return SessionError::Left;
             }
             // One timer for all: each turn sets it anew.
@@ -208,10 +214,13 @@ impl Driver {
                     Err(_) => open = false,
                 },
                 Some(done) = bulk_in.recv() => {
+                    reading -= 1;
                     let outcome = match done {
                         Ok((stream, bytes)) => self.bulk_arrived(stream, bytes),
                         Err(error @ SessionError::Lost(_)) => {
-                            self.read_rest(lane).await.and(Err(error))
+                            let rest = self.read_rest(lane).await;
+                            // After a goodbye the others are on their way, or here and unread.
+                            rest.and(if self.said_goodbye { Ok(()) } else { Err(error) })
                         }
                         Err(error) => Err(error),
                     };
@@ -222,6 +231,7 @@ impl Driver {
                 opened = live.connection.accept_stream(), if streams => match opened {
                     Ok(stream) => {
                         let max = self.env.limits().message_bytes_max;
+                        reading += 1;
                         let (turns, announced) = (readers.clone(), self.announced.clone());
                         tokio::spawn(read_bulk(stream, turns, announced, max, bulk_done.clone()));
                     }

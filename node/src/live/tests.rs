@@ -1,0 +1,183 @@
+//! Sessions over real connections within one program, whose other end is the test.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tidelock::{
+    Environ, Environment, EnvironmentConfig, ExitReason, Filter, NodeId, Pid, Received,
+    SpawnOptions,
+};
+use tidelock_certs::{Shown, UnixTime, testing};
+use tidelock_proto::session::{Limits, Session, SessionError};
+use tidelock_proto::wire::{self, BulkHead, Frame, LANE_PAYLOAD_BYTES_MAX, Route};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use super::Live;
+use super::bulk::{BULK_READERS, BulkOut, HELD_BYTES_MAX};
+use super::driver::Driver;
+use crate::renewal::Certificates;
+use crate::transport::{Connection, Opened, Socket, Transport};
+
+/// Longer than anything here takes; a test that waits for it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+const US: NodeId = NodeId(1);
+const PEER: NodeId = NodeId(2);
+/// A small bulk message.
+const BULK_BYTES: usize = LANE_PAYLOAD_BYTES_MAX + 1;
+
+/// A session with a peer, which is this test.
+struct Met {
+    live: Arc<Live>,
+    _bulk: BulkOut,
+    /// The peer's end of the connection.
+    peer: Connection,
+    _transports: [Transport; 2],
+}
+
+impl Met {
+    async fn new() -> Self {
+        let now = UnixTime::now();
+        let authority = testing::authority("test", now);
+        let right = testing::Odd::Nothing;
+        let identity = |node, name| testing::node(&authority, node, name, right, now);
+        let (ours, theirs) = (identity(US, "us"), identity(PEER, "peer"));
+        let socket = || Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let here = socket();
+        let addr = here.local_addr();
+        let here = Transport::new(here, &ours, PATIENCE).unwrap();
+        let there = Transport::new(socket(), &theirs, PATIENCE).unwrap();
+        let accepted = async { here.accept().await.unwrap().complete().await };
+        let (connection, peer) = tokio::join!(accepted, there.dial(addr));
+        let connection = connection.unwrap();
+        let certificates = Certificates::new(US, Shown::of(&theirs).unwrap(), &connection);
+        let session = Session::new(US, PEER, 1, Limits::default());
+        let (live, bulk) = Live::new(session, certificates, connection);
+        Met {
+            live,
+            _bulk: bulk,
+            peer: peer.unwrap(),
+            _transports: [here, there],
+        }
+    }
+}
+
+fn pid(node: NodeId, local: u64) -> Pid {
+    Pid::new(node, local).unwrap()
+}
+
+#[tokio::test]
+async fn what_waits_behind_bulk_holds_up_its_own_pair_first() {
+    let met = Met::new().await;
+    let live = &met.live;
+    let pair = |from| (pid(US, from), pid(PEER, 1));
+    let route = |from| Route {
+        environ: Environ::default(),
+        from: pid(US, from),
+        to: pid(PEER, 1),
+    };
+    // As much as there may be of it. It is not written here.
+    live.send_bulk(&route(1), 1, Bytes::from(vec![0; HELD_BYTES_MAX + 1]));
+    assert!(!live.takes(pair(1), BULK_BYTES) && !live.takes(pair(99), BULK_BYTES));
+    // Nothing else waits for it.
+    assert!(live.takes(pair(1), 1) && live.is_open());
+    let fill = |from| {
+        while live.takes(pair(from), LANE_PAYLOAD_BYTES_MAX) {
+            live.with(|session| {
+                let sent = live.message(session, &route(from), None, &[0; LANE_PAYLOAD_BYTES_MAX]);
+                sent.unwrap();
+                let written = session.poll_transmit().unwrap();
+                session.transmitted(written.len());
+            });
+        }
+    };
+    fill(1);
+    // It waits alone.
+    assert!(live.takes(pair(99), 1) && live.is_open());
+    let mut pairs = 1;
+    while live.is_open() {
+        pairs += 1;
+        live.send_bulk(&route(pairs), pairs, Bytes::from(vec![0; BULK_BYTES]));
+        fill(pairs);
+    }
+    // What is behind all of them has an end.
+    assert_eq!(pairs, 8);
+    assert!(!live.takes(pair(99), 1));
+}
+
+#[tokio::test]
+async fn a_bulk_message_that_is_lost_after_a_goodbye_takes_no_other_with_it() {
+    let met = Met::new().await;
+    let env = Environment::new(EnvironmentConfig {
+        node: US,
+        ..EnvironmentConfig::default()
+    });
+    let env = env.unwrap();
+    let (over, is_over) = oneshot::channel::<()>();
+    let (tell, told) = oneshot::channel();
+    let receiver = env.spawn_native("receiver", SpawnOptions::default(), |mut me| async move {
+        is_over.await.unwrap();
+        let mut all = Vec::new();
+        while let Some(Received::Message(message)) = me.try_receive(&Filter::Any) {
+            all.push((message.tag.unwrap(), message.data.len()));
+        }
+        tell.send(all).unwrap();
+        ExitReason::Normal
+    });
+    let receiver = receiver.unwrap();
+
+    let lost = BULK_READERS as u64;
+    let whole = lost + 1;
+    let mut said = Vec::new();
+    for stream in 1..=whole {
+        let route = Route {
+            environ: Environ::default(),
+            from: pid(PEER, stream),
+            to: receiver,
+        };
+        let head = BulkHead {
+            stream,
+            bytes: match stream == whole {
+                true => BULK_BYTES as u64,
+                false => 4 << 20,
+            },
+        };
+        let tag = stream.cast_signed();
+        Frame::Bulk(route, Some(tag), head).encode(&mut said);
+        wire::encode_message(&mut said, &route, Some(10 + tag), b"behind");
+    }
+    Frame::Goodbye.encode(&mut said);
+
+    let mut lane_out = met.peer.open_lane().await.unwrap();
+    let lane_in = async { met.live.connection.accept_stream().await?.identify().await };
+    let Ok(Opened::Lane(mut lane_in)) = lane_in.await else {
+        panic!("the first stream is the lane");
+    };
+    let (live, draining) = (met.live.clone(), watch::Sender::new(false).subscribe());
+    let mut driver = Driver::new(live, env, Arc::default(), draining);
+    let peer = &met.peer;
+    let leaves = async {
+        lane_out.write(said.into()).await.unwrap();
+        let mut streams = Vec::new();
+        for stream in 1..=lost {
+            let mut out = peer.open_bulk(stream).await.unwrap();
+            // More than the window of a stream: it is being read when all of it has left.
+            out.write(Bytes::from(vec![0; 2 << 20])).await.unwrap();
+            streams.push(out);
+        }
+        // It waits for its turn, which the others have.
+        let mut out = peer.open_bulk(whole).await.unwrap();
+        out.write(Bytes::from(vec![0; BULK_BYTES])).await.unwrap();
+        out.finish().await.unwrap();
+        peer.close("it leaves");
+    };
+    let run = driver.run(&mut lane_in, BytesMut::new(), PATIENCE);
+    let both = timeout(PATIENCE, async { tokio::join!(run, leaves).0 });
+    assert_eq!(both.await.expect("in time"), SessionError::Left);
+    over.send(()).unwrap();
+    // And nothing that was behind those that are lost.
+    let whole = whole.cast_signed();
+    let all = [(whole, BULK_BYTES), (10 + whole, b"behind".len())];
+    assert_eq!(told.await.unwrap(), all);
+}
