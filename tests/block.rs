@@ -376,7 +376,7 @@ fn one_monitor_too_many_is_told_at_once() {
 #[test]
 fn last_words_told_to_many_are_short() {
     let words = "x".repeat(1024);
-    for (watchers, bytes) in [(1, 1024), (16_383, 1024), (65_535, 256)] {
+    for (watchers, bytes) in [(1, 1024), (16_383, 1024), (16_384, 1023), (65_535, 256)] {
         let mut block = block();
         block.adopt(there(1), None);
         for reference in 0..watchers {

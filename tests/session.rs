@@ -360,6 +360,10 @@ fn a_peer_of_protocol_1_neither_hears_of_renewals_nor_sends_any() {
         panic!("{taken:?}");
     };
     assert!(text.contains("since protocol 2"), "{text}");
+    session.speak(2);
+    assert_eq!(session.renew(renew()), Ok(true));
+    let taken = take(&mut session, Frame::Renew(renew()));
+    assert_eq!(taken, Ok(vec![Action::Renew(renew())]));
 }
 
 #[test]
@@ -374,6 +378,7 @@ fn a_hello_is_compared_with_its_certificate() {
     assert_eq!(check_hello(&versions((old, new + 7)), US, PEER), Ok(new));
     // What both speak is what the older of the two speaks.
     assert_eq!(check_hello(&versions((1, 1)), US, PEER), Ok(1));
+    assert_eq!(check_hello(&versions((new, new)), US, PEER), Ok(new));
     for theirs in [(new + 1, new + 2), (0, old - 1)] {
         assert_eq!(
             check_hello(&versions(theirs), US, PEER),
@@ -543,6 +548,16 @@ fn a_configuration_that_is_short_or_very_long_goes_with_each_request() {
         let first = frame_of(&sent).unwrap();
         assert_eq!(matches!(first, Some(Frame::Config(..))), has_slot);
     }
+    // Whatever waits before it.
+    let mut session = session();
+    session
+        .message(&route(), None, &vec![0; CONFIG_BYTES_MAX])
+        .unwrap();
+    let before = session.unsent();
+    assert_eq!(session.ask(prepare_with(1)), Ok(1));
+    let sent = session.poll_transmit().unwrap();
+    let first = frame_of(&sent[before..]).unwrap();
+    assert!(matches!(first, Some(Frame::Config(..))), "{first:?}");
 }
 
 #[test]
@@ -961,6 +976,7 @@ fn a_cancel_ends_what_there_is() {
         let mut session = session();
         assert!(take(&mut session, Frame::Prepare(1, Box::new(prepare()))).is_ok());
         assert!(!session.at_rest());
+        assert!(session.is_wanted(1));
         if made {
             assert!(session.made(1, here(9)));
             assert_eq!(

@@ -629,7 +629,7 @@ impl Session {
     pub fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
         let mut rest = bytes;
         // First what began in an earlier read, and no more than that: the others are read where they are.
-        while !self.partial.is_empty() && !self.over {
+        while !self.partial.is_empty() {
             if let Some(frame) = wire::decode(&mut self.partial)? {
                 self.handle_frame(frame)?;
                 continue;
