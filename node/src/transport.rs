@@ -35,7 +35,9 @@ pub use self::canary::Canary;
 use self::carrier::Carried;
 pub use self::carrier::Carrier;
 use self::connection::reason;
-pub use self::connection::{Connection, LaneReader, LaneWriter, Opened, Question, Unknown};
+pub use self::connection::{
+    BulkWriter, Connection, LaneReader, LaneWriter, Opened, Question, Unknown,
+};
 use self::gate::{Gate, HANDSHAKES_MAX, Pass};
 use self::queue::ShortQueue;
 use crate::lock;

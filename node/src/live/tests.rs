@@ -11,11 +11,11 @@ use tidelock::{
 use tidelock_certs::{Shown, UnixTime, testing};
 use tidelock_proto::session::{Limits, Session, SessionError};
 use tidelock_proto::wire::{self, BulkHead, Frame, LANE_PAYLOAD_BYTES_MAX, Route};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::Live;
-use super::bulk::{BULK_READERS, BulkOut, HELD_BYTES_MAX};
+use super::bulk::{BULK_READERS, BulkOut, HELD_BYTES_MAX, read_bulk};
 use super::driver::Driver;
 use crate::renewal::Certificates;
 use crate::transport::{Connection, Opened, Socket, Transport};
@@ -104,6 +104,20 @@ async fn what_waits_behind_bulk_holds_up_its_own_pair_first() {
     // What is behind all of them has an end.
     assert_eq!(pairs, 8);
     assert!(!live.takes(pair(99), 1));
+}
+
+#[tokio::test]
+async fn a_bulk_message_that_was_given_up_is_not_taken_for_a_short_one() {
+    let met = Met::new().await;
+    let mut out = met.peer.open_bulk(1).await.unwrap();
+    out.write(Bytes::from(vec![0; 100])).await.unwrap();
+    drop(out);
+    let stream = met.live.connection.accept_stream().await.unwrap();
+    let (done, mut outcome) = mpsc::channel(1);
+    let turns = Arc::new(Semaphore::new(1));
+    read_bulk(stream, turns, Arc::default(), BULK_BYTES, done).await;
+    let outcome = outcome.recv().await.unwrap();
+    assert!(matches!(outcome, Err(SessionError::Lost(_))), "{outcome:?}");
 }
 
 #[tokio::test]

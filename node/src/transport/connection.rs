@@ -144,12 +144,12 @@ impl Connection {
     /// # Errors
     ///
     /// [`TransportError::Closed`].
-    pub async fn open_bulk(&self, stream: u64) -> Result<LaneWriter, TransportError> {
+    pub async fn open_bulk(&self, stream: u64) -> Result<BulkWriter, TransportError> {
         let mut lane = LaneWriter(self.quic.open_uni().await.map_err(closed)?);
         let mut head = vec![BULK];
         head.extend_from_slice(&stream.to_le_bytes());
         lane.write(head.into()).await?;
-        Ok(lane)
+        Ok(BulkWriter(lane))
     }
 
     /// Waits for a stream the peer opens. Dropping the future loses nothing.
@@ -265,7 +265,7 @@ impl Question {
     }
 }
 
-/// The writing end of a lane or a bulk stream.
+/// The writing end of a lane.
 #[derive(Debug)]
 pub struct LaneWriter(quinn::SendStream);
 
@@ -290,6 +290,38 @@ impl LaneWriter {
         self.0.finish().map_err(|error| told(&error))?;
         self.0.stopped().await.map_err(|error| told(&error))?;
         Ok(())
+    }
+}
+
+/// The writing end of a bulk stream. If it is dropped before it is finished, its reader is told that it is not whole;
+/// QUIC would call it finished. (A lane stays: a reset takes what is here and unread with it, RFC 9000, section 3.5.)
+#[derive(Debug)]
+pub struct BulkWriter(LaneWriter);
+
+impl BulkWriter {
+    /// As [`LaneWriter::write`].
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), TransportError> {
+        self.0.write(bytes).await
+    }
+
+    /// As [`LaneWriter::finish`].
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn finish(&mut self) -> Result<(), TransportError> {
+        self.0.finish().await
+    }
+}
+
+impl Drop for BulkWriter {
+    fn drop(&mut self) {
+        // Once all of it is acknowledged, there is nothing to give up.
+        let _: Result<(), _> = self.0.0.reset(quinn::VarInt::from_u32(0));
     }
 }
 
