@@ -382,14 +382,14 @@ impl Live {
         }
         self.unsent.notify_one();
         server.abort();
-        bulk_writer.abort();
-        // The writer ends by itself: after our Goodbye it still has to see it acknowledged. Whoever has said its own needs nothing
-        // more from here.
+        // The writer ends by itself: after our Goodbye it still has to see it acknowledged, before the peer hears of what is given up
+        // of bulk. Whoever has said its own needs nothing more from here.
         if why == SessionError::Left && !driver.said_goodbye {
             let _: Result<_, _> = tokio::time::timeout(lease, writer).await;
         } else {
             writer.abort();
         }
+        bulk_writer.abort();
         self.connection.close(&why.to_string());
         self.drained.notify_waiters();
         why

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tidelock_certs::{Environments, Identity, Ticket, testing};
 use tidelock_node::transport::{Connection, Opened, Socket, Transport};
@@ -354,13 +355,13 @@ fn bulk_that_never_comes_is_bounded() {
         stranger.answer_pings();
         let connection = stranger.connection.clone();
         let sending = tokio::spawn(async move {
-            let mut sent = 0;
-            while let Ok(lane) = connection.open_bulk(sent).await {
-                // It ends when it is dropped.
-                drop(lane);
-                sent += 1;
+            let mut ended = Vec::new();
+            while let Ok(mut stream) = connection.open_bulk(ended.len() as u64).await {
+                // Whether it was read is not waited for.
+                let _ = stream.finish().now_or_never();
+                ended.push(stream);
             }
-            sent
+            ended.len()
         });
         let why = stranger.frame().await.expect_err("the session ends");
         (why, sending.await.expect("it does not panic"))
