@@ -10,6 +10,7 @@ use std::{
     io::{self, BufRead, BufReader, Read as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
     process::Stdio,
     sync::{
         Arc, Mutex,
@@ -90,6 +91,18 @@ impl Cable {
             let _ = end.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// A file that the commands of this user keep about its cluster.
+fn kept(user: &User, file: &str) -> PathBuf {
+    user.context.as_ref().unwrap().join(file)
+}
+
+/// Starts `spin.wat` on the cluster, where and how these arguments say; its pid.
+fn spin(user: &User, how: &[&str]) -> String {
+    user.ok(&["deploy", &example("spin.wat")]);
+    let args = [&["spawn", "-q", "spin"], how].concat();
+    user.ok(&args).trim().to_owned()
 }
 
 /// Starts a guest on the cluster; its pid.
@@ -186,14 +199,13 @@ fn a_stream_that_was_lost_goes_on_where_it_was() {
     let control = Daemon::control(&mut user);
     let user = &user;
     let (_a, b) = (control.join(user, "a"), control.join(user, "b"));
-    user.ok(&["deploy", &example("spin.wat")]);
-    let pid = user.ok(&["spawn", "-q", "--on", "b", "spin"]);
-    let pid = pid.trim();
+    let pid = spin(user, &["--on", "b"]);
+    let pid = pid.as_str();
     // Its address is believed from now on.
     control.kill();
     let direct = b.ready["admin_addr"].as_str().unwrap();
     let cable = Cable::to(direct.parse().unwrap());
-    let kept = user.context.as_ref().unwrap().join("nodes.json");
+    let kept = kept(user, "nodes.json");
     let known = fs::read_to_string(&kept).unwrap();
     assert!(known.contains(direct), "{known}");
     fs::write(&kept, known.replace(direct, &cable.addr.to_string())).unwrap();
@@ -238,9 +250,7 @@ fn a_kill_goes_on_and_tells_who_was_missing() {
     let mut user = User::new();
     let _dev = Dev::start(&mut user, &["--nodes", "1"]);
     let user = &user;
-    user.ok(&["deploy", &example("spin.wat")]);
-    let spawn = || user.ok(&["spawn", "-q", "spin"]).trim().to_owned();
-    let (one, two) = (spawn(), spawn());
+    let (one, two) = (spin(user, &[]), spin(user, &[]));
     let words = ["n1.999: there is no such process [E0020]"];
     refused(
         &mut user.command(&["kill", &one, "n1.999", &two]),
@@ -268,11 +278,10 @@ fn without_control_the_nodes_are_asked_all_the_same() {
     let control = Daemon::control(&mut user);
     let user = &user;
     let node = control.join(user, "a");
-    user.ok(&["deploy", &example("spin.wat")]);
-    let pid = user.ok(&["spawn", "-q", "spin"]);
-    let pid = pid.trim();
+    let pid = spin(user, &[]);
+    let pid = pid.as_str();
     assert!(user.ok(&["ps"]).contains(pid));
-    let kept = user.context.as_ref().unwrap().join("nodes.json");
+    let kept = kept(user, "nodes.json");
     let mode = fs::metadata(&kept).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
@@ -312,9 +321,8 @@ fn what_was_remembered_is_checked_before_it_is_acted_on() {
     let control = Daemon::control(&mut user);
     let user = &user;
     let node = control.join(user, "a");
-    user.ok(&["deploy", &example("spin.wat")]);
-    user.ok(&["spawn", "spin"]);
-    let kept = user.context.as_ref().unwrap().join("nodes.json");
+    spin(user, &[]);
+    let kept = kept(user, "nodes.json");
     let mut known: serde_json::Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
     control.kill();
     let mut was = |id: &str, name: &str| {
@@ -354,7 +362,7 @@ fn a_control_that_is_not_there_is_waited_for_once() {
     let _node = control.join(user, "a");
     user.ok(&["ps"]);
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
-    let file = user.context.as_ref().unwrap().join("context.json");
+    let file = kept(user, "context.json");
     let mut context: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     context["control"] = door.local_addr().unwrap().to_string().into();
     fs::write(&file, context.to_string()).unwrap();

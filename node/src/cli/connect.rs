@@ -356,10 +356,14 @@ impl Cluster {
     /// As [`Cluster::node`], to change something there: the node that answers now. Another one may have its address
     /// since control told of it.
     pub(crate) async fn node_itself(&self, name: &str) -> Outcome<NodeInfo> {
-        let node = self.node(name).await?;
+        self.itself(name, self.node(name).await?).await
+    }
+
+    /// Who answers where a node is that was found, if it is what was typed.
+    async fn itself(&self, typed: &str, node: NodeInfo) -> Outcome<NodeInfo> {
         let status: NodeStatus = self.get(node.admin_addr, "/v1/status").await?;
         // Whoever is meant by its name may have started again.
-        let is_by_name = name != node.id && status.name == name;
+        let is_by_name = typed != node.id && status.name == typed;
         if status.id != node.id && !is_by_name {
             return Err(another(&node, &status));
         }
@@ -459,14 +463,11 @@ impl Cluster {
             }
             other => other,
         })?;
-        if self.is_remembered() {
+        match self.is_remembered() {
             // Another one would say that there is no such process.
-            let status: NodeStatus = self.get(node.admin_addr, "/v1/status").await?;
-            if status.id != node.id {
-                return Err(another(&node, &status));
-            }
+            true => self.itself(&id, node).await,
+            false => Ok(node),
         }
-        Ok(node)
     }
 
     /// The admin address of the node that a process lives on.

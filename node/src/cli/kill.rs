@@ -13,7 +13,7 @@ use super::{
     Output,
     connect::{Cluster, no_process, parse_pid},
     failure::{Exit, Failure, Outcome},
-    output::printable,
+    output::printable_lines,
 };
 
 /// A radius is not looked at further than this; a larger one is large enough to think twice.
@@ -142,6 +142,5 @@ fn drawn(radius: &BlastRadius) -> String {
             "\n{pid} is linked, but its node does not answer: it may end, and others with it."
         );
     }
-    let lines: Vec<_> = text.lines().map(printable).collect();
-    lines.join("\n")
+    printable_lines(&text)
 }

@@ -146,8 +146,7 @@ impl Output {
 
     /// Ids, each on a line. Other machines have given them.
     fn id(&self, ids: &str) -> Outcome {
-        let lines: Vec<_> = ids.split('\n').map(printable).collect();
-        self.print(&lines.join("\n"))
+        self.print(&printable_lines(ids))
     }
 
     /// Data that is text by nature: a template, a script, a page.
@@ -202,11 +201,10 @@ impl Output {
     }
 
     fn letter_text(&self, letter: &Letter) -> String {
-        let message: Vec<_> = letter.message.lines().map(printable).collect();
         let mut text = format!(
             "{} {} [{}]\n",
             paint(self.color_err, Tone::Bad, "error:"),
-            message.join("\n"),
+            printable_lines(&letter.message),
             printable(&letter.code)
         );
         for line in letter.detail.iter().flat_map(|detail| detail.lines()) {
@@ -304,6 +302,12 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
         true => Cow::Owned(text.replace(acts, "\u{fffd}")),
         false => Cow::Borrowed(text),
     }
+}
+
+/// As [`printable`], for text of several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    lines.join("\n")
 }
 
 /// Makes a table, whose first row is its header, so narrow that it has room: leaves columns out, then cuts names.

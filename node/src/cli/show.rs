@@ -9,7 +9,7 @@ use super::{
     Output,
     connect::Cluster,
     failure::Outcome,
-    output::{Tone, ago, grouped, printable, shaped, size},
+    output::{Tone, ago, grouped, printable_lines, shaped, size},
     ps,
 };
 
@@ -38,8 +38,7 @@ fn text(out: &Output, detail: &ProcessDetail) -> String {
     let mut row = |name: &str, value: String| {
         if !value.is_empty() {
             let name = out.tone(Tone::Dim, &format!("{name:<14}"));
-            let lines: Vec<_> = value.lines().map(printable).collect();
-            let _ = writeln!(text, "{name}{}", lines.join("\n"));
+            let _ = writeln!(text, "{name}{}", printable_lines(&value));
         }
     };
     row("pid", info.pid.clone());

@@ -8,7 +8,7 @@ use tidelock::NodeId;
 use super::super::cluster::LEASE;
 use super::super::journal::What;
 use super::super::plan::{Due, Fault, Plan};
-use super::sessions::lapses;
+use super::sessions::{lapses, says_left};
 use super::{Broken, Facts, broken};
 
 /// How long the word takes at the most, on a network that loses some; and how long a session may wait after it for
@@ -42,9 +42,7 @@ pub(super) fn leaves(plan: &Plan, facts: &Facts<'_>) -> Result<u64, Broken> {
                 continue;
             };
             let ended = changes.get(next).map(|(at, _)| *at);
-            let told = ended.is_some_and(
-                |at| matches!(facts.what(at), What::NodeDown { why, .. } if why == "left"),
-            );
+            let told = ended.is_some_and(|at| says_left(facts.what(at)));
             if told {
                 seen += 1;
                 said_before_is_there(facts, &got, (node, *on), (opened, left))?;

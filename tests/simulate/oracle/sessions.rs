@@ -139,7 +139,8 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
     Ok(())
 }
 
-fn says_left(what: &What) -> bool {
+/// Whether a session ended with a goodbye.
+pub(super) fn says_left(what: &What) -> bool {
     matches!(what, What::NodeDown { why, .. } if why == "left")
 }
 
