@@ -43,8 +43,7 @@ pub mod codes {
     pub const TOKEN_REFUSED: &str = "E1002";
     /// The caller's certificate does not carry the role that this request needs.
     pub const NOT_PERMITTED: &str = "E1003";
-    /// Too many attempts; the same request may succeed later. With status 429 in a moment, with 409 (a name
-    /// that has had too many node ids) within an hour.
+    /// Too many attempts, or too much under way; the same request may succeed in a moment. Always with status 429.
     pub const TOO_MANY: &str = "E1004";
     /// No such node, module or path.
     pub const NOT_FOUND: &str = "E1005";
@@ -52,7 +51,8 @@ pub mod codes {
     pub const TOO_LARGE: &str = "E1006";
     /// The signing request is malformed, badly signed, or its key is too weak.
     pub const BAD_SIGNING_REQUEST: &str = "E1007";
-    /// The node has left, or its name has a later start; it must join again under a new id.
+    /// The node has left, and must join again under a new id; or its name has a later start, and what runs as
+    /// the earlier one has to end.
     pub const NODE_GONE: &str = "E1008";
     /// The module's bytes do not have the hash they were sent under, or clash with another module.
     pub const MODULE_REFUSED: &str = "E1009";
@@ -61,6 +61,13 @@ pub mod codes {
     pub const STORE: &str = "E1010";
     /// A living node with another key has this name.
     pub const NAME_TAKEN: &str = "E1011";
+    /// The name has had too many node ids within an hour. Asking again is of no use before the first of them is
+    /// an hour old.
+    pub const TOO_MANY_IDS: &str = "E1012";
+    /// Too many join tokens are open. Asking again is of no use before one of them is used up or has expired.
+    pub const TOO_MANY_TOKENS: &str = "E1013";
+    /// All node ids of the cluster are used up. Nothing brings one back.
+    pub const NO_IDS_LEFT: &str = "E1014";
     /// No such process on this node.
     pub const NO_PROCESS: &str = "E2001";
     /// The process could not be started.
@@ -180,7 +187,8 @@ pub struct JoinResponse {
 pub struct RenewRequest {
     /// The signing request (PKCS #10, PEM), for the key of the caller's certificate.
     pub csr_pem: String,
-    /// The node's start ticket, as in [`LeaseRequest`].
+    /// The node's start ticket, in hexadecimal digits: it says which start asks. One whose name has a later
+    /// start gets nothing. Without it nothing tells the starts of a key apart, and the answer is for the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
 }

@@ -37,7 +37,7 @@ use bytes::Bytes;
 use reqwest::{RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tidelock_certs::tls::{https_client_config, pinned_client_config};
-use tidelock_certs::{Identity, IdentityError, JoinToken, Key, Role, from_hex, to_hex};
+use tidelock_certs::{Identity, IdentityError, JoinToken, Key, Role, Ticket, from_hex, to_hex};
 use tidelock_proto::{ModuleHash, NodeId};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -123,10 +123,16 @@ enum Repeat {
 }
 
 /// Whether joining may go well in a moment: an earlier start of the name lapses, or too many attempts are looked
-/// at. A name that has had too many ids is refused for longer, and with another status.
+/// at. A name that has had too many ids is refused for longer, with a status and a code of its own.
 fn is_its_turn_to_come(error: &ClientError) -> bool {
     matches!(error, ClientError::Refused { status: 429, .. })
         || error.code() == Some(codes::NAME_TAKEN)
+}
+
+/// The start that an identity's ticket names.
+fn start_of(identity: &Identity) -> Option<NodeId> {
+    let ticket = Ticket::read_unverified(identity.ticket()?);
+    ticket.ok().map(|ticket| ticket.node)
 }
 
 /// The attempts at one call.
@@ -320,7 +326,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; repeated while unreachable.
+    /// [`ClientError`]; repeated while unreachable. A start whose name has a later one gets nothing; see
+    /// [`ClientError::is_node_gone`].
     pub async fn renew(&self, identity: &Identity) -> Result<Identity, ClientError> {
         let request = RenewRequest {
             csr_pem: identity.key().signing_request(),
@@ -331,6 +338,12 @@ impl Client {
         let authority = tidelock_certs::identity::to_pem(identity.authority());
         let key = identity.key().clone();
         let renewed = self.identity(key, &answer.cert_pem, &authority, &answer.ticket)?;
+        // A control of an earlier version answers whoever has the key with the latest start's.
+        if let (Some(ours), Some(theirs)) = (start_of(identity), start_of(&renewed))
+            && ours != theirs
+        {
+            return Err(self.answer(&format!("the ticket is {theirs}'s, and this is {ours}")));
+        }
         let client = Self::with_identity(&self.control, &renewed)?;
         let shown = client.shown();
         *self.write() = shown;

@@ -18,6 +18,7 @@
 //!   so it is listed again as soon as it is heard of, unless its name has a later start.
 //! * Each change has its own revision, larger by one than the one before, across restarts.
 //! * Whoever watches gets a snapshot and then every change after it, in order, or another snapshot.
+//! * A start that shows its ticket gets nothing that is another's. One whose name has a later start gets nothing.
 //! * At most one start of a name is present. The tags of those that are not are shown to nobody.
 //! * What a watcher is told is on disk.
 //!
@@ -80,7 +81,7 @@ pub(crate) enum AdmitError {
     TooManyIds { name: String, max: usize },
     #[error("an operator has removed this node")]
     Removed,
-    #[error("all node ids of this cluster are used up")]
+    #[error("all node ids of this cluster are used up; whoever wants to join needs a new cluster")]
     Exhausted,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -93,8 +94,14 @@ pub(crate) enum ChangeError {
     Unknown(NodeId),
     #[error("{0} belongs to another key than the caller's")]
     NotYours(NodeId),
-    #[error("{id} is {how}; a node that wants to be there joins again and gets a new id")]
-    Gone { id: NodeId, how: &'static str },
+    #[error("{0} has left; a node that wants to be there joins again and gets a new id")]
+    Gone(NodeId),
+    // Not to join again: the two would replace each other for ever.
+    #[error(
+        "{by} is a later start of this node's name than {id}: what still runs as {id} has to end, and is not \
+         to be started again while {by} is there"
+    )]
+    Replaced { id: NodeId, by: NodeId },
     #[error(
         "control's books are older than {0}: they are from a backup; the node goes on, and is listed \
          again when it is started again"
@@ -138,11 +145,20 @@ struct State {
 }
 
 impl State {
-    /// Whether the name of this start has a later one.
-    fn is_replaced(&self, id: NodeId, entry: &Entry) -> bool {
+    /// The latest start of the name of this one, if that is a later one.
+    fn replaced_by(&self, id: NodeId, entry: &Entry) -> Option<NodeId> {
         let name = &entry.record.info.name;
-        let mut later = self.nodes.range(NodeId(id.0 + 1)..);
-        later.any(|(_, other)| other.record.info.name == *name)
+        let mut later = self.nodes.range(NodeId(id.0 + 1)..).rev();
+        let found = later.find(|(_, other)| other.record.info.name == *name);
+        found.map(|(by, _)| *by)
+    }
+
+    /// The latest start as `name` by the holder of `key`.
+    fn latest(&self, name: &str, key: &[u8; 32]) -> Option<NodeId> {
+        let is_theirs = |entry: &Entry| entry.record.info.name == name && entry.record.key == *key;
+        let mut latest = self.nodes.iter().rev();
+        let found = latest.find(|(_, entry)| is_theirs(entry));
+        found.map(|(id, _)| *id)
     }
 
     /// Those that are gone and joined before `before_s`, the first to be forgotten first.
@@ -301,24 +317,13 @@ impl Books {
         now: Moment,
     ) -> Result<u64, ChangeError> {
         let mut state = self.fresh()?;
-        let Some(entry) = state.nodes.get(&id) else {
-            let is_old = is_ticketed() && self.is_older_than(id, key)?;
-            return Err(if is_old {
-                ChangeError::OldBooks(id)
-            } else {
-                ChangeError::Unknown(id)
-            });
-        };
-        if entry.record.key != *key {
-            return Err(ChangeError::NotYours(id));
-        }
-        if entry.record.info.state == NodeState::Lost && !state.is_replaced(id, entry) {
+        let entry = self.current(&state, id, key, is_ticketed)?;
+        if entry.record.info.state == NodeState::Lost {
             let changed = with_state(&entry.record, NodeState::Alive);
             let revision = self.store.update(std::slice::from_ref(&changed))?;
             self.publish(&mut state, vec![changed], revision, now.steady);
         }
         let entry = state.nodes.get_mut(&id).ok_or(ChangeError::Unknown(id))?;
-        check_present(id, entry)?;
         entry.until = now.steady + self.lease;
         entry.record.info.last_seen = now.wall;
         if draining && entry.record.info.state == NodeState::Alive {
@@ -386,8 +391,10 @@ impl Books {
     }
 
     /// The id under which the holder of `key` is present as `name`, or will be when it is heard of.
-    /// `ticketed` is the id that the authority has handed out to it, if it shows so. One that these books
-    /// are older than is answered as at its lease: it is none of the starts they know.
+    ///
+    /// `ticketed` is the id that the authority has handed out to it, if it shows so: this start is answered as
+    /// at its lease, and by no means with the id of another. Without it nothing tells the starts of a key
+    /// apart, and the latest is meant.
     pub(crate) fn present_as(
         &self,
         name: &str,
@@ -395,25 +402,38 @@ impl Books {
         ticketed: Option<NodeId>,
     ) -> Result<NodeId, ChangeError> {
         let state = self.fresh()?;
-        if let Some(id) = ticketed
-            && !state.nodes.contains_key(&id)
-            && self.is_older_than(id, key)?
-        {
-            return Err(ChangeError::OldBooks(id));
+        let id = ticketed.or_else(|| state.latest(name, key));
+        let id = id.ok_or(ChangeError::Unknown(NodeId::STANDALONE))?;
+        self.current(&state, id, key, || ticketed.is_some())?;
+        Ok(id)
+    }
+
+    /// The start `id` of the holder of `key`, if it is present, or will be when it is heard of.
+    fn current<'a>(
+        &self,
+        state: &'a State,
+        id: NodeId,
+        key: &[u8; 32],
+        is_ticketed: impl FnOnce() -> bool,
+    ) -> Result<&'a Entry, ChangeError> {
+        let Some(entry) = state.nodes.get(&id) else {
+            let is_old = is_ticketed() && self.is_older_than(id, key)?;
+            return Err(if is_old {
+                ChangeError::OldBooks(id)
+            } else {
+                ChangeError::Unknown(id)
+            });
+        };
+        if entry.record.key != *key {
+            return Err(ChangeError::NotYours(id));
         }
-        let mut same = state
-            .nodes
-            .iter()
-            .rev()
-            .filter(|(_, entry)| entry.record.info.name == name && entry.record.key == *key);
-        match same.next() {
-            Some((id, entry))
-                if entry.record.info.state == NodeState::Lost && !state.is_replaced(*id, entry) =>
-            {
-                Ok(*id)
-            }
-            Some((id, entry)) => check_present(*id, entry).map(|()| *id),
-            None => Err(ChangeError::Unknown(NodeId::STANDALONE)),
+        if entry.record.info.state.is_present() {
+            return Ok(entry);
+        }
+        match (state.replaced_by(id, entry), entry.record.info.state) {
+            (Some(by), _) => Err(ChangeError::Replaced { id, by }),
+            (None, NodeState::Left) => Err(ChangeError::Gone(id)),
+            (None, NodeState::Lost | NodeState::Alive | NodeState::Draining) => Ok(entry),
         }
     }
 
@@ -550,14 +570,6 @@ impl Books {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Memory follows the store, so a panic in between leaves nothing half-done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn check_present(id: NodeId, entry: &Entry) -> Result<(), ChangeError> {
-    match entry.record.info.state {
-        NodeState::Alive | NodeState::Draining => Ok(()),
-        NodeState::Lost => Err(ChangeError::Gone { id, how: "lost" }),
-        NodeState::Left => Err(ChangeError::Gone { id, how: "left" }),
     }
 }
 

@@ -39,7 +39,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tidelock_certs::authority::RequestError;
 use tidelock_certs::{
-    Authority, CertificateDer, Environments, JoinToken, Role, Ticket, UnixTime,
+    Authority, CertificateDer, Environments, JoinToken, Role, Ticket, TicketError, UnixTime,
     certificate_fingerprint, check_name, from_hex, key_fingerprint, to_hex,
 };
 use tidelock_proto::{ModuleHash, NodeId};
@@ -55,7 +55,7 @@ use crate::http::{ApiError, Caller, Json, read_body};
 use crate::limit::JoinGate;
 use crate::members::{AdmitError, Books, Candidate, ChangeError, Moment};
 use crate::modules::{MODULE_BYTES_MAX, ModuleError, Shelf};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, TOKENS_MAX};
 use crate::tags::Tags;
 
 const MODULE_TIME_MAX: Duration = Duration::from_secs(120);
@@ -154,12 +154,12 @@ async fn create_token(
         let hash = blake3::hash(token.secret().as_bytes());
         let (expires_s, now_s) = (expires_at.as_second(), now.as_second());
         if !app.store.add_token(hash, request.uses, expires_s, now_s)? {
-            let status = StatusCode::TOO_MANY_REQUESTS;
-            return Err(ApiError::new(
-                status,
-                codes::TOO_MANY,
-                "there are too many open tokens",
-            ));
+            // Not as attempts of which there are too many: they may be open for days.
+            let message = format!(
+                "{TOKENS_MAX} join tokens are open; another can be made when one of them is used up or has expired"
+            );
+            let status = StatusCode::CONFLICT;
+            return Err(ApiError::new(status, codes::TOO_MANY_TOKENS, message));
         }
         tracing::info!(operator, uses = request.uses, %expires_at, "made a join token");
         Ok(Json(TokenCreated {
@@ -248,7 +248,7 @@ async fn renew(
         // A removed node is not present, by whatever start.
         let ticketed = app.ticketed(request.ticket.as_deref(), &tls);
         let node = app.books.present_as(&name, &key, ticketed);
-        let node = node.map_err(for_own_node)?;
+        let node = node.map_err(|error| app.for_own_node(&key, error))?;
         let certificate = app.issue_for_key(&request.csr_pem, &name, key)?;
         Ok(Json(RenewResponse {
             cert_pem: tidelock_certs::identity::to_pem(&certificate),
@@ -273,14 +273,7 @@ async fn lease(
         let leased = app
             .books
             .lease(id, &key, request.draining, is_ticketed, now);
-        let revision = leased.map_err(|error| match error {
-            // The same code, so that it leaves; and why, for whoever reads its last words.
-            ChangeError::Gone { .. } if app.books.is_removed(&key) => {
-                let why = AdmitError::Removed.to_string();
-                ApiError::new(StatusCode::GONE, codes::NODE_GONE, why)
-            }
-            error => for_own_node(error),
-        })?;
+        let revision = leased.map_err(|error| app.for_own_node(&key, error))?;
         Ok(Json(LeaseResponse {
             lease_ms: app.lease_ms(),
             revision,
@@ -461,6 +454,24 @@ impl App {
         }
     }
 
+    /// What the node with this key is told when it asks for itself.
+    fn for_own_node(&self, key: &[u8; 32], error: ChangeError) -> ApiError {
+        let gone = |message: String| ApiError::new(StatusCode::GONE, codes::NODE_GONE, message);
+        match error {
+            // The same code, so that it leaves; and why, for whoever reads its last words.
+            ChangeError::Unknown(_) | ChangeError::Gone(_) | ChangeError::Replaced { .. }
+                if self.books.is_removed(key) =>
+            {
+                gone(AdmitError::Removed.to_string())
+            }
+            // One that is not in the books has the same move as one that was lost.
+            ChangeError::Unknown(_) => {
+                gone("this node is not in the cluster's books; it must join again".to_owned())
+            }
+            error => error.into(),
+        }
+    }
+
     /// The one answer to all tokens that do not work, as long as there are not too many of them.
     fn token_refused(&self, source: IpAddr, now: Moment) -> ApiError {
         if !self.gate().failed(source, now.steady) {
@@ -475,8 +486,11 @@ impl App {
         let ticket = ticket.and_then(from_hex)?;
         let certificate = CertificateDer::from(tls.peer_certificates.first()?.as_slice());
         let authority = self.authority.certificate();
-        let ticket = Ticket::verify(&ticket, authority, &certificate, UnixTime::now());
-        ticket.ok().map(|ticket| ticket.node)
+        match Ticket::verify(&ticket, authority, &certificate, UnixTime::now()) {
+            // One that has run out on the way was handed out all the same.
+            Ok(Ticket { node, .. }) | Err(TicketError::Time { node, .. }) => Some(node),
+            Err(_) => None,
+        }
     }
 
     fn lease_ms(&self) -> u64 {
@@ -688,28 +702,17 @@ fn check_description(
     Ok(())
 }
 
-/// A node that asks for itself and is not in the books has the same move as one that was lost.
-fn for_own_node(error: ChangeError) -> ApiError {
-    match error {
-        ChangeError::Unknown(_) => {
-            let message = "this node is not in the cluster's books; it must join again";
-            ApiError::new(StatusCode::GONE, codes::NODE_GONE, message)
-        }
-        error => error.into(),
-    }
-}
-
 impl From<AdmitError> for ApiError {
     fn from(error: AdmitError) -> Self {
         let (status, code) = match &error {
             AdmitError::Token => (StatusCode::FORBIDDEN, codes::TOKEN_REFUSED),
             AdmitError::NameTaken { .. } => (StatusCode::CONFLICT, codes::NAME_TAKEN),
             // Not as other attempts of which there are too many: a moment does not help.
-            AdmitError::TooManyIds { .. } => (StatusCode::CONFLICT, codes::TOO_MANY),
+            AdmitError::TooManyIds { .. } => (StatusCode::CONFLICT, codes::TOO_MANY_IDS),
             AdmitError::Removed => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
-            AdmitError::Exhausted | AdmitError::Store(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
-            }
+            // Not as a store that fails: no time helps.
+            AdmitError::Exhausted => (StatusCode::CONFLICT, codes::NO_IDS_LEFT),
+            AdmitError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, codes::STORE),
         };
         let answer = Self::new(status, code, error.to_string());
         match error {
@@ -725,7 +728,9 @@ impl From<ChangeError> for ApiError {
         let (status, code) = match &error {
             ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, codes::NOT_FOUND),
             ChangeError::NotYours(_) => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
-            ChangeError::Gone { .. } => (StatusCode::GONE, codes::NODE_GONE),
+            ChangeError::Gone(_) | ChangeError::Replaced { .. } => {
+                (StatusCode::GONE, codes::NODE_GONE)
+            }
             ChangeError::OldBooks(_) | ChangeError::Store(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
             }

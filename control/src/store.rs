@@ -55,7 +55,7 @@ const LOST_UP_TO: &str = "lost up to";
 const REVISION: &str = "revision";
 
 /// No more tokens are kept than this; the limit is far above any honest use.
-const TOKENS_MAX: u64 = 10_000;
+pub(crate) const TOKENS_MAX: u64 = 10_000;
 
 /// The store cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]

@@ -139,17 +139,24 @@ fn operator(control: &ControlHandle) -> Client {
 fn in_place_of_control(router: axum::Router) -> (Client, JoinHandle<std::io::Result<()>>) {
     let now = UnixTime::now();
     let authority = testing::authority("sea", now);
-    let issue = |role, name, hosts: &[String]| {
-        let issued = authority.issue_identity(role, name, hosts, LIMIT, now);
-        issued.unwrap()
-    };
-    let control = issue(Role::Control, "", &["localhost".to_owned()]);
+    let (address, serving) = control_of(&authority, router);
+    let ann = authority.issue_identity(Role::Operator, "ann", &[], LIMIT, now);
+    let client = Client::with_identity(&address, &ann.unwrap()).unwrap();
+    (client, serving)
+}
+
+/// A server that answers as a test has it, by a certificate of `authority`, and where it does.
+fn control_of(
+    authority: &Authority,
+    router: axum::Router,
+) -> (String, JoinHandle<std::io::Result<()>>) {
+    let hosts = ["localhost".to_owned()];
+    let control = authority.issue_identity(Role::Control, "", &hosts, LIMIT, UnixTime::now());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let config = tidelock_certs::tls::https_server_config(&control).unwrap();
+    let config = tidelock_certs::tls::https_server_config(&control.unwrap()).unwrap();
     let serving = tokio::spawn(crate::http::Server::new(listener, config).serve(router));
-    let client = Client::with_identity(&address, &issue(Role::Operator, "ann", &[])).unwrap();
-    (client, serving)
+    (address, serving)
 }
 
 fn described(name: &str) -> NodeDescription {

@@ -517,7 +517,8 @@ fn is_refused(error: &ClientError) -> bool {
         error,
         ClientError::Refused { .. } | ClientError::NotTrusted { .. }
     );
-    refused && !error.is_temporary() && error.code() != Some(codes::TOO_MANY)
+    let no_id = [codes::TOO_MANY_IDS, codes::NO_IDS_LEFT];
+    refused && !error.is_temporary() && !error.code().is_some_and(|code| no_id.contains(&code))
 }
 
 /// The identity of an earlier start, and the state directory that it is from.

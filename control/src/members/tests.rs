@@ -100,7 +100,8 @@ fn a_node_that_was_only_cut_off_from_control_is_listed_again() {
     assert_eq!(bench.states(), [NodeState::Lost], "silent again");
     // A later start of the name is the node now.
     bench.books.admit(candidate("a", 1), bench.at(24)).unwrap();
-    assert!(matches!(lease(1, 25), Err(ChangeError::Gone { .. })));
+    let by = NodeId(2);
+    assert!(matches!(lease(1, 25), Err(ChangeError::Replaced { by: later, .. }) if later == by));
 }
 
 #[test]
@@ -112,7 +113,7 @@ fn a_lost_node_that_was_removed_does_not_come_back() {
     let back = bench
         .books
         .lease(NodeId(1), &[1; 32], false, || false, bench.at(13));
-    assert!(matches!(back, Err(ChangeError::Gone { .. })));
+    assert!(matches!(back, Err(ChangeError::Gone(_))));
 }
 
 #[test]
@@ -189,6 +190,55 @@ fn one_start_of_a_name_is_present() {
     let present_as = |key: u8| bench.books.present_as("a", &[key; 32], None);
     assert_eq!(present_as(2).unwrap(), NodeId(3));
     assert!(present_as(1).is_err());
+}
+
+#[test]
+fn a_renewal_is_of_the_start_that_asks_and_of_no_other() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    let renewed = |key: u8, ticketed: Option<u64>| {
+        let ticketed = ticketed.map(NodeId);
+        bench.books.present_as("a", &[key; 32], ticketed)
+    };
+    assert_eq!(renewed(1, Some(1)).unwrap(), NodeId(1));
+    bench.sweep(1, 11);
+    assert_eq!(renewed(1, Some(1)).unwrap(), NodeId(1), "lost");
+    let is_replaced = |by: u64| {
+        let refused = renewed(1, Some(1));
+        matches!(refused, Err(ChangeError::Replaced { id: NodeId(1), by: later }) if later.0 == by)
+    };
+    // A later start under the same key, whatever becomes of it.
+    bench.books.admit(candidate("a", 1), bench.at(12)).unwrap();
+    assert!(is_replaced(2));
+    assert_eq!(renewed(1, Some(2)).unwrap(), NodeId(2));
+    assert_eq!(renewed(1, None).unwrap(), NodeId(2), "the latest of a key");
+    bench.books.leave(NodeId(2), None, bench.at(13)).unwrap();
+    assert!(is_replaced(2));
+    assert!(matches!(renewed(1, Some(2)), Err(ChangeError::Gone(_))));
+    // One under another key.
+    bench.books.admit(candidate("a", 2), bench.at(14)).unwrap();
+    assert!(is_replaced(3));
+    assert!(matches!(renewed(1, Some(3)), Err(ChangeError::NotYours(_))));
+    // One that is forgotten, while its key has a start that is there.
+    bench.books.leave(NodeId(3), None, bench.at(15)).unwrap();
+    bench.books.admit(candidate("a", 1), bench.at(16)).unwrap();
+    bench.books.lock().nodes.remove(&NodeId(2));
+    assert!(matches!(renewed(1, Some(2)), Err(ChangeError::Unknown(_))));
+    assert_eq!(renewed(1, Some(4)).unwrap(), NodeId(4));
+}
+
+#[test]
+fn used_up_ids_are_not_answered_as_a_store_that_fails() {
+    let bench = Bench::new();
+    // Books that are lost have handed out the last id there is.
+    let last = bench
+        .books
+        .lease(NodeId::MAX, &[1; 32], false, || true, bench.at(0));
+    assert!(matches!(last, Err(ChangeError::OldBooks(_))));
+    let refused = bench.books.admit(candidate("a", 2), bench.at(1));
+    let answer = crate::http::ApiError::from(refused.unwrap_err());
+    assert_eq!(answer.status, axum::http::StatusCode::CONFLICT);
+    assert_eq!(answer.body.code, crate::api::codes::NO_IDS_LEFT);
 }
 
 #[test]

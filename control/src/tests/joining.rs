@@ -285,7 +285,8 @@ async fn ids_are_limited_per_name() {
     for _ in 0..2 {
         joined = bench.rejoin(&joined).await.unwrap();
     }
-    assert_eq!(code(bench.rejoin(&joined).await), codes::TOO_MANY);
+    // Not the code of what passes in a moment.
+    assert_eq!(code(bench.rejoin(&joined).await), codes::TOO_MANY_IDS);
     // Nothing to wait for, as there is while many others join.
     joined.client.leave(joined.node).await.unwrap();
     let token = bench.token(1).await;
@@ -293,11 +294,25 @@ async fn ids_are_limited_per_name() {
     let error = Client::join(&bench.address(), &token, &described("crasher"))
         .await
         .unwrap_err();
-    assert_eq!(error.code(), Some(codes::TOO_MANY));
+    assert_eq!(error.code(), Some(codes::TOO_MANY_IDS));
     assert!(!error.is_temporary(), "{error}");
     let took = began.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert_eq!(bench.join("other").await.node, NodeId(4));
+}
+
+#[tokio::test]
+async fn open_tokens_are_limited_and_that_does_not_pass_in_a_moment() {
+    let mut bench = Bench::new().await;
+    bench.restart().await;
+    bench.control.take().unwrap().shutdown().await;
+    let path = bench.dir.path().join("state/store.redb");
+    let in_an_hour_s = jiff::Timestamp::now().as_second() + 3600;
+    crate::store::tests::fill_with_tokens(&path, in_an_hour_s);
+    bench.control = Some(serve(bench.config.clone()).await.unwrap());
+    let error = bench.operator.create_token(LIMIT, 1).await.unwrap_err();
+    assert_eq!(error.code(), Some(codes::TOO_MANY_TOKENS));
+    assert!(!error.is_temporary() && error.exit_code() == 5, "{error}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Leases, the watch, and who may change what.
 
 use super::*;
+use crate::api::RenewResponse;
 use crate::members::{Candidate, Moment};
 use crate::server::Watcher;
 use crate::tags::Tags;
@@ -266,22 +267,14 @@ async fn a_removed_node_cannot_come_back() {
     let joined = bench.join("web-0").await;
     let removed = bench.operator.remove(joined.node).await.unwrap();
     assert_eq!(removed.state, NodeState::Left);
-    assert!(
-        joined
-            .client
-            .lease(joined.node, false)
-            .await
-            .unwrap_err()
-            .is_node_gone()
-    );
-    assert!(
-        joined
-            .client
-            .renew(&joined.identity)
-            .await
-            .unwrap_err()
-            .is_node_gone()
-    );
+    for error in [
+        joined.client.lease(joined.node, false).await.unwrap_err(),
+        joined.client.renew(&joined.identity).await.unwrap_err(),
+    ] {
+        assert!(error.is_node_gone(), "{error}");
+        let why = "an operator has removed this node";
+        assert!(error.to_string().contains(why), "{error}");
+    }
     assert_eq!(code(bench.rejoin(&joined).await), codes::NOT_PERMITTED);
     // Its name is free for whoever holds a token.
     bench.join("web-0").await;
@@ -404,6 +397,76 @@ async fn a_renewal_keeps_key_and_id() {
             .unwrap()
             .contains(codes::BAD_SIGNING_REQUEST)
     );
+}
+
+/// The start that a ticket names.
+fn start_of(ticket: &[u8]) -> NodeId {
+    Ticket::read_unverified(ticket).unwrap().node
+}
+
+#[tokio::test]
+async fn an_earlier_start_gets_no_renewal_and_nothing_of_the_later_one() {
+    let bench = Bench::new().await;
+    let first = bench.join("web-0").await;
+    let second = bench.rejoin(&first).await.unwrap();
+    // Its ticket may have run out on the way.
+    let folder = bench.dir.path().join("state/authority");
+    let authority = Authority::open(&folder, "sea", UnixTime::now()).unwrap();
+    let expired = Ticket {
+        not_before_s: 0,
+        not_after_s: 1,
+        ..Ticket::read_unverified(first.identity.ticket().unwrap()).unwrap()
+    };
+    let expired = testing::sign_ticket(&authority, &expired);
+    let late = testing::with_ticket(&first.identity, Some(expired));
+    for error in [
+        first.client.renew(&first.identity).await.unwrap_err(),
+        first.client.renew(&late).await.unwrap_err(),
+        first.client.lease(first.node, false).await.unwrap_err(),
+    ] {
+        assert!(error.is_node_gone() && error.exit_code() == 5, "{error}");
+        let move_of_its = "what still runs as n1 has to end";
+        assert!(error.to_string().contains(move_of_its), "{error}");
+    }
+    let renewed = second.client.renew(&second.identity).await.unwrap();
+    assert_eq!(start_of(renewed.ticket().unwrap()), second.node);
+
+    // Nodes of earlier versions send no ticket: whoever asks so is taken for the latest start.
+    let body = serde_json::json!({ "csr_pem": second.identity.key().signing_request() });
+    let http = bench.raw(Some(&second.identity));
+    let sent = http.post(bench.url("/v1/renew")).json(&body).send();
+    let answer: RenewResponse = sent.await.unwrap().json().await.unwrap();
+    assert_eq!(start_of(&from_hex(&answer.ticket).unwrap()), second.node);
+}
+
+#[tokio::test]
+async fn a_renewal_that_names_another_start_is_not_taken() {
+    let now = UnixTime::now();
+    let authority = testing::authority("sea", now);
+    let node = testing::node(&authority, NodeId(1), "web-0", testing::Odd::Nothing, now);
+    let renewed_as = async |id: u64| {
+        let request = node.key().signing_request();
+        let certificate = authority.issue_node(&request, "web-0", LIMIT, now).unwrap();
+        let ticket = authority.issue_ticket(&certificate, NodeId(id), Environments::Any);
+        let answer = RenewResponse {
+            cert_pem: tidelock_certs::identity::to_pem(&certificate),
+            ticket: tidelock_certs::to_hex(&ticket.unwrap()),
+        };
+        let renew = axum::routing::post(move || {
+            let answer = answer.clone();
+            async move { axum::Json(answer) }
+        });
+        let router = axum::Router::new().route("/v1/renew", renew);
+        let (address, serving) = control_of(&authority, router);
+        let client = Client::with_identity(&address, &node).unwrap();
+        let renewed = within(client.renew(&node)).await;
+        serving.abort();
+        renewed
+    };
+    let renewed = renewed_as(1).await.unwrap();
+    assert_eq!(start_of(renewed.ticket().unwrap()), NodeId(1));
+    let error = renewed_as(2).await.unwrap_err();
+    assert!(matches!(error, ClientError::Answer { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -259,6 +259,21 @@ control says more."
 "E1011" Refused "a living node has this name"
 "Names are for one node at a time. Either the other one leaves, or this one gets another name."
 
+"E1012" Refused "a name has had too many node ids"
+"Every start of a node takes an id that is never given back, so a name gets 120 of them within an hour. The move is
+that of whoever runs the node: see in its log what starts it so often, mend that, and start it again when the first
+of those ids is an hour old; or give it another name now. Neither trying again nor another token helps before."
+
+"E1013" Refused "too many join tokens are open"
+"The control plane keeps 10 000 that are neither used up nor expired. The move is the operators': use some of
+those there are, or wait until some expire, which is after an hour unless `--ttl` said otherwise. One token lets in
+many nodes with `tidelock token --uses N`."
+
+"E1014" Refused "all node ids of the cluster are used up"
+"There are 8 388 607, one for each start of a node, and none is given out twice. Waiting does not help. Nodes that are
+there go on until they end. The move is the operators': whoever is to join needs a new cluster, which is a control
+plane with an empty state directory."
+
 "E2001" Missing "the node knows no such process"
 "See E0020."
 
