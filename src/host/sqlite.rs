@@ -9,6 +9,7 @@
 //! ```
 
 mod connection;
+mod functions;
 mod stack;
 mod turns;
 

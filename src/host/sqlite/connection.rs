@@ -13,6 +13,7 @@
 //!   memory of our own, not in a mapped file, which a guest could cut short under the node's feet;
 //! * what does not fit into memory ends the statement, not the node;
 //! * what SQLite does by recursion is bounded by its limits and by a watched stack (`stack.rs`);
+//! * functions of SQL that would take hours in one call are others here, or refuse that (`functions.rs`);
 //! * threads of databases step back behind those that run processes, and compute in turns (`turns.rs`).
 
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use tidelock_proto::Environ;
 use tokio::sync::oneshot;
 
 use super::super::directories::Directory;
+use super::functions;
 use super::stack::{self, STACK_BYTES};
 use super::turns::TURNS;
 use crate::shares::{Full, Shares};
@@ -43,7 +45,7 @@ const CONNECTIONS_MAX: usize = 512;
 /// Prepared statements of one connection.
 const STATEMENTS_MAX: usize = 1024;
 /// Bytes of one text or blob, and of one stored row.
-const VALUE_BYTES_MAX: i32 = 16 << 20;
+pub(super) const VALUE_BYTES_MAX: i32 = 16 << 20;
 /// Bytes of one row of a result, with the size of a [`Value`] for each column.
 const ROW_BYTES_MAX: usize = 64 << 20;
 /// The same of the rows that all statements of one process are at. More is `SQLITE_NOMEM`.
@@ -425,6 +427,7 @@ fn restrict(
     ] {
         connection.set_limit(limit, max)?;
     }
+    functions::install(connection)?;
     let watched = ended.clone();
     connection.progress_handler(
         STEPS,
@@ -556,6 +559,7 @@ fn serve(
             }
             Command::Changes(tell) => drop(tell.send(connection.changes())),
         }
+        stack::give_back();
     }
 }
 
@@ -775,6 +779,33 @@ mod tests {
         assert_eq!(row.values, [Value::Integer(0)]);
     }
 
+    /// What `functions.rs` shows of them is so in every database; they stand wherever SQLite's own may.
+    #[tokio::test]
+    async fn no_call_of_a_function_takes_hours() {
+        let connection = in_memory().await;
+        let schema = "CREATE TABLE t (a CHECK (instr(a, 'b') > 0), b AS (printf('%s', trim(a))));
+            CREATE INDEX i ON t (rtrim(a), json_patch(a, '{}'));
+            CREATE VIEW v AS SELECT replace(a, 'b', 'c') || b AS c FROM t WHERE ltrim(a) <> '';
+            INSERT INTO t VALUES ('\"ab\" ')";
+        connection.execute(schema.to_owned()).await.unwrap();
+        let ask = async |id: u64, sql: &str| {
+            connection.prepare(id, sql.to_owned()).await.unwrap();
+            connection.step(id).await.map(|row| row.unwrap().values)
+        };
+        let view = ask(0, "SELECT c FROM v").await.unwrap();
+        assert_eq!(view, [Value::Text("\"ac\" \"ab\"".to_owned())]);
+        let long = "instr(hex(zeroblob(8000000)), hex(zeroblob(4000000)) || '1')";
+        let place = ask(1, &format!("SELECT {long}")).await.unwrap();
+        assert_eq!(place, [Value::Integer(0)]);
+        let large = "SELECT replace(hex(zeroblob(8000000)), '00', '000')";
+        let fault = ask(2, large).await.unwrap_err();
+        assert_eq!(fault.code, rusqlite::ffi::SQLITE_TOOBIG.cast_unsigned());
+        let format = "SELECT printf(hex(zeroblob(10000)))";
+        let fault = ask(3, format).await.unwrap_err();
+        assert_eq!(fault.code, rusqlite::ffi::SQLITE_ERROR.cast_unsigned());
+        assert!(fault.text.contains("a format has at most"), "{fault:?}");
+    }
+
     /// What one text can say of each kind of depth. Unions within queries within queries are not among it.
     #[tokio::test]
     async fn no_text_of_sql_goes_too_deep_for_a_stack() {
@@ -882,6 +913,30 @@ mod tests {
         goes_too_deep(&connection, "columns", &deep).await;
         let within = format!("SELECT * FROM {}", "(SELECT * FROM ".repeat(2000));
         goes_too_deep(&connection, "brackets", &within).await;
+    }
+
+    /// Nobody asks any more, and the thread that was asked looks at its own stack.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_went_deep_keeps_little_of_its_stack() {
+        let asked = || {
+            stack::watch();
+            let connection = open(None, &Arc::default()).unwrap();
+            let (commands, inbox) = mpsc::channel();
+            let (tell, mut answer) = oneshot::channel();
+            let terms = "SELECT a FROM q{h}".to_owned() + &" UNION ALL SELECT 0".repeat(100);
+            let named = chain(480, &format!("q{{i}} (a) AS ({terms})")).replace(';', ", ");
+            let named = named.trim_end_matches(", ");
+            let deep = format!("WITH q0 (a) AS (SELECT 1), {named} SELECT a FROM q479");
+            commands.send(Command::Prepare(0, deep, tell)).unwrap();
+            drop(commands);
+            serve(&connection, &inbox, &Arc::default());
+            assert!(answer.try_recv().unwrap().is_err(), "it is not deep");
+            stack::resident_bytes()
+        };
+        let thread = thread::Builder::new().stack_size(STACK_BYTES);
+        let resident = thread.spawn(asked).unwrap().join().unwrap();
+        assert!(resident <= 256 << 10, "{resident} bytes");
     }
 
     /// These SQLite bounds by itself.

@@ -4,7 +4,7 @@
 //! that run processes. So a statement takes a turn. It hands the turn on once it has had it for a while and somebody waits,
 //! and gives it back while it waits for a lock, since whoever holds that needs a turn to let go of it.
 //!
-//! A function of SQL may compute for long without a look at the clock (`instr` of large blobs). Then its turn lapses: whoever
+//! A function of SQL may compute for long without a look at the clock (`LIKE` of a large text). Then its turn lapses: whoever
 //! waits longest has one beside it, and such a statement computes on at the expense of the cores alone.
 
 use std::cell::Cell;
