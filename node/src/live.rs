@@ -384,7 +384,7 @@ impl Live {
         server.abort();
         // The writer ends by itself: after our Goodbye it still has to see it acknowledged, before the peer hears of what is given up
         // of bulk. Whoever has said its own needs nothing more from here.
-        if why == SessionError::Left && !driver.said_goodbye {
+        if why == SessionError::Left && driver.over.is_none() {
             let _: Result<_, _> = tokio::time::timeout(lease, writer).await;
         } else {
             writer.abort();

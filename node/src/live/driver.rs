@@ -53,8 +53,9 @@ pub(super) struct Driver {
     pub(super) early_bulk: HashMap<u64, Bytes>,
     /// What those count.
     pub(super) early_bytes: usize,
-    /// The peer has said goodbye. What it said before still counts, bulk messages too.
-    pub(super) said_goodbye: bool,
+    /// Nothing more is said in the lane: the peer has said goodbye, or it is lost. What it said before still counts, bulk
+    /// messages too.
+    pub(super) over: Option<SessionError>,
 }
 
 impl Driver {
@@ -75,7 +76,7 @@ impl Driver {
             announced: Announced::default(),
             early_bulk: HashMap::new(),
             early_bytes: 0,
-            said_goodbye: false,
+            over: None,
         }
     }
 
@@ -86,18 +87,22 @@ impl Driver {
         early: BytesMut,
         length: Duration,
     ) -> SessionError {
-        match self.run_on(lane, early, length).await {
-            // Whatever ends the rest, all that is missing are bulk messages.
-            _ if self.said_goodbye => SessionError::Left,
-            why => why,
-        }
+        let why = self.run_on(lane, early, length).await;
+        // Whatever ends the rest, all that is missing are bulk messages.
+        self.over.clone().unwrap_or(why)
+    }
+
+    /// The lane is at its end without a goodbye. Nothing more comes, and what has come is here and unread.
+    fn lost(&mut self, why: SessionError) {
+        self.live.connection.close(&why.to_string());
+        self.over.get_or_insert(why);
     }
 
     /// What had arrived when nothing more could be written: the peer has said it, and it is told nothing else.
     async fn read_rest(&mut self, lane: &mut LaneReader) -> Result<(), SessionError> {
         let mut rest = LANE_BYTES_MAX;
         // After a goodbye the peer says nothing.
-        while !self.said_goodbye
+        while self.over.is_none()
             && let Some(Ok(Some(bytes))) = lane.read(READ_BYTES.min(rest)).now_or_never()
         {
             self.take_in(&bytes).await?;
@@ -132,8 +137,10 @@ impl Driver {
         }
         loop {
             // What is awaited without a stream or a reader does not come.
-            if self.said_goodbye && (self.awaited.is_empty() || (!streams && reading == 0)) {
-                return SessionError::Left;
+            if let Some(why) = &self.over
+                && (self.awaited.is_empty() || (!streams && reading == 0))
+            {
+                return why.clone();
             }
             // One timer for all: each turn sets it anew.
             let expires_at = live.certificates.expires_at();
@@ -150,12 +157,10 @@ impl Driver {
                     if let Err(error) = self.read_rest(lane).await {
                         return error;
                     }
-                    if self.said_goodbye && !self.awaited.is_empty() {
-                        // What is missing is on its way, or here and unread.
-                        continue;
-                    }
                     let why = lock(&live.broken).take();
-                    return why.unwrap_or(SessionError::Lost("ended here".into()));
+                    if self.over.is_none() {
+                        self.lost(why.unwrap_or(SessionError::Lost("ended here".into())));
+                    }
                 }
                 // Before the lane: a peer that never pauses has no more time than others.
                 () = timer => {
@@ -219,8 +224,11 @@ impl Driver {
                         Ok((stream, bytes)) => self.bulk_arrived(stream, bytes),
                         Err(error @ SessionError::Lost(_)) => {
                             let rest = self.read_rest(lane).await;
-                            // After a goodbye the others are on their way, or here and unread.
-                            rest.and(if self.said_goodbye { Ok(()) } else { Err(error) })
+                            // After a goodbye the others are on their way.
+                            if self.over.is_none() {
+                                self.lost(error);
+                            }
+                            rest
                         }
                         Err(error) => Err(error),
                     };
@@ -243,15 +251,15 @@ impl Driver {
                         return error;
                     }
                 }
-                bytes = lane.read(READ_BYTES), if !self.said_goodbye => match bytes {
+                bytes = lane.read(READ_BYTES), if self.over.is_none() => match bytes {
                     Ok(Some(bytes)) => {
                         if let Err(error) = self.take_in(&bytes).await {
                             return error;
                         }
                         spin.arrived(std::time::Instant::now());
                     }
-                    Ok(None) => return SessionError::Lost("the peer ended its lane".into()),
-                    Err(error) => return SessionError::Lost(error.to_string()),
+                    Ok(None) => self.lost(SessionError::Lost("the peer ended its lane".into())),
+                    Err(error) => self.lost(SessionError::Lost(error.to_string())),
                 },
                 never = spin.keep_looking(&self.env) => match never {},
             }
@@ -277,7 +285,7 @@ impl Driver {
 
     fn carry_out(&mut self) -> Result<(), SessionError> {
         // After a goodbye the peer says nothing.
-        while !self.said_goodbye {
+        while self.over.is_none() {
             let mut messages = Vec::new();
             let action = self.live.with(|session| {
                 session.poll_messages(MESSAGES_MAX, &mut messages);
@@ -390,7 +398,7 @@ impl Driver {
                     let _: Result<(), _> = answer.send(exists);
                 }
             }
-            Action::Left => self.said_goodbye = true,
+            Action::Left => self.over = Some(SessionError::Left),
             Action::Renew(renew) => self.live.renewed(&renew)?,
         }
         Ok(())

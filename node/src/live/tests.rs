@@ -122,6 +122,19 @@ async fn a_bulk_message_that_was_given_up_is_not_taken_for_a_short_one() {
 
 #[tokio::test]
 async fn a_bulk_message_that_is_lost_after_a_goodbye_takes_no_other_with_it() {
+    let why = one_bulk_message_of_several_is_whole(true).await;
+    assert_eq!(why, SessionError::Left);
+}
+
+#[tokio::test]
+async fn what_had_arrived_whole_when_the_peer_is_lost_is_delivered() {
+    let why = one_bulk_message_of_several_is_whole(false).await;
+    assert!(matches!(why, SessionError::Lost(_)), "{why:?}");
+}
+
+/// The peer is gone when the last of its bulk messages has arrived, behind which there is one more, and the others are on
+/// their way. Both are delivered, and nothing that was behind the others. Why the session has ended.
+async fn one_bulk_message_of_several_is_whole(says_goodbye: bool) -> SessionError {
     let met = Met::new().await;
     let env = Environment::new(EnvironmentConfig {
         node: US,
@@ -161,7 +174,9 @@ async fn a_bulk_message_that_is_lost_after_a_goodbye_takes_no_other_with_it() {
         Frame::Bulk(route, Some(tag), head).encode(&mut said);
         wire::encode_message(&mut said, &route, Some(10 + tag), b"behind");
     }
-    Frame::Goodbye.encode(&mut said);
+    if says_goodbye {
+        Frame::Goodbye.encode(&mut said);
+    }
 
     let mut lane_out = met.peer.open_lane().await.unwrap();
     let lane_in = async { met.live.connection.accept_stream().await?.identify().await };
@@ -184,14 +199,14 @@ async fn a_bulk_message_that_is_lost_after_a_goodbye_takes_no_other_with_it() {
         let mut out = peer.open_bulk(whole).await.unwrap();
         out.write(Bytes::from(vec![0; BULK_BYTES])).await.unwrap();
         out.finish().await.unwrap();
-        peer.close("it leaves");
+        peer.close("it is gone");
     };
     let run = driver.run(&mut lane_in, BytesMut::new(), PATIENCE);
     let both = timeout(PATIENCE, async { tokio::join!(run, leaves).0 });
-    assert_eq!(both.await.expect("in time"), SessionError::Left);
+    let why = both.await.expect("in time");
     over.send(()).unwrap();
-    // And nothing that was behind those that are lost.
     let whole = whole.cast_signed();
     let all = [(whole, BULK_BYTES), (10 + whole, b"behind".len())];
     assert_eq!(told.await.unwrap(), all);
+    why
 }
