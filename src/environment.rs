@@ -23,7 +23,7 @@ use crate::registry::{Named, Registry};
 use crate::remote::{Pending, Remote};
 use crate::scheduler::{LentThread, Scheduler};
 use crate::sync::{AtomicUsize, Mutex, fence};
-use crate::table::Table;
+use crate::table::{ByNumber, Table};
 use crate::timers;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Import, Module, ModuleError};
 use crate::{Certificates, Context, SendError, SpawnError, Stdio};
@@ -170,10 +170,10 @@ struct Inner {
 /// How processes ended, for whoever asks later.
 #[derive(Default)]
 struct Ends {
-    reasons: HashMap<Pid, ExitReason>,
+    reasons: HashMap<Pid, ExitReason, ByNumber>,
     order: VecDeque<Pid>,
     /// Whom somebody waits for. Held weakly: a waiter that gave up leaves nothing alive.
-    awaited: HashMap<Pid, Weak<Notify>>,
+    awaited: HashMap<Pid, Weak<Notify>, ByNumber>,
 }
 
 impl Ends {

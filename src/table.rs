@@ -35,7 +35,10 @@ impl Hasher for Number {
     }
 }
 
-type Shard = RwLock<HashMap<u64, Arc<Shared>, BuildHasherDefault<Number>>>;
+/// Hashes by the number, of a process or a pid.
+pub(crate) type ByNumber = BuildHasherDefault<Number>;
+
+type Shard = RwLock<HashMap<u64, Arc<Shared>, ByNumber>>;
 
 pub(crate) struct Table {
     shards: Box<[Shard]>,

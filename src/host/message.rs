@@ -340,6 +340,10 @@ pub(super) async fn next(
     timeout: u64,
     deadline: Option<tokio::time::Instant>,
 ) -> Option<Received> {
+    if deadline.is_none() && timeout != 0 {
+        // It looks first, too.
+        return state.context.receive(filter, None).await;
+    }
     match state.context.receive_step(&filter) {
         Poll::Ready(Some(received)) => Some(received),
         Poll::Ready(None) if timeout == 0 => None,

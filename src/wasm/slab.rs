@@ -168,6 +168,19 @@ impl Slab {
         Ok(Slot { class, free })
     }
 
+    /// Gives a slot for the one of its class which this thread released last, if that still has pages: its bytes are in
+    /// the caches of this core, and whoever took `slot` may have been on another one, long ago.
+    fn exchange(&self, mut slot: Slot) -> Slot {
+        // At the end of a thread there is nothing to give it for.
+        let _ = LOCAL.try_with(
+            |local| match local.borrow_mut().free[slot.class].last_mut() {
+                Some(last) if last.warm > 0 => std::mem::swap(last, &mut slot.free),
+                _ => {}
+            },
+        );
+        slot
+    }
+
     fn shelf(&self, class: usize) -> MutexGuard<'_, Shelf> {
         self.shelves[class]
             .lock()
@@ -539,9 +552,9 @@ impl MemorySlot {
         self.0.bytes()
     }
 
-    /// Gives the slot to the next memory made by this thread, which the caller causes at once.
+    /// Gives the slot to the next memory made by this thread, which the caller causes at once: this one, or one like it.
     pub(super) fn offer(self) {
-        OFFER.set(Some(self.0));
+        OFFER.set(Some(SLAB.exchange(self.0)));
     }
 }
 
@@ -768,6 +781,37 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_memory_is_made_where_the_last_one_of_its_thread_was() {
+        let offered = || {
+            let slot = OFFER.take().expect("it was offered");
+            SlotMemory { slot, size: MIB }
+        };
+        // Taken ahead, as for processes that wait for their turn.
+        let ahead: Vec<_> = (0..3)
+            .map(|_| MemorySlot::take(MIB, MIB).unwrap())
+            .collect();
+        let first = memory(MIB, MIB);
+        let base = first.slot.free.base;
+        bytes(&first)[0] = 1;
+        drop(first);
+        for slot in ahead {
+            slot.offer();
+            let memory = offered();
+            assert_eq!(memory.slot.free.base, base);
+            assert_eq!(bytes(&memory)[0], 0);
+            bytes(&memory)[0] = 1;
+        }
+        // Nothing was written: there is nothing to be had from it, and the one that was taken serves.
+        let mut untouched = MemorySlot::take(64 * KIB, 64 * KIB).unwrap();
+        untouched.0.free.warm = 0;
+        let taken = MemorySlot::take(64 * KIB, 64 * KIB).unwrap();
+        let base = taken.0.free.base;
+        drop(untouched);
+        taken.offer();
+        assert_eq!(OFFER.take().expect("it was offered").free.base, base);
     }
 
     #[test]
