@@ -15,6 +15,9 @@ use tokio::sync::{broadcast::error::RecvError, watch};
 /// others' when there is one more.
 const APART_MAX: usize = 64;
 
+/// So many events come to the others at once; meanwhile nobody reads them.
+const TOGETHER_MAX: usize = 256;
+
 /// How long events gather before the next look at them.
 const EVENTS_PAUSE: Duration = Duration::from_millis(5);
 
@@ -22,7 +25,7 @@ const EVENTS_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Clone)]
 pub struct Journal {
     node: String,
-    pub(super) events: Kept<Event>,
+    pub(super) events: Kept<Noted>,
     pub(super) lines: Kept<LogLine>,
     /// Lines of the processes that asked for it.
     pub(super) apart: Kept<LogLine>,
@@ -58,11 +61,11 @@ impl Journal {
 
     /// Adds an event that no process causes: a session, a drain.
     pub fn record(&self, kind: EventKind, peer: Option<String>, reason: Option<String>) {
-        self.events.push(Event {
+        self.events.extend([Noted::Node(Box::new(Event {
             peer,
             reason,
             ..self.empty(Timestamp::now(), kind)
-        });
+        }))]);
     }
 
     fn empty(&self, time: Timestamp, kind: EventKind) -> Event {
@@ -103,14 +106,21 @@ impl Journal {
     }
 
     async fn keep_events(self, mut from: tokio::sync::broadcast::Receiver<tidelock::Event>) {
+        let mut noted = Vec::new();
         loop {
             match from.recv().await {
-                Ok(event) => self.keep_event(&event),
+                Ok(event) => note(event, &mut noted),
                 Err(RecvError::Lagged(missed)) => {
                     let missed = format!("{missed} events came too fast to be kept");
-                    self.record(EventKind::Log, None, Some(missed));
+                    noted.push(Noted::Node(Box::new(Event {
+                        reason: Some(missed),
+                        ..self.empty(Timestamp::now(), EventKind::Log)
+                    })));
                 }
                 Err(RecvError::Closed) => return,
+            }
+            if from.is_empty() || noted.len() >= TOGETHER_MAX {
+                self.events.extend(noted.drain(..));
             }
             // Else whoever causes an event would wake this task, once for each.
             if from.is_empty() {
@@ -122,7 +132,7 @@ impl Journal {
     async fn keep_lines(self, mut from: tokio::sync::broadcast::Receiver<tidelock::OutputLine>) {
         loop {
             match from.recv().await {
-                Ok(line) => self.lines_of(line.pid).push(LogLine {
+                Ok(line) => self.lines_of(line.pid).extend([LogLine {
                     time: Timestamp::now(),
                     pid: line.pid.to_string(),
                     stream: match line.stream {
@@ -130,7 +140,7 @@ impl Journal {
                         tidelock::Stream::Stderr => Stream::Stderr,
                     },
                     line: String::from_utf8_lossy(&line.line).into_owned(),
-                }),
+                }]),
                 Err(RecvError::Lagged(missed)) => {
                     let missed = format!("{missed} lines of output came too fast to be kept");
                     self.record(EventKind::Log, None, Some(missed));
@@ -140,29 +150,34 @@ impl Journal {
         }
     }
 
-    fn keep_event(&self, event: &tidelock::Event) {
+    /// An event as it is told.
+    pub(super) fn told(&self, noted: &Noted) -> Event {
+        let event = match noted {
+            Noted::Node(event) => return Event::clone(event),
+            Noted::Linked { at, parent, child } => {
+                return Event {
+                    pid: parent.map(|parent| parent.to_string()),
+                    peer: Some(child.to_string()),
+                    ..self.empty(time(*at), EventKind::Linked)
+                };
+            }
+            Noted::Process(event) => event,
+        };
         let mut told = Event {
             pid: Some(event.pid.to_string()),
             ..self.empty(time(event.at), EventKind::Other)
         };
-        // The parent asked for the link, by its spawn.
-        let mut linked = None;
         match &event.what {
             Happening::Spawned {
                 name,
                 module,
                 parent,
-                linked: is_linked,
+                linked: _,
             } => {
                 told.kind = EventKind::Spawned;
                 told.peer = parent.map(|parent| parent.to_string());
                 told.entry = Some(name.to_string());
                 told.module = module.map(|module| module.to_string());
-                linked = is_linked.then(|| Event {
-                    pid: told.peer.clone(),
-                    peer: told.pid.clone(),
-                    ..self.empty(told.time, EventKind::Linked)
-                });
             }
             Happening::Linked { peer } => {
                 told.kind = EventKind::Linked;
@@ -184,11 +199,57 @@ impl Journal {
             }
             _ => {}
         }
-        self.events.push(told);
-        if let Some(linked) = linked {
-            self.events.push(linked);
-        }
+        told
     }
+
+    /// How a process began and how it ended, if that is still kept.
+    pub(super) fn life_of(&self, pid: Pid) -> (Option<Event>, Option<Event>) {
+        let (mut began, mut ended) = (None, None);
+        for noted in self.events.since(0, usize::MAX).1 {
+            if let Noted::Process(event) = &noted
+                && event.pid == pid
+            {
+                match event.what {
+                    Happening::Spawned { .. } => began = Some(self.told(&noted)),
+                    Happening::Ended { .. } => ended = Some(self.told(&noted)),
+                    _ => {}
+                }
+            }
+        }
+        (began, ended)
+    }
+}
+
+/// An event as it is kept. It is written out for whoever asks: most are never asked for.
+#[derive(Clone)]
+pub(super) enum Noted {
+    /// Of a process.
+    Process(tidelock::Event),
+    /// The link that a process was spawned with. Its parent asked for it, by its spawn.
+    Linked {
+        at: SystemTime,
+        parent: Option<Pid>,
+        child: Pid,
+    },
+    /// Of the node.
+    Node(Box<Event>),
+}
+
+fn note(event: tidelock::Event, noted: &mut Vec<Noted>) {
+    let linked = match event.what {
+        Happening::Spawned {
+            parent,
+            linked: true,
+            ..
+        } => Some(Noted::Linked {
+            at: event.at,
+            parent,
+            child: event.pid,
+        }),
+        _ => None,
+    };
+    noted.push(Noted::Process(event));
+    noted.extend(linked);
 }
 
 /// A time as the API has it.
@@ -232,15 +293,17 @@ impl<T: Clone> Kept<T> {
         }))
     }
 
-    /// Adds one; the oldest makes room.
-    pub fn push(&self, item: T) {
+    /// Adds these; the oldest make room.
+    pub fn extend(&self, items: impl IntoIterator<Item = T>) {
         let next = {
             let mut inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.items.len() == self.0.max {
-                inner.items.pop_front();
-                inner.first += 1;
+            for item in items {
+                if inner.items.len() == self.0.max {
+                    inner.items.pop_front();
+                    inner.first += 1;
+                }
+                inner.items.push_back(item);
             }
-            inner.items.push_back(item);
             inner.first + inner.items.len() as u64
         };
         self.0.next.send_modify(|seen| *seen = next.max(*seen));
@@ -275,7 +338,7 @@ mod tests {
     async fn the_oldest_makes_room_and_is_counted() {
         let kept = Kept::new(3);
         for number in 0..5 {
-            kept.push(number);
+            kept.extend([number]);
         }
         assert_eq!(kept.since(0, 10), (2, vec![2, 3, 4], 5));
         assert_eq!(kept.since(0, 1), (2, vec![2], 3));
@@ -286,7 +349,7 @@ mod tests {
             later.wait(5).await;
             later.since(5, 10).1
         });
-        kept.push(5);
+        kept.extend([5]);
         assert_eq!(waiting.await.unwrap(), [5]);
     }
     #[tokio::test]
@@ -321,7 +384,8 @@ mod tests {
         let parent = parent.unwrap().to_string();
         // Two that were spawned and have ended, and their link.
         journal.events.wait(4).await;
-        let (_, events, _) = journal.events.since(0, 10);
+        let (_, noted, _) = journal.events.since(0, 10);
+        let events: Vec<Event> = noted.iter().map(|noted| journal.told(noted)).collect();
         let ended = |pid: &str| {
             let mut ended = events.iter().filter(|event| event.kind == EventKind::Ended);
             let event = ended

@@ -350,16 +350,7 @@ fn detail(state: &State, process: &tidelock::ProcessInfo) -> ProcessDetail {
 /// What is still known of a process that has ended: its reason, and its beginning and end if the events have
 /// them.
 fn remembered(state: &State, pid: Pid, reason: &ExitReason) -> ProcessDetail {
-    let pid = pid.to_string();
-    let (_, events, _) = state.journal.events.since(0, usize::MAX);
-    let (mut began, mut ended) = (None, None);
-    for event in events {
-        match event.kind {
-            EventKind::Spawned if event.pid.as_ref() == Some(&pid) => began = Some(event),
-            EventKind::Ended if event.pid.as_ref() == Some(&pid) => ended = Some(event),
-            _ => {}
-        }
-    }
+    let (began, ended) = state.journal.life_of(pid);
     let known = began.as_ref().or(ended.as_ref());
     let (module, entry) = match known {
         Some(event) => (event.module.clone(), event.entry.clone()),
@@ -367,7 +358,7 @@ fn remembered(state: &State, pid: Pid, reason: &ExitReason) -> ProcessDetail {
     };
     ProcessDetail {
         info: ProcessInfo {
-            pid,
+            pid: pid.to_string(),
             name: None,
             module,
             entry: entry.unwrap_or_default(),
@@ -412,24 +403,37 @@ async fn logs(Get(state): Get<State>, caller: Caller, Query(query): Query<Follow
         true => state.journal.apart,
         false => state.journal.lines,
     };
-    lines(kept, query.follow, caller)
+    lines(kept, Clone::clone, query.follow, caller)
 }
 
 async fn events(Get(state): Get<State>, caller: Caller, Query(query): Query<Follow>) -> Response {
-    lines(state.journal.events, query.follow, caller)
+    let journal = state.journal;
+    let kept = journal.events.clone();
+    lines(
+        kept,
+        move |noted: &_| journal.told(noted),
+        query.follow,
+        caller,
+    )
 }
 
 /// Everything that is kept, one JSON document per line, and then, if asked for, all that comes until the
 /// reader's certificate runs out.
-fn lines<T>(kept: Kept<T>, follow: bool, caller: Caller) -> Response
+fn lines<T, Told>(
+    kept: Kept<T>,
+    told: impl Fn(&T) -> Told + Clone + Send + 'static,
+    follow: bool,
+    caller: Caller,
+) -> Response
 where
-    T: Serialize + Clone + Send + Sync + 'static,
+    T: Clone + Send + 'static,
+    Told: Serialize,
 {
     let until = match caller {
         Caller::Known { not_after, .. } => not_after,
         Caller::Nobody => UnixTime::now(),
     };
-    let body = stream::unfold((kept, 0), move |(kept, from)| async move {
+    let body = stream::unfold((kept, told, 0), move |(kept, told, from)| async move {
         loop {
             if UnixTime::now() > until {
                 return None;
@@ -449,10 +453,10 @@ where
                 let _ = writeln!(text, "{{\"missed\":{missed}}}");
             }
             for item in &items {
-                text.push_str(&serde_json::to_string(item).expect("plain data serialises"));
+                text.push_str(&serde_json::to_string(&told(item)).expect("plain data serialises"));
                 text.push('\n');
             }
-            return Some((text, (kept, next)));
+            return Some((text, (kept, told, next)));
         }
     });
     let body = body.map(|text| Ok::<_, Infallible>(Bytes::from(text)));
@@ -680,7 +684,7 @@ mod tests {
     #[tokio::test]
     async fn following_ends_with_the_readers_certificate() {
         let kept = Kept::new(3);
-        kept.push("a");
+        kept.extend(["a"]);
         let read = async |left_s: i64| {
             let end_s = UnixTime::now().as_secs().saturating_add_signed(left_s);
             let caller = Caller::Known {
@@ -692,7 +696,7 @@ mod tests {
                 key: [1; 32],
                 not_after: UnixTime::since_unix_epoch(Duration::from_secs(end_s)),
             };
-            let body = lines(kept.clone(), true, caller).into_body();
+            let body = lines(kept.clone(), Clone::clone, true, caller).into_body();
             // As long as a certificate is good, whoever follows is not told an end.
             tokio::time::timeout(Duration::from_millis(100), axum::body::to_bytes(body, 100)).await
         };
