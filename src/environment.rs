@@ -22,7 +22,7 @@ use crate::process::{About, Parked, Process, Shared, Signal, panic_text};
 use crate::registry::{Named, Registry};
 use crate::remote::{Pending, Remote};
 use crate::scheduler::{LentThread, Scheduler};
-use crate::sync::{AtomicUsize, Mutex, fence};
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, fence};
 use crate::table::{ByNumber, Table};
 use crate::timers;
 use crate::wasm::{self, Engine, EngineConfig, EngineError, Import, Module, ModuleError};
@@ -557,24 +557,40 @@ impl Environment {
 
     /// A configuration of another node without the directories that this one does not open for others.
     fn allowed(&self, asked: Arc<ProcessConfig>) -> Arc<ProcessConfig> {
-        // Another node's word does not open this machine's files.
-        let is_open = |dir: &String| self.0.directories.is_open_to_others(dir);
-        if asked.preopens.iter().all(is_open) {
+        if asked.preopens.is_empty() {
             return asked;
         }
         // A parent spawns with one configuration many times.
-        let last = &self.0.last_allowed;
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((before, allowed)) = last.as_ref()
-            && Arc::ptr_eq(before, &asked)
+        let known = {
+            let last = self.last_allowed();
+            let same = last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, &asked));
+            same.map(|(_, allowed)| allowed.clone())
+        };
+        if known
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, &asked))
         {
-            return allowed.clone();
+            // All were open to others. Where they lead by now is asked when one is opened.
+            return asked;
         }
-        let mut allowed = ProcessConfig::clone(&asked);
-        allowed.preopens.retain(is_open);
-        let allowed = Arc::new(allowed);
-        *last = Some((asked, allowed.clone()));
+        // Another node's word does not open this machine's files. A file system may take its time, so nobody waits for this.
+        let is_open = |dir: &&String| self.0.directories.is_open_to_others(dir);
+        let open: Vec<String> = asked.preopens.iter().filter(is_open).cloned().collect();
+        let allowed = match known {
+            Some(known) if known.preopens == open => return known,
+            _ if open == asked.preopens => asked.clone(),
+            _ => Arc::new(ProcessConfig {
+                preopens: open,
+                ..ProcessConfig::clone(&asked)
+            }),
+        };
+        *self.last_allowed() = Some((asked, allowed.clone()));
         allowed
+    }
+
+    fn last_allowed(&self) -> MutexGuard<'_, Option<(Arc<ProcessConfig>, Arc<ProcessConfig>)>> {
+        let last = self.0.last_allowed.lock();
+        last.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters the parent's half of a spawn on another node and lets the child run, in one step.
@@ -1056,5 +1072,39 @@ mod tests {
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("pids"), "{refused}");
         assert_eq!(env.counters().alive, 0);
+    }
+    #[tokio::test]
+    async fn directories_of_others_are_judged_until_all_of_them_are_open() {
+        let dir = std::env::temp_dir().join(format!("tidelock-{}-judged", std::process::id()));
+        // What an earlier run has left.
+        let _: Result<(), _> = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let limits = Limits {
+            remote_preopens: vec![dir.clone()],
+            ..Limits::default()
+        };
+        let env = Environment::new(EnvironmentConfig {
+            limits,
+            ..EnvironmentConfig::default()
+        });
+        let env = env.unwrap();
+        let name = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        let asked = Arc::new(ProcessConfig {
+            preopens: vec![name("first"), name("later")],
+            ..ProcessConfig::default()
+        });
+        std::fs::create_dir(dir.join("first")).unwrap();
+        let some = env.allowed(asked.clone());
+        assert_eq!(some.preopens, [name("first")]);
+        // Of one configuration, made once.
+        assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &some));
+        std::fs::create_dir(dir.join("later")).unwrap();
+        assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &asked));
+        // From here on it is judged when it is opened.
+        std::fs::remove_dir(dir.join("later")).unwrap();
+        assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &asked));
+        let other = Arc::new(ProcessConfig::clone(&asked));
+        assert_eq!(env.allowed(other).preopens, [name("first")]);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
