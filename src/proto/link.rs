@@ -230,7 +230,8 @@ pub struct Block {
     ended: Option<ExitReason>,
     /// Ids, references and numbers all come from here and are never reused.
     next: u64,
-    rows: BTreeMap<Pid, Row>,
+    /// Boxed: most processes have one or two, and room for eleven comes with the first.
+    rows: BTreeMap<Pid, Box<Row>>,
     /// Monitors I hold: reference → target.
     watching: BTreeMap<u64, Pid>,
     /// The same by target.
@@ -760,7 +761,7 @@ impl Block {
 
     /// Keeps no row that says nothing.
     fn sweep(&mut self, peer: Pid) {
-        if self.rows.get(&peer).is_some_and(Row::is_empty) {
+        if self.rows.get(&peer).is_some_and(|row| row.is_empty()) {
             self.rows.remove(&peer);
         }
     }
