@@ -331,7 +331,9 @@ pub(crate) fn receive(tags: &[i64], timeout: i64) -> Kind {
                 TIMED_OUT if timeout != 0 => was_not_there(),
                 TOO_MANY => {}
                 kind => {
-                    WAITS.store(0, Ordering::Relaxed);
+                    if kind != TIMED_OUT {
+                        WAITS.store(0, Ordering::Relaxed);
+                    }
                     return kind;
                 }
             }

@@ -246,7 +246,8 @@ its saved identity and joining with a new token makes a new key."
 "E1008" Refused "the node has been declared lost, or has left"
 "It was silent for longer than its lease, an operator has removed it, or a later start has its name. Its
 sessions are over, and its daemon leaves and ends with this code. Started again it gets a new id; one that was
-removed needs a new token for that."
+removed needs a new token for that. One whose name has a later start is to stay ended as long as that runs:
+the two would replace each other without end."
 
 "E1009" Refused "the module was not accepted"
 "Its bytes do not have the hash they were sent under, or its short id is taken by another module."
