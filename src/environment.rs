@@ -483,6 +483,10 @@ impl Environment {
 
     /// Notes where the directories of a new process lie. A guest's child has none that the guest has not.
     fn grant(&self, parent: Option<&Arc<Shared>>, config: &Arc<ProcessConfig>) {
+        if parent.is_some_and(|parent| Arc::ptr_eq(&parent.about.config, config)) {
+            // All that is noted for it is noted already.
+            return;
+        }
         if parent.is_none_or(|parent| parent.about.module.is_none()) {
             self.0.directories.grant(config);
         } else {
@@ -566,11 +570,13 @@ impl Environment {
             let same = last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, &asked));
             same.map(|(_, allowed)| allowed.clone())
         };
-        if known
+        // What was granted here by the same name may lead elsewhere than what is open to others.
+        let is_granted = || self.0.directories.has_granted(&asked.preopens);
+        let were_open = known
             .as_ref()
-            .is_some_and(|known| Arc::ptr_eq(known, &asked))
-        {
-            // All were open to others. Where they lead by now is asked when one is opened.
+            .is_some_and(|known| Arc::ptr_eq(known, &asked));
+        if were_open && !is_granted() {
+            // All were open to others. Whether they are still is asked when one is opened.
             return asked;
         }
         // Another node's word does not open this machine's files. A file system may take its time, so nobody waits for this.
@@ -1100,9 +1106,13 @@ mod tests {
         assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &some));
         std::fs::create_dir(dir.join("later")).unwrap();
         assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &asked));
-        // From here on it is judged when it is opened.
+        // From here on it is judged when it is opened …
         std::fs::remove_dir(dir.join("later")).unwrap();
         assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &asked));
+        // … but for one that somebody here is granted, wherever it leads then.
+        let local = Arc::new(ProcessConfig::clone(&asked));
+        env.grant(None, &local);
+        assert_eq!(env.allowed(asked.clone()).preopens, [name("first")]);
         let other = Arc::new(ProcessConfig::clone(&asked));
         assert_eq!(env.allowed(other).preopens, [name("first")]);
         std::fs::remove_dir_all(&dir).unwrap();

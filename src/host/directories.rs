@@ -163,6 +163,12 @@ impl Directories {
         new
     }
 
+    /// Whether any of these names was granted here.
+    pub(crate) fn has_granted(&self, names: &[String]) -> bool {
+        let granted = self.granted();
+        names.iter().any(|name| granted.contains_key(name))
+    }
+
     fn granted(&self) -> MutexGuard<'_, HashMap<String, Granted>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
