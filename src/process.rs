@@ -290,17 +290,20 @@ impl Shared {
     fn pump(self: &Arc<Self>, after: &mut After) {
         loop {
             let mut core = self.core();
-            let next = self
-                .inbox
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
+            let (next, was_last) = {
+                let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+                (inbox.pop_front(), inbox.is_empty())
+            };
             let Some((from, signal)) = next else { return };
             let mut effects = Vec::new();
             core.block.handle(from, signal, &mut effects);
             let wakers = self.carry(&mut core, effects, after);
             drop(core);
             wakers.call();
+            if was_last {
+                // Whoever has appended since handles it.
+                return;
+            }
         }
     }
 

@@ -412,7 +412,8 @@ impl Dist {
 
     /// The open session with a node.
     fn live(&self, node: NodeId) -> Option<Arc<Live>> {
-        self.find(node)?.live()
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.get(&node)?.live()
     }
 
     /// Waits until there is a session with a node and it is open for something.
@@ -655,7 +656,7 @@ impl Remote for Dist {
         let live = self.live(node).ok_or_else(|| self.no_session(node))?;
         let (answer, answered) = oneshot::channel();
         let (parent, link) = (prepare.parent, prepare.link);
-        let reference = live
+        let (reference, is_refused) = live
             .with(|session| {
                 let reference = session.ask(prepare)?;
                 live.wait_for_spawn(
@@ -666,11 +667,13 @@ impl Remote for Dist {
                         link,
                     },
                 );
-                Ok(reference)
+                Ok((reference, session.has_actions()))
             })
             .map_err(|_: session::Over| self.no_session(node))?;
-        // A request no frame can hold is refused by the session itself.
-        live.poked.notify_one();
+        if is_refused {
+            // A request no frame can hold is refused by the session itself. Or it is busy with something, and looks once more.
+            live.poked.notify_one();
+        }
         Ok((reference, answered))
     }
 

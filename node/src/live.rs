@@ -375,7 +375,7 @@ impl Live {
         if off("nothing of an ended session is taken in") {
             tokio::spawn(async move {
                 while let Ok(Some(bytes)) = lane_in.read(READ_BYTES).await
-                    && driver.take_in(&bytes).await.is_ok()
+                    && driver.take_in(&[bytes]).await.is_ok()
                 {}
             });
             return why;

@@ -152,7 +152,7 @@ async fn spawn(
     let described = Described {
         config,
         module: u64::MAX,
-        name: ("name", name_ptr, name_len),
+        name: (["name_ptr", "name_len"], name_ptr, name_len),
         params: (params_ptr, params_len),
     };
     let wanted = wanted(&mut call, &described)?;

@@ -240,7 +240,7 @@ pub(super) struct Wanted {
 }
 
 /// Where a name lies in the guest's memory, behind what its two arguments are called.
-pub(super) type Named = (&'static str, u32, u32);
+pub(super) type Named = ([&'static str; 2], u32, u32);
 
 /// Where the description of a new process lies in the guest's memory.
 pub(super) struct Described {
@@ -271,11 +271,11 @@ pub(super) fn wanted(call: &mut Call<'_>, described: &Described) -> Result<Wante
 }
 
 /// A name of a function or of a process.
-pub(super) fn name(call: &mut Call<'_>, (arg, ptr, len): Named) -> Result<String> {
+pub(super) fn name(call: &mut Call<'_>, ([at, length], ptr, len): Named) -> Result<String> {
     if len > NAME_BYTES_MAX {
-        return Err(call.trap(format_args!("{arg}_len: more than {NAME_BYTES_MAX} bytes")));
+        return Err(call.trap(format_args!("{length}: more than {NAME_BYTES_MAX} bytes")));
     }
-    call.text(&format!("{arg}_ptr"), ptr, len)
+    call.text(at, ptr, len)
 }
 
 fn params(call: &mut Call<'_>, (ptr, len): (u32, u32)) -> Result<Vec<Param>> {
@@ -362,7 +362,7 @@ fn spawn(
     let described = Described {
         config,
         module,
-        name: ("name", name_ptr, name_len),
+        name: (["name_ptr", "name_len"], name_ptr, name_len),
         params: (params_ptr, params_len),
     };
     let wanted = wanted(&mut call, &described)?;
@@ -397,11 +397,11 @@ fn get_or_spawn(
 ) -> Result<u32> {
     call.room("node_id_ptr", node_ptr, 8)?;
     call.room("id_ptr", id_ptr, 8)?;
-    let name = name(&mut call, ("name", name_ptr, name_len))?;
+    let name = name(&mut call, (["name_ptr", "name_len"], name_ptr, name_len))?;
     let described = Described {
         config,
         module,
-        name: ("func", func_ptr, func_len),
+        name: (["func_ptr", "func_len"], func_ptr, func_len),
         params: (params_ptr, params_len),
     };
     let wanted = wanted(&mut call, &described)?;

@@ -16,7 +16,7 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
 
 /// Overwrites. Nobody checks that the process lives.
 fn put(mut call: Call<'_>, name_ptr: u32, name_len: u32, node: u64, process: u64) -> Result<()> {
-    let name = process::name(&mut call, ("name", name_ptr, name_len))?;
+    let name = process::name(&mut call, (["name_ptr", "name_len"], name_ptr, name_len))?;
     let context = &call.state().context;
     let registry = context.environment().registry();
     if registry.put(context.environ(), &name, node, process) {
@@ -33,7 +33,7 @@ fn get(
     node_ptr: u32,
     process_ptr: u32,
 ) -> Result<u32> {
-    let name = process::name(&mut call, ("name", name_ptr, name_len))?;
+    let name = process::name(&mut call, (["name_ptr", "name_len"], name_ptr, name_len))?;
     let context = &call.state().context;
     let registry = context.environment().registry();
     let Some((node, process)) = registry.find(context.environ(), &name) else {
@@ -45,7 +45,7 @@ fn get(
 }
 
 fn remove(mut call: Call<'_>, name_ptr: u32, name_len: u32) -> Result<()> {
-    let name = process::name(&mut call, ("name", name_ptr, name_len))?;
+    let name = process::name(&mut call, (["name_ptr", "name_len"], name_ptr, name_len))?;
     let context = &call.state().context;
     let registry = context.environment().registry();
     registry.remove(context.environ(), &name);

@@ -173,7 +173,7 @@ async fn spawn(
     let described = Described {
         config,
         module,
-        name: ("name", name_ptr, name_len),
+        name: (["name_ptr", "name_len"], name_ptr, name_len),
         params: (params_ptr, params_len),
     };
     let Wanted {
@@ -237,7 +237,7 @@ fn handle(
     function: u32,
     state: u64,
 ) -> Result<()> {
-    let name = process::name(&mut call, ("name", name_ptr, name_len))?;
+    let name = process::name(&mut call, (["name_ptr", "name_len"], name_ptr, name_len))?;
     let export = call.caller.get_export(&name);
     let Some(export) = export.and_then(wasmtime::Extern::into_func) else {
         return Err(call.trap(format_args!("the module has no exported function {name:?}")));

@@ -866,6 +866,11 @@ impl Session {
         }
     }
 
+    /// Whether [`Session::poll_action`] has something.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     /// What the caller must do next, if anything.
     pub fn poll_action(&mut self) -> Option<Action> {
         loop {

@@ -245,6 +245,10 @@ fn put<T: Serialize>(out: &mut Vec<u8>, kind: u8, value: &T) {
 
 fn begin(out: &mut Vec<u8>, kind: u8) -> usize {
     let at = out.len();
+    if at == 0 {
+        // Most frames are shorter: they are given their room at once.
+        out.reserve(256);
+    }
     out.extend_from_slice(&[0, 0, 0, 0, kind]);
     at
 }

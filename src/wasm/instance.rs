@@ -150,8 +150,7 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
     store.limiter(|state| state);
     if !module.engine().trusted() {
         store.set_epoch_deadline(1);
-        let turns = module.engine().turns();
-        store.epoch_deadline_callback(move |mut store| {
+        store.epoch_deadline_callback(|mut store| {
             // The ticks that passed while it waited are not its own.
             if TURN.replace(Turn::Begun) == Turn::Fresh {
                 return Ok(UpdateDeadline::Continue(1));
@@ -163,7 +162,7 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
             if computes {
                 state.environment().scheduler().note_computing();
             }
-            let turns = computes.then(|| turns.clone());
+            let turns = computes.then(|| state.module().engine().turns());
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(give_way(turns))))
         });
     }
@@ -327,7 +326,10 @@ async fn handle(
     stack: Option<RestingStack>,
 ) -> wasmtime::Result<()> {
     let mut idles = true;
-    while let Some(handler) = store.data().handler.clone() {
+    let Some(mut handler) = store.data_mut().handler.take() else {
+        return Ok(());
+    };
+    loop {
         let kind = {
             let mut next = pin!(store.data_mut().next_message());
             match poll!(next.as_mut()) {
@@ -345,11 +347,15 @@ async fn handle(
         };
         let arguments = (kind, handler.function, handler.state);
         if handler.export.call_async(&mut *store, arguments).await? != 0 {
-            break;
+            return Ok(());
         }
-        store.data_mut().drop_message();
+        let state = store.data_mut();
+        state.drop_message();
+        // The one that it named last.
+        if let Some(next) = state.handler.take() {
+            handler = next;
+        }
     }
-    Ok(())
 }
 
 async fn call(

@@ -266,9 +266,9 @@ impl Engine {
     }
 
     /// Keeps the clock running while the result lives.
-    fn running(&self) -> Running {
+    fn running(&self) -> Running<'_> {
         self.0.ticker.enter();
-        Running(self.0.ticker.clone())
+        Running(&self.0.ticker)
     }
 }
 
@@ -372,9 +372,9 @@ struct Ticker {
 }
 
 /// One process that wants ticks.
-struct Running(Arc<Ticker>);
+struct Running<'a>(&'a Ticker);
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.live.fetch_sub(1, Ordering::Relaxed);
     }

@@ -90,6 +90,8 @@ pub(super) struct Inner {
     /// Whether that is for guarded memory only, and there may be none.
     computes: bool,
     memory_size: Option<(u64, u64)>,
+    /// The functions that a process may start in, by name, with their parameters.
+    entries: HashMap<String, Box<[ValType]>>,
     /// For slots of memory, if `main` is not.
     dense: OnceCell<Native>,
     fuelled: OnceCell<Native>,
@@ -211,6 +213,7 @@ impl Module {
             hash,
             bytes,
             memory_size: memory_size(main.pre.module()),
+            entries: entries(main.pre.module()),
             main,
             computes,
             dense: OnceCell::new(),
@@ -248,16 +251,19 @@ impl Module {
 
     /// Whether a process may start in this function with these parameters.
     pub fn check_entry(&self, name: &str, params: &[Param]) -> Result<(), EntryError> {
+        let takes = self.0.entries.get(name);
+        let fits = |takes: &[ValType]| {
+            let mut both = takes.iter().zip(params);
+            takes.len() == params.len() && both.all(|(ty, param)| fits(ty, param))
+        };
+        if takes.is_some_and(|takes| fits(takes)) {
+            return Ok(());
+        }
         let Some(ExternType::Func(ty)) = self.wasm().get_export(name) else {
             return Err(EntryError::Missing {
                 name: bounded(name.to_owned()),
             });
         };
-        let same = ty.params().len() == params.len()
-            && ty.params().zip(params).all(|(ty, param)| fits(&ty, param));
-        if same && ty.results().len() == 0 {
-            return Ok(());
-        }
         let given: Vec<_> = params.iter().map(param_type).collect();
         Err(EntryError::Signature {
             name: bounded(name.to_owned()),
@@ -354,6 +360,20 @@ impl std::fmt::Debug for Module {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Module({})", self.0.hash)
     }
+}
+
+/// The exported functions without results whose parameters a spawn can give. The engine is asked once: it counts
+/// whoever uses a type, which the cores would pass to and fro with each spawn.
+fn entries(module: &wasmtime::Module) -> HashMap<String, Box<[ValType]>> {
+    let given = |ty: &ValType| matches!(ty, ValType::I32 | ValType::I64 | ValType::V128);
+    let entry = |export: wasmtime::ExportType<'_>| {
+        let ExternType::Func(ty) = export.ty() else {
+            return None;
+        };
+        let is_entry = ty.results().len() == 0 && ty.params().all(|ty| given(&ty));
+        is_entry.then(|| (export.name().to_owned(), ty.params().collect()))
+    };
+    module.exports().filter_map(entry).collect()
 }
 
 fn memory_size(module: &wasmtime::Module) -> Option<(u64, u64)> {

@@ -91,6 +91,7 @@ fn a_spawn_of_exactly_a_frame_is_asked_for() {
         let mut refused = session.clone();
         let longest = sized(CONTROL_BYTES_MAX);
         assert_eq!(session.ask(longest.clone()), Ok(1));
+        assert!(!session.has_actions());
         let all = session.poll_transmit().unwrap();
         assert_eq!(&all[..sent.len()], sent);
         let asked = Frame::Prepare(1, Box::new(longest));
@@ -98,6 +99,7 @@ fn a_spawn_of_exactly_a_frame_is_asked_for() {
 
         // One byte more is refused, and what had been said before stays.
         assert_eq!(refused.ask(sized(CONTROL_BYTES_MAX + 1)), Ok(1));
+        assert!(refused.has_actions());
         let text = format!("a spawn of {} bytes", CONTROL_BYTES_MAX + 1);
         let Some(Action::Refused(1, Refusal::NotPermitted(why))) = refused.poll_action() else {
             panic!("it was asked for");

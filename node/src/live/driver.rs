@@ -27,6 +27,9 @@ use crate::transport::LaneReader;
 /// Bytes read from the lane before anything else gets its turn.
 pub(super) const READ_BYTES: usize = 256 << 10;
 
+/// Packets of the lane that are taken in before anything else gets its turn, and before those who are woken run.
+const PIECES: usize = 8;
+
 /// What a peer may have sent that was not read: as much as it is given room for, and what follows while that is read.
 const LANE_BYTES_MAX: usize = 16 << 20;
 
@@ -105,7 +108,7 @@ impl Driver {
         while self.over.is_none()
             && let Some(Ok(Some(bytes))) = lane.read(READ_BYTES.min(rest)).now_or_never()
         {
-            self.take_in(&bytes).await?;
+            self.take_in(std::slice::from_ref(&bytes)).await?;
             rest -= bytes.len();
             if rest == 0 {
                 break;
@@ -130,8 +133,11 @@ impl Driver {
         // Readers of bulk messages whose outcome is still to come.
         let mut reading = 0_usize;
         let mut spin = Spin::default();
+        let mut pieces = [const { Bytes::new() }; PIECES];
+        // One timer for all: each turn sets it anew if it has to.
+        let mut timer = std::pin::pin!(tokio::time::sleep_until(started));
         if !early.is_empty()
-            && let Err(error) = self.take_in(&early.split()).await
+            && let Err(error) = self.take_in(&[early.split().freeze()]).await
         {
             return error;
         }
@@ -142,12 +148,13 @@ impl Driver {
             {
                 return why.clone();
             }
-            // One timer for all: each turn sets it anew.
             let expires_at = live.certificates.expires_at();
             let due = expires_at.min(started + lease.poll_timeout());
             canary.hurry(live.locals() > 0);
             let due = canary.due().map_or(due, |ask_at| due.min(ask_at));
-            let timer = tokio::time::sleep_until(due);
+            if timer.deadline() != due || timer.is_elapsed() {
+                timer.as_mut().reset(due);
+            }
             tokio::select! {
                 biased;
                 () = live.ending.notified() => {
@@ -163,7 +170,7 @@ impl Driver {
                     }
                 }
                 // Before the lane: a peer that never pauses has no more time than others.
-                () = timer => {
+                () = timer.as_mut() => {
                     if due == expires_at {
                         return SessionError::Lost(
                             "the peer's certificate ran out, and it showed no later one".into());
@@ -225,7 +232,7 @@ impl Driver {
                         Err(error @ SessionError::Lost(_)) => {
                             let rest = self.read_rest(lane).await;
                             // After a goodbye the others are on their way.
-                            if self.over.is_none() {
+                            if self.over.is_none() && rest.is_ok() {
                                 self.lost(error);
                             }
                             rest
@@ -251,9 +258,12 @@ impl Driver {
                         return error;
                     }
                 }
-                bytes = lane.read(READ_BYTES), if self.over.is_none() => match bytes {
-                    Ok(Some(bytes)) => {
-                        if let Err(error) = self.take_in(&bytes).await {
+                read = lane.read_pieces(&mut pieces), if self.over.is_none() => match read {
+                    Ok(Some(count)) => {
+                        let taken_in = self.take_in(&pieces[..count]).await;
+                        // They are not kept until the next ones come.
+                        pieces[..count].fill(Bytes::new());
+                        if let Err(error) = taken_in {
                             return error;
                         }
                         spin.arrived(std::time::Instant::now());
@@ -266,11 +276,14 @@ impl Driver {
         }
     }
 
-    pub(super) async fn take_in(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+    pub(super) async fn take_in(&mut self, pieces: &[Bytes]) -> Result<(), SessionError> {
         let env = self.env.clone();
         // Whoever gets a message answers from this thread: one hand-over between threads less.
         let lent = env.lend_thread();
-        let handled = self.live.with(|session| session.handle_bytes(bytes));
+        let handled = self.live.with(|session| {
+            let mut pieces = pieces.iter();
+            pieces.try_for_each(|bytes| session.handle_bytes(bytes))
+        });
         // What came before a bad frame stands.
         let done = self.carry_out().and(handled);
         if let Some(woken) = lent.and_then(LentThread::set_aside) {
@@ -450,13 +463,14 @@ impl Driver {
 
     /// Makes a child for the peer, off the lane: its module may have to be fetched and compiled.
     fn make(&mut self, reference: u64, prepare: tidelock::Prepare) {
-        let (live, env, fetcher) = (self.live.clone(), self.env.clone(), self.fetcher.clone());
         if *self.draining.borrow() {
+            let live = &self.live;
             return live.with(|session| session.refuse(reference, Refusal::Draining));
         }
-        if let Some(module) = env.modules().find(&prepare.module) {
-            return finish_make(&live, &env, reference, prepare, &module);
+        if let Some(module) = self.env.modules().find(&prepare.module) {
+            return finish_make(&self.live, &self.env, reference, prepare, &module);
         }
+        let (live, env, fetcher) = (self.live.clone(), self.env.clone(), self.fetcher.clone());
         let bytes = prepare.bytes();
         let mut making = lock(&self.live.making);
         if making.bytes + bytes > MAKING_BYTES_MAX {

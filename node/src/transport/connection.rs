@@ -341,4 +341,18 @@ impl LaneReader {
             .map(|chunk| chunk.map(|chunk| chunk.bytes))
             .map_err(|error| TransportError::Closed(error.to_string()))
     }
+
+    /// The next bytes, in order, in as many pieces as are here and fit, each as it came in a packet; how many, or `None` at
+    /// the end. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Closed`].
+    pub async fn read_pieces(
+        &mut self,
+        pieces: &mut [Bytes],
+    ) -> Result<Option<usize>, TransportError> {
+        let read = self.0.read_chunks(pieces).await;
+        read.map_err(|error| TransportError::Closed(error.to_string()))
+    }
 }
