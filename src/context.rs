@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::environment::{Environment, SpawnOptions};
+use crate::host::Origin;
 use crate::info::Happening;
 use crate::mailbox::{Filter, Mark, Message, Received, is_in_order};
 use crate::process::{Core, Shared};
@@ -105,6 +106,10 @@ impl Context {
     }
 
     /// Who asked for it; `None`: no process did.
+    pub(crate) fn origin(&self) -> Origin {
+        self.shared.about.origin
+    }
+
     pub(crate) fn parent(&self) -> Option<Pid> {
         self.shared.about.parent
     }

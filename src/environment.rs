@@ -14,7 +14,7 @@ use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, link};
 use tokio::sync::{Notify, Semaphore, broadcast};
 
 use crate::context::{not_clustered, unreachable};
-use crate::host::Directories;
+use crate::host::{Directories, Origin};
 use crate::info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo};
 use crate::mailbox::Message;
 use crate::modules::ModuleStore;
@@ -147,7 +147,8 @@ struct Inner {
     registry: Registry,
     modules: ModuleStore,
     events: broadcast::Sender<Event>,
-    lines: broadcast::Sender<OutputLine>,
+    /// Made for the first who listens: it has its whole size from the beginning.
+    lines: OnceLock<broadcast::Sender<OutputLine>>,
     stdio: Stdio,
     output: Option<Output>,
     /// One permit for each socket that guests may still open.
@@ -189,6 +190,10 @@ impl Ends {
         self.awaited.insert(pid, Arc::downgrade(&ended));
         ended
     }
+}
+
+fn origin_of(parent: Option<&Arc<Shared>>) -> Origin {
+    parent.map_or(Origin::Here, |parent| parent.about.origin)
 }
 
 /// Somebody who wants to be woken at every end, while it lives.
@@ -258,7 +263,7 @@ impl Environment {
             registry: Registry::new(config.limits.names_max),
             modules: ModuleStore::new(config.limits.modules_bytes_max),
             events: broadcast::channel(4096).0,
-            lines: broadcast::channel(4096).0,
+            lines: OnceLock::new(),
             stdio: config.stdio,
             output: config.output,
             sockets: permits(config.limits.sockets_max),
@@ -408,7 +413,7 @@ impl Environment {
         C: Future<Output = ExitReason> + Send + 'static,
     {
         self.grant(parent, &options.config);
-        let shared = self.make(options, "native", None)?;
+        let shared = self.make(options, "native", None, origin_of(parent))?;
         self.enter(parent, &shared);
         // It is known from here on, so a panic is its end, and told like any other.
         let context = Context::new(shared.clone());
@@ -447,7 +452,7 @@ impl Environment {
     ) -> Result<Pid, SpawnError> {
         let start = reserve(module, entry, params, &options.config)?;
         self.grant(parent, &options.config);
-        let shared = self.make(options, entry, Some(module.hash()))?;
+        let shared = self.make(options, entry, Some(module.hash()), origin_of(parent))?;
         self.enter(parent, &shared);
         shared.start(wasm::run(start, Context::new(shared.clone())));
         Ok(shared.pid)
@@ -468,7 +473,8 @@ impl Environment {
         let environ = options.environ;
         let mut child = None;
         let enter = || {
-            let shared = self.make(options, entry, Some(module.hash()))?;
+            let origin = parent.about.origin;
+            let shared = self.make(options, entry, Some(module.hash()), origin)?;
             self.enter(Some(parent), &shared);
             let pid = shared.pid;
             child = Some(shared);
@@ -481,16 +487,16 @@ impl Environment {
         Ok(named)
     }
 
-    /// Notes where the directories of a new process lie. A guest's child has none that the guest has not.
+    /// Notes where the directories of a new process lie. A guest's child has none that the guest has not, and with the guest's own
+    /// configuration it holds nothing that the guest does not hold.
     fn grant(&self, parent: Option<&Arc<Shared>>, config: &Arc<ProcessConfig>) {
-        if parent.is_some_and(|parent| Arc::ptr_eq(&parent.about.config, config)) {
-            // All that is noted for it is noted already.
-            return;
-        }
-        if parent.is_none_or(|parent| parent.about.module.is_none()) {
-            self.0.directories.grant(config);
-        } else {
-            self.0.directories.hold(config);
+        match parent {
+            Some(parent) if parent.about.module.is_some() => {
+                if !Arc::ptr_eq(&parent.about.config, config) {
+                    self.0.directories.hold(config);
+                }
+            }
+            _ => self.0.directories.grant(config),
         }
     }
 
@@ -533,7 +539,7 @@ impl Environment {
             name: None,
         };
         let shared = self
-            .make(options, &entry, Some(module.hash()))
+            .make(options, &entry, Some(module.hash()), Origin::Elsewhere)
             .map_err(refused)?;
         {
             let mut core = shared.core();
@@ -570,13 +576,11 @@ impl Environment {
             let same = last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, &asked));
             same.map(|(_, allowed)| allowed.clone())
         };
-        // What was granted here by the same name may lead elsewhere than what is open to others.
-        let is_granted = || self.0.directories.has_granted(&asked.preopens);
         let were_open = known
             .as_ref()
             .is_some_and(|known| Arc::ptr_eq(known, &asked));
-        if were_open && !is_granted() {
-            // All were open to others. Whether they are still is asked when one is opened.
+        if were_open {
+            // All were open to others. Whether they are still is asked again when one is opened.
             return asked;
         }
         // Another node's word does not open this machine's files. A file system may take its time, so nobody waits for this.
@@ -633,6 +637,7 @@ impl Environment {
         options: SpawnOptions,
         entry: &str,
         module: Option<ModuleHash>,
+        origin: Origin,
     ) -> Result<Arc<Shared>, SpawnError> {
         let max = self.0.limits.processes_max;
         let full = || Refusal::Full(format!("{max} processes (processes_max)"));
@@ -653,6 +658,7 @@ impl Environment {
             module,
             parent: options.parent,
             config: options.config,
+            origin,
             started_at: SystemTime::now(),
             link: options.link,
         };
@@ -931,6 +937,7 @@ impl Environment {
             module: None,
             parent: None,
             config: Arc::default(),
+            origin: Origin::Here,
             started_at: SystemTime::UNIX_EPOCH,
             link: None,
         };
@@ -971,7 +978,8 @@ impl Environment {
 
     /// What guests write from now on, line by line. Bounded as [`Environment::events`].
     pub fn output(&self) -> broadcast::Receiver<OutputLine> {
-        self.0.lines.subscribe()
+        let lines = self.0.lines.get_or_init(|| broadcast::channel(4096).0);
+        lines.subscribe()
     }
 
     pub(crate) fn happened(&self, shared: &Arc<Shared>, what: Happening) {
@@ -998,9 +1006,9 @@ impl Environment {
         if let Some(output) = &self.0.output {
             output(&line);
         }
-        if self.0.lines.receiver_count() > 0 {
+        if let Some(lines) = self.0.lines.get() {
             // Nobody may be listening any more.
-            let _: Result<usize, _> = self.0.lines.send(line);
+            let _: Result<usize, _> = lines.send(line);
         }
     }
 }
@@ -1106,15 +1114,43 @@ mod tests {
         assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &some));
         std::fs::create_dir(dir.join("later")).unwrap();
         assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &asked));
-        // From here on it is judged when it is opened …
+        // From here on they are judged when they are opened.
         std::fs::remove_dir(dir.join("later")).unwrap();
         assert!(Arc::ptr_eq(&env.allowed(asked.clone()), &asked));
-        // … but for one that somebody here is granted, wherever it leads then.
-        let local = Arc::new(ProcessConfig::clone(&asked));
-        env.grant(None, &local);
-        assert_eq!(env.allowed(asked.clone()).preopens, [name("first")]);
         let other = Arc::new(ProcessConfig::clone(&asked));
         assert_eq!(env.allowed(other).preopens, [name("first")]);
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_child_of_a_native_process_is_granted_what_was_missing() {
+        let dir = std::env::temp_dir().join(format!("tidelock-{}-missing", std::process::id()));
+        // What an earlier run has left.
+        let _: Result<(), _> = std::fs::remove_dir_all(&dir);
+        let name = dir.to_str().unwrap().to_owned();
+        let env = Environment::new(EnvironmentConfig::default()).unwrap();
+        let options = SpawnOptions {
+            config: Arc::new(ProcessConfig {
+                preopens: vec![name.clone()],
+                ..ProcessConfig::default()
+            }),
+            ..SpawnOptions::default()
+        };
+        let (granted, is_granted) = tokio::sync::oneshot::channel();
+        let parent = env.spawn_native("parent", options, |mut me| async move {
+            let open = |me: &Context| {
+                let directories = me.environment().directories();
+                directories.open(&name, Origin::Here).is_ok()
+            };
+            let before = open(&me);
+            std::fs::create_dir(&dir).unwrap();
+            let child = me.spawn_native_link("child", None, |_| async { ExitReason::Normal });
+            child.unwrap();
+            granted.send((before, open(&me))).unwrap();
+            std::fs::remove_dir(&dir).unwrap();
+            ExitReason::Normal
+        });
+        parent.unwrap();
+        assert_eq!(is_granted.await.unwrap(), (false, true));
     }
 }

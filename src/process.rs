@@ -43,6 +43,7 @@ use tokio::sync::oneshot;
 
 use crate::context::not_clustered;
 use crate::environment::Environment;
+use crate::host::Origin;
 use crate::mailbox::{Filter, Mailbox, Message, Notice, Received};
 use crate::sync::{Mutex, MutexGuard, spawn};
 
@@ -90,6 +91,7 @@ pub(crate) struct About {
     pub(crate) module: Option<ModuleHash>,
     pub(crate) parent: Option<Pid>,
     pub(crate) config: Arc<ProcessConfig>,
+    pub(crate) origin: Origin,
     pub(crate) started_at: SystemTime,
     /// Linked to the parent; the tag is what the parent's LinkDied carries.
     pub(crate) link: Option<Option<i64>>,

@@ -22,6 +22,10 @@
     reason = "the figures are for whoever reads the log"
 )]
 
+/// As the daemon's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[path = "simulate/mod.rs"]
 mod simulate;
 #[path = "simulate/stories.rs"]

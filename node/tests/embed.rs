@@ -5,10 +5,12 @@
 //! nodes on loopback; native processes report what they saw to the test. What is promised to
 //! *separate* daemons is shown in `tests/cluster.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidelock::{
-    Context, ExitReason, Filter, LinkError, LinkForm, Message, Pid, Received, Remote, SpawnOptions,
+    Context, ExitReason, Filter, LinkError, LinkForm, Message, Module, Pid, ProcessConfig,
+    Received, Remote, SpawnError, SpawnOptions, SpawnRequest,
 };
 use tidelock_certs::JoinToken;
 use tidelock_control::client::Client;
@@ -515,4 +517,38 @@ async fn a_call_for_the_lease_that_is_stuck_leaves_time_for_others() {
     let called = timeout(Duration::from_secs(14), called).await;
     assert!(called.is_ok(), "one call took the whole lease");
     node.leave().await;
+}
+
+#[tokio::test]
+async fn a_spawn_that_no_frame_holds_is_refused_at_once() {
+    let bench = Bench::new(2).await;
+    let [one, two] = &bench.nodes[..] else {
+        unreachable!("two were asked for")
+    };
+    let to = two.environment().node();
+    let engine = one.environment().engine();
+    let module = Module::compile(engine, &b"\0asm\x01\0\0\0"[..])
+        .await
+        .unwrap();
+    let (_, mut refused) = run(one, "parent", move |mut me: Context| async move {
+        let config = ProcessConfig {
+            args: vec!["x".repeat(2 << 20)],
+            ..ProcessConfig::default()
+        };
+        let request = SpawnRequest {
+            module,
+            entry: "none".into(),
+            params: Vec::new(),
+            config: Some(Arc::new(config)),
+            link: None,
+        };
+        me.spawn_on(to, request, None).await
+    });
+    // The peer has nothing to say before its next Ping.
+    let refused = said(&mut refused).await;
+    let Err(SpawnError::Refused(why)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(why.to_string().contains("a spawn of"), "{why}");
+    bench.stop().await;
 }

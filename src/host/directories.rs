@@ -25,6 +25,15 @@ const NAMES_MAX: usize = 4096;
 /// Holders of a name that are kept before any are looked through for those that are gone.
 const HOLDERS_LOOK: usize = 64;
 
+/// Where a process comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This node.
+    Here,
+    /// Another node asked for it, or for one that it descends from.
+    Elsewhere,
+}
+
 /// Where the names of directories lead, in one environment.
 pub(crate) struct Directories {
     granted: Mutex<HashMap<String, Granted>>,
@@ -163,12 +172,6 @@ impl Directories {
         new
     }
 
-    /// Whether any of these names was granted here.
-    pub(crate) fn has_granted(&self, names: &[String]) -> bool {
-        let granted = self.granted();
-        names.iter().any(|name| granted.contains_key(name))
-    }
-
     fn granted(&self) -> MutexGuard<'_, HashMap<String, Granted>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -183,21 +186,27 @@ impl Directories {
         self.open_to_others.iter().any(leads)
     }
 
-    /// Opens a directory that was granted, or is open to processes from other nodes.
+    /// Opens a directory that was granted, or is open to processes from other nodes. For one of those it is open to them
+    /// now: what somebody here was granted by the same name may lead anywhere.
     ///
     /// # Errors
     ///
     /// It cannot be opened, its name leads elsewhere by now, or nothing was granted by that name.
-    pub(crate) fn open(&self, name: &str) -> io::Result<Directory> {
+    pub(crate) fn open(&self, name: &str, origin: Origin) -> io::Result<Directory> {
         let dir = Directory::at(Path::new(name))?;
+        let is_open_to_others = || {
+            let leads = |root: &Root| root.leads(Path::new(name)).as_deref() == Some(dir.real());
+            self.open_to_others.iter().any(leads)
+        };
+        if origin == Origin::Elsewhere {
+            let why = "it is not open to processes of other nodes (remote_preopens)";
+            let is_open = is_open_to_others();
+            return is_open.then_some(dir).ok_or_else(|| io::Error::other(why));
+        }
         let (noted, is_full) = {
             let granted = self.granted();
             let noted = granted.get(name).map(|noted| noted.place.clone());
             (noted, granted.len() >= NAMES_MAX)
-        };
-        let is_open_to_others = || {
-            let leads = |root: &Root| root.leads(Path::new(name)).as_deref() == Some(dir.real());
-            self.open_to_others.iter().any(leads)
         };
         let why: String = match noted {
             Some(Ok(real)) if real == dir.real => return Ok(dir),
@@ -336,7 +345,7 @@ mod tests {
         let judged = |at: &str| {
             let (listed, opened) = (
                 directories.is_open_to_others(&name(at)),
-                directories.open(&name(at)).is_ok(),
+                directories.open(&name(at), Origin::Elsewhere).is_ok(),
             );
             assert_eq!(listed, opened, "{at}");
             listed
@@ -367,16 +376,16 @@ mod tests {
         fs::create_dir_all(dir.join("secret")).unwrap();
         let directories = Directories::new(&[]);
         let name = dir.join("given").to_str().unwrap().to_owned();
-        let error = directories.open(&name).unwrap_err();
+        let error = directories.open(&name, Origin::Here).unwrap_err();
         assert!(error.to_string().contains("not granted"), "{error}");
         let config = with(&[&name]);
         directories.grant(&config);
-        let opened = directories.open(&name).unwrap();
+        let opened = directories.open(&name, Origin::Here).unwrap();
         fs::rename(dir.join("given"), dir.join("gone")).unwrap();
         symlink("secret", dir.join("given")).unwrap();
         // Granted once more, it is what it was.
         directories.grant(&config);
-        let error = directories.open(&name).unwrap_err();
+        let error = directories.open(&name, Origin::Here).unwrap_err();
         assert!(error.to_string().contains("leads elsewhere"), "{error}");
         if cfg!(target_os = "linux") {
             let gone = dir.join("gone").canonicalize().unwrap();
@@ -385,7 +394,7 @@ mod tests {
         // An operator who makes it anew has it back.
         fs::remove_file(dir.join("given")).unwrap();
         fs::create_dir(dir.join("given")).unwrap();
-        assert!(directories.open(&name).is_ok());
+        assert!(directories.open(&name, Origin::Here).is_ok());
         fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -401,23 +410,46 @@ mod tests {
         let (parent, config) = (with(&missing), with(&[&name]));
         directories.grant(&parent);
         directories.grant(&config);
-        let error = directories.open(&name).unwrap_err();
+        let error = directories.open(&name, Origin::Here).unwrap_err();
         assert!(error.to_string().contains("have 4096 others"), "{error}");
         // A child has what its parent had.
         let child = with(&missing);
         directories.hold(&child);
         drop(parent);
         directories.grant(&config);
-        assert!(directories.open(&name).is_err());
+        assert!(directories.open(&name, Origin::Here).is_err());
         drop(child);
         directories.grant(&config);
-        assert!(directories.open(&name).is_ok());
+        assert!(directories.open(&name, Origin::Here).is_ok());
         assert_eq!(directories.granted().len(), 1);
         // Processes that come and go leave nothing behind.
         for _ in 0..4 * HOLDERS_LOOK {
             directories.grant(&with(&[&name]));
         }
         assert!(directories.granted()[&name].holders.len() <= HOLDERS_LOOK);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_was_granted_here_is_not_for_processes_of_other_nodes() {
+        let dir = std::env::temp_dir().join(format!("tidelock-{}-both", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("shared/inside")).unwrap();
+        fs::create_dir_all(dir.join("secret")).unwrap();
+        let directories = Directories::new(&[dir.join("shared")]);
+        let name = dir.join("shared/inside").to_str().unwrap().to_owned();
+        let open = |origin| directories.open(&name, origin).map(|opened| opened.real);
+        let real = open(Origin::Elsewhere).unwrap();
+        // It is swapped for a link before somebody here is granted it.
+        fs::remove_dir(dir.join("shared/inside")).unwrap();
+        symlink("../secret", dir.join("shared/inside")).unwrap();
+        directories.grant(&with(&[&name]));
+        assert_ne!(open(Origin::Here).unwrap(), real);
+        let error = open(Origin::Elsewhere).unwrap_err().to_string();
+        assert!(
+            error.contains("not open to processes of other nodes"),
+            "{error}"
+        );
         fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -429,16 +461,16 @@ mod tests {
         let directories = Directories::new(&[]);
         let config = with(&[&name]);
         directories.grant(&config);
-        let error = directories.open(&name).unwrap_err();
+        let error = directories.open(&name, Origin::Here).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         fs::create_dir(&dir).unwrap();
-        let error = directories.open(&name).unwrap_err();
+        let error = directories.open(&name, Origin::Here).unwrap_err();
         assert!(
             error.to_string().contains("when it was granted (No such"),
             "{error}"
         );
         directories.grant(&config);
-        assert!(directories.open(&name).is_ok());
+        assert!(directories.open(&name, Origin::Here).is_ok());
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -40,7 +40,7 @@ mod wasi;
 
 use wasmtime::Error;
 
-pub(crate) use directories::Directories;
+pub(crate) use directories::{Directories, Origin};
 pub use metrics::{GuestMetrics, snapshot as guest_metrics};
 pub use output::Stdio;
 pub(crate) use state::State;

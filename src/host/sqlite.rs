@@ -22,7 +22,7 @@ use rusqlite::types::Value;
 use serde::{Deserialize, Serialize};
 use tidelock_proto::bounded;
 
-use super::directories::{Directories, Directory};
+use super::directories::{Directories, Directory, Origin};
 use super::process::NAME_BYTES_MAX;
 use super::state::Table;
 use super::{Call, Caller, Linker, Result, sync, waits};
@@ -186,6 +186,7 @@ fn resolve(
     path: &str,
     preopens: &[String],
     directories: &Directories,
+    origin: Origin,
 ) -> std::result::Result<(PathBuf, Directory), String> {
     let shown = || bounded(format!("{path:?}"));
     let outside = || format!("{} is in no directory of this process", shown());
@@ -208,7 +209,7 @@ fn resolve(
     };
     let failed =
         |path: &Path, error: std::io::Error| format!("{}: {}: {error}", shown(), path.display());
-    let opened = directories.open(dir);
+    let opened = directories.open(dir, origin);
     let dir = opened.map_err(|error| failed(Path::new(dir), error))?;
     let opened = Directory::at(parent);
     let parent = opened.map_err(|error| failed(parent, error))?;
@@ -307,7 +308,8 @@ async fn connect(call: &mut Call<'_>, path: String) -> std::result::Result<u64, 
     } else {
         let context = &call.state().context;
         let (config, environment) = (context.config().clone(), context.environment().clone());
-        let resolved = move || resolve(&path, &config.preopens, environment.directories());
+        let origin = context.origin();
+        let resolved = move || resolve(&path, &config.preopens, environment.directories(), origin);
         let resolved = tokio::task::spawn_blocking(resolved).await;
         Some(resolved.map_err(|error| error.to_string())??)
     };

@@ -6,9 +6,9 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use tidelock_proto::bounded;
 use tidelock_proto::spawn::ProcessConfig;
 use tidelock_proto::wire::CONTROL_BYTES_MAX;
-use tidelock_proto::{Pid, bounded};
 use wasmtime::{Config, Engine, Error, Store, WasmBacktrace};
 use wasmtime_wasi::clocks::MonotonicClock;
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_async};
@@ -16,7 +16,7 @@ use wasmtime_wasi::{FsPerms, HostMonotonicClock, I32Exit, WasiCtxBuilder};
 
 use super::output::{LineStream, RATE_BYTES, Sink};
 use super::{Call, Caller, Linker, Result, State, Stdio, process, sync, waits};
-use crate::{Environment, OutputLine, Stream};
+use crate::{Context, OutputLine, Stream};
 
 /// Arguments or variables of one configuration, and bytes of each.
 const ENTRIES_MAX: usize = 1024;
@@ -129,17 +129,13 @@ impl State {
         let Self { wasi, context, .. } = self;
         wasi.get_or_insert_with(|| {
             let stdio = context.environment().stdio();
-            Box::new(build(
-                context.config(),
-                context.pid(),
-                context.environment(),
-                stdio,
-            ))
+            Box::new(build(context, stdio))
         })
     }
 }
 
-fn build(config: &ProcessConfig, pid: Pid, environment: &Environment, stdio: Stdio) -> WasiP1Ctx {
+fn build(context: &Context, stdio: Stdio) -> WasiP1Ctx {
+    let (config, pid, environment) = (context.config(), context.pid(), context.environment());
     let mut wasi = WasiCtxBuilder::new();
     wasi.args(&config.args).envs(&config.env);
     let lines = |stream, rate| {
@@ -166,7 +162,8 @@ fn build(config: &ProcessConfig, pid: Pid, environment: &Environment, stdio: Std
     }
     wasi.monotonic_clock(SinceStart);
     for dir in &config.preopens {
-        let opened = environment.directories().open(dir).map_err(Error::from);
+        let opened = environment.directories().open(dir, context.origin());
+        let opened = opened.map_err(Error::from);
         let given = opened.and_then(|opened| {
             let given = wasi.preopened_dir(opened.path(), dir, FsPerms::ReadWrite);
             given.map(drop)

@@ -90,12 +90,19 @@ pub(super) struct Inner {
     /// Whether that is for guarded memory only, and there may be none.
     computes: bool,
     memory_size: Option<(u64, u64)>,
-    /// The functions that a process may start in, by name, with their parameters.
+    /// Some of the functions that a process may start in, by name, with their parameters.
     entries: HashMap<String, Box<[ValType]>>,
     /// For slots of memory, if `main` is not.
     dense: OnceCell<Native>,
     fuelled: OnceCell<Native>,
 }
+
+/// Exported functions of one module that are noted as entries, the bytes of their names, and their parameters.
+const ENTRIES_MAX: usize = 64;
+const ENTRY_NAME_BYTES: usize = 64;
+const ENTRY_PARAMS: usize = 4;
+/// Exports looked at for them.
+const ENTRIES_LOOKED_AT: usize = 1024;
 
 /// Native code, linked to the host functions.
 pub(super) struct Native {
@@ -251,12 +258,8 @@ impl Module {
 
     /// Whether a process may start in this function with these parameters.
     pub fn check_entry(&self, name: &str, params: &[Param]) -> Result<(), EntryError> {
-        let takes = self.0.entries.get(name);
-        let fits = |takes: &[ValType]| {
-            let mut both = takes.iter().zip(params);
-            takes.len() == params.len() && both.all(|(ty, param)| fits(ty, param))
-        };
-        if takes.is_some_and(|takes| fits(takes)) {
+        let noted = self.0.entries.get(name);
+        if noted.is_some_and(|takes| fits_all(takes, params)) {
             return Ok(());
         }
         let Some(ExternType::Func(ty)) = self.wasm().get_export(name) else {
@@ -264,6 +267,10 @@ impl Module {
                 name: bounded(name.to_owned()),
             });
         };
+        let takes: Box<[ValType]> = ty.params().collect();
+        if fits_all(&takes, params) && ty.results().len() == 0 {
+            return Ok(());
+        }
         let given: Vec<_> = params.iter().map(param_type).collect();
         Err(EntryError::Signature {
             name: bounded(name.to_owned()),
@@ -362,18 +369,21 @@ impl std::fmt::Debug for Module {
     }
 }
 
-/// The exported functions without results whose parameters a spawn can give. The engine is asked once: it counts
-/// whoever uses a type, which the cores would pass to and fro with each spawn.
+/// The first exported functions without results that take a few parameters which a spawn can give. Of these the engine is asked
+/// once: it counts whoever uses a type, which the cores would pass to and fro with each spawn. There are so many of
+/// them that nobody has to count what they take.
 fn entries(module: &wasmtime::Module) -> HashMap<String, Box<[ValType]>> {
     let given = |ty: &ValType| matches!(ty, ValType::I32 | ValType::I64 | ValType::V128);
     let entry = |export: wasmtime::ExportType<'_>| {
         let ExternType::Func(ty) = export.ty() else {
             return None;
         };
-        let is_entry = ty.results().len() == 0 && ty.params().all(|ty| given(&ty));
+        let is_short = export.name().len() <= ENTRY_NAME_BYTES && ty.params().len() <= ENTRY_PARAMS;
+        let is_entry = is_short && ty.results().len() == 0 && ty.params().all(|ty| given(&ty));
         is_entry.then(|| (export.name().to_owned(), ty.params().collect()))
     };
-    module.exports().filter_map(entry).collect()
+    let looked_at = module.exports().take(ENTRIES_LOOKED_AT);
+    looked_at.filter_map(entry).take(ENTRIES_MAX).collect()
 }
 
 fn memory_size(module: &wasmtime::Module) -> Option<(u64, u64)> {
@@ -478,6 +488,11 @@ fn linked(
         memory,
         counted: engine.compiles().count(whose, bytes.len() + native_bytes),
     })
+}
+
+fn fits_all(takes: &[ValType], params: &[Param]) -> bool {
+    let mut both = takes.iter().zip(params);
+    takes.len() == params.len() && both.all(|(ty, param)| fits(ty, param))
 }
 
 fn fits(ty: &ValType, param: &Param) -> bool {
@@ -635,5 +650,47 @@ mod tests {
         std::fs::write(&native, compiled.unwrap()).unwrap();
         assert!(Module::compile(&engine, bytes()).await.is_ok());
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn few_entries_are_noted_and_all_are_known() {
+        let many = "i32 ".repeat(1000);
+        let wat = |what: &str| {
+            let functions: String = (0..2 * ENTRIES_MAX)
+                .map(|number| format!("(export \"{what}{number}\" (func ${what}))"))
+                .collect();
+            functions
+        };
+        let text = format!(
+            "(module (func $many (param {many})) (func $few (param i32 i64)) (func $result (result i32) (i32.const 1))
+                {} {} {})",
+            wat("many"),
+            wat("result"),
+            wat("few"),
+        );
+        let engine = Engine::new(EngineConfig::default()).unwrap();
+        let module = Module::compile_blocking(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let entries = &module.0.entries;
+        assert_eq!(entries.len(), ENTRIES_MAX);
+        assert!(entries.keys().all(|name| name.starts_with("few")));
+        let few = [Param::I32(1), Param::I64(2)];
+        let many = vec![Param::I32(1); 1000];
+        for number in 0..2 * ENTRIES_MAX {
+            let name = |what: &str| format!("{what}{number}");
+            module.check_entry(&name("few"), &few).unwrap();
+            module.check_entry(&name("many"), &many).unwrap();
+            for (what, params) in [("few", &many[..]), ("many", &few), ("result", &[])] {
+                let refused = module.check_entry(&name(what), params);
+                assert!(
+                    matches!(refused, Err(EntryError::Signature { .. })),
+                    "{refused:?}"
+                );
+            }
+        }
+        let missing = module.check_entry("none", &[]);
+        assert!(
+            matches!(missing, Err(EntryError::Missing { .. })),
+            "{missing:?}"
+        );
     }
 }

@@ -27,8 +27,8 @@ use crate::transport::LaneReader;
 /// Bytes read from the lane before anything else gets its turn.
 pub(super) const READ_BYTES: usize = 256 << 10;
 
-/// Packets of the lane that are taken in before anything else gets its turn, and before those who are woken run.
-const PIECES: usize = 8;
+/// Pieces of them, mostly a packet each, that are taken in before those who are woken run.
+const PIECES_MAX: usize = 8;
 
 /// What a peer may have sent that was not read: as much as it is given room for, and what follows while that is read.
 const LANE_BYTES_MAX: usize = 16 << 20;
@@ -133,7 +133,7 @@ impl Driver {
         // Readers of bulk messages whose outcome is still to come.
         let mut reading = 0_usize;
         let mut spin = Spin::default();
-        let mut pieces = [const { Bytes::new() }; PIECES];
+        let mut pieces = Vec::new();
         // One timer for all: each turn sets it anew if it has to.
         let mut timer = std::pin::pin!(tokio::time::sleep_until(started));
         if !early.is_empty()
@@ -258,17 +258,17 @@ impl Driver {
                         return error;
                     }
                 }
-                read = lane.read_pieces(&mut pieces), if self.over.is_none() => match read {
-                    Ok(Some(count)) => {
-                        let taken_in = self.take_in(&pieces[..count]).await;
+                read = lane.read_pieces(&mut pieces, PIECES_MAX, READ_BYTES), if self.over.is_none() => match read {
+                    Ok(true) => {
+                        let taken_in = self.take_in(&pieces).await;
                         // They are not kept until the next ones come.
-                        pieces[..count].fill(Bytes::new());
+                        pieces.clear();
                         if let Err(error) = taken_in {
                             return error;
                         }
                         spin.arrived(std::time::Instant::now());
                     }
-                    Ok(None) => self.lost(SessionError::Lost("the peer ended its lane".into())),
+                    Ok(false) => self.lost(SessionError::Lost("the peer ended its lane".into())),
                     Err(error) => self.lost(SessionError::Lost(error.to_string())),
                 },
                 never = spin.keep_looking(&self.env) => match never {},

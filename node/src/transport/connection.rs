@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use rustls::pki_types::CertificateDer;
 use tidelock_certs::{Identity, UnixTime};
 
@@ -342,17 +343,31 @@ impl LaneReader {
             .map_err(|error| TransportError::Closed(error.to_string()))
     }
 
-    /// The next bytes, in order, in as many pieces as are here and fit, each as it came in a packet; how many, or `None` at
-    /// the end. Dropping the future loses nothing.
+    /// Adds the next bytes to `pieces`, in order: waits for some, and takes what else is here, until there are so many
+    /// pieces, or `max` bytes in all. `false`: it is at its end. Dropping the future loses nothing.
     ///
     /// # Errors
     ///
     /// [`TransportError::Closed`].
     pub async fn read_pieces(
         &mut self,
-        pieces: &mut [Bytes],
-    ) -> Result<Option<usize>, TransportError> {
-        let read = self.0.read_chunks(pieces).await;
-        read.map_err(|error| TransportError::Closed(error.to_string()))
+        pieces: &mut Vec<Bytes>,
+        pieces_max: usize,
+        max: usize,
+    ) -> Result<bool, TransportError> {
+        let Some(first) = self.read(max).await? else {
+            return Ok(false);
+        };
+        let mut rest = max - first.len();
+        pieces.push(first);
+        // An end, or an error, is there the next time as well.
+        while pieces.len() < pieces_max
+            && rest > 0
+            && let Some(Ok(Some(more))) = self.read(rest).now_or_never()
+        {
+            rest -= more.len();
+            pieces.push(more);
+        }
+        Ok(true)
     }
 }
