@@ -105,11 +105,12 @@ impl Context {
         self.shared.about.environ
     }
 
-    /// Who asked for it; `None`: no process did.
+    /// Where it comes from, or the one that it descends from.
     pub(crate) fn origin(&self) -> Origin {
         self.shared.about.origin
     }
 
+    /// Who asked for it; `None`: no process did.
     pub(crate) fn parent(&self) -> Option<Pid> {
         self.shared.about.parent
     }

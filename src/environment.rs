@@ -473,7 +473,7 @@ impl Environment {
         let environ = options.environ;
         let mut child = None;
         let enter = || {
-            let origin = parent.about.origin;
+            let origin = origin_of(Some(parent));
             let shared = self.make(options, entry, Some(module.hash()), origin)?;
             self.enter(Some(parent), &shared);
             let pid = shared.pid;
@@ -1087,6 +1087,7 @@ mod tests {
         assert!(refused.contains("pids"), "{refused}");
         assert_eq!(env.counters().alive, 0);
     }
+
     #[tokio::test]
     async fn directories_of_others_are_judged_until_all_of_them_are_open() {
         let dir = std::env::temp_dir().join(format!("tidelock-{}-judged", std::process::id()));

@@ -21,23 +21,7 @@ use std::{
 
 use tidelock_control::api;
 
-use user::{Daemon, Dev, User, example, refused, token, until};
-
-/// A guest that writes this to its stdout.
-fn says(text: &str) -> String {
-    let bytes: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
-    format!(
-        "(module (import \"wasi_snapshot_preview1\" \"fd_write\"
-           (func $write (param i32 i32 i32 i32) (result i32)))
-         (memory (export \"memory\") 1)
-         (data (i32.const 16) \"{bytes}\")
-         (func (export \"_start\")
-           (i32.store (i32.const 0) (i32.const 16))
-           (i32.store (i32.const 4) (i32.const {}))
-           (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))",
-        text.len()
-    )
-}
+use user::{Daemon, Dev, User, ends_with, example, refused, says, token, until};
 
 /// Monitors a child that it is not linked to; both wait for good.
 const WATCHER: &str = r#"(module
@@ -185,12 +169,7 @@ fn whoever_follows_is_told_of_nodes_that_join_and_end() {
     let id = b.id().to_owned();
     assert!(of(&id), "it has ended before {id} was followed");
     b.kill();
-    let said = BufReader::new(follower.stderr.take().unwrap());
-    let words = format!("no more lines from {id}");
-    let told = said.lines().any(|line| line.unwrap().contains(&words));
-    follower.kill().unwrap();
-    follower.wait().unwrap();
-    assert!(told, "it has ended without a word");
+    ends_with(follower, &[&format!("no more lines from {id}")]);
 }
 
 #[test]

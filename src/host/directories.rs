@@ -179,10 +179,16 @@ impl Directories {
     /// Whether a process from another node may be given this directory.
     pub(crate) fn is_open_to_others(&self, name: &str) -> bool {
         let name = Path::new(name);
-        let leads = |root: &Root| {
-            let place = root.leads(name);
-            place.is_some_and(|place| Directory::at(name).is_ok_and(|dir| dir.real == place))
-        };
+        // Most names lie below none of them, and nothing is opened for those.
+        self.open_to_others
+            .iter()
+            .any(|root| root.leads(name).is_some())
+            && Directory::at(name).is_ok_and(|dir| self.lies_open_to_others(name, &dir))
+    }
+
+    /// Whether the directory that a name led to is one that processes from other nodes may be given by that name.
+    fn lies_open_to_others(&self, name: &Path, dir: &Directory) -> bool {
+        let leads = |root: &Root| root.leads(name).as_deref() == Some(dir.real());
         self.open_to_others.iter().any(leads)
     }
 
@@ -194,10 +200,7 @@ impl Directories {
     /// It cannot be opened, its name leads elsewhere by now, or nothing was granted by that name.
     pub(crate) fn open(&self, name: &str, origin: Origin) -> io::Result<Directory> {
         let dir = Directory::at(Path::new(name))?;
-        let is_open_to_others = || {
-            let leads = |root: &Root| root.leads(Path::new(name)).as_deref() == Some(dir.real());
-            self.open_to_others.iter().any(leads)
-        };
+        let is_open_to_others = || self.lies_open_to_others(Path::new(name), &dir);
         if origin == Origin::Elsewhere {
             let why = "it is not open to processes of other nodes (remote_preopens)";
             let is_open = is_open_to_others();

@@ -95,10 +95,13 @@ impl Driver {
         self.over.clone().unwrap_or(why)
     }
 
-    /// The lane is at its end without a goodbye. Nothing more comes, and what has come is here and unread.
+    /// The peer is lost. Unless it has said goodbye, after which the rest is on its way, nothing more comes, and what has come
+    /// is here and unread.
     fn lost(&mut self, why: SessionError) {
-        self.live.connection.close(&why.to_string());
-        self.over.get_or_insert(why);
+        if self.over.is_none() {
+            self.live.connection.close(&why.to_string());
+            self.over = Some(why);
+        }
     }
 
     /// What had arrived when nothing more could be written: the peer has said it, and it is told nothing else.
@@ -165,9 +168,7 @@ impl Driver {
                         return error;
                     }
                     let why = lock(&live.broken).take();
-                    if self.over.is_none() {
-                        self.lost(why.unwrap_or(SessionError::Lost("ended here".into())));
-                    }
+                    self.lost(why.unwrap_or(SessionError::Lost("ended here".into())));
                 }
                 // Before the lane: a peer that never pauses has no more time than others.
                 () = timer.as_mut() => {
@@ -231,11 +232,7 @@ impl Driver {
                         Ok((stream, bytes)) => self.bulk_arrived(stream, bytes),
                         Err(error @ SessionError::Lost(_)) => {
                             let rest = self.read_rest(lane).await;
-                            // After a goodbye the others are on their way.
-                            if self.over.is_none() && rest.is_ok() {
-                                self.lost(error);
-                            }
-                            rest
+                            rest.map(|()| self.lost(error))
                         }
                         Err(error) => Err(error),
                     };

@@ -61,11 +61,15 @@ impl Journal {
 
     /// Adds an event that no process causes: a session, a drain.
     pub fn record(&self, kind: EventKind, peer: Option<String>, reason: Option<String>) {
-        self.events.extend([Noted::Node(Box::new(Event {
+        self.events.extend([self.of_node(kind, peer, reason)]);
+    }
+
+    fn of_node(&self, kind: EventKind, peer: Option<String>, reason: Option<String>) -> Noted {
+        Noted::Node(Box::new(Event {
             peer,
             reason,
             ..self.empty(Timestamp::now(), kind)
-        }))]);
+        }))
     }
 
     fn empty(&self, time: Timestamp, kind: EventKind) -> Event {
@@ -112,10 +116,7 @@ impl Journal {
                 Ok(event) => note(event, &mut noted),
                 Err(RecvError::Lagged(missed)) => {
                     let missed = format!("{missed} events came too fast to be kept");
-                    noted.push(Noted::Node(Box::new(Event {
-                        reason: Some(missed),
-                        ..self.empty(Timestamp::now(), EventKind::Log)
-                    })));
+                    noted.push(self.of_node(EventKind::Log, None, Some(missed)));
                 }
                 Err(RecvError::Closed) => return,
             }

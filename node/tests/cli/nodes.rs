@@ -1,13 +1,10 @@
 //! How a node comes, comes back, is removed and is missed.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
 use tidelock_control::api;
 
-use crate::user::{Daemon, User, refused, token};
+use crate::user::{Daemon, User, ends_with, refused, token};
 
 /// The node that is there: its id and its name.
 fn present(user: &User) -> (String, String) {
@@ -102,15 +99,7 @@ fn a_node_that_was_removed_says_so_and_comes_back_with_a_new_token() {
 
 /// Starts a node that cannot join, and kills it when it has said a line with all of these words.
 fn waits(mut node: Command, words: &[&str]) {
-    let mut node = node.stderr(Stdio::piped()).spawn().unwrap();
-    let said = BufReader::new(node.stderr.take().unwrap());
-    let told = said.lines().any(|line| {
-        let line = line.unwrap();
-        words.iter().all(|word| line.contains(word))
-    });
-    node.kill().unwrap();
-    node.wait().unwrap();
-    assert!(told, "it has ended without a word");
+    ends_with(node.stderr(Stdio::piped()).spawn().unwrap(), words);
 }
 
 #[test]

@@ -281,3 +281,32 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(10)); // between two looks
     }
 }
+
+/// A guest that writes this to its stdout.
+pub(crate) fn says(text: &str) -> String {
+    let bytes: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+    format!(
+        "(module (import \"wasi_snapshot_preview1\" \"fd_write\"
+           (func $write (param i32 i32 i32 i32) (result i32)))
+         (memory (export \"memory\") 1)
+         (data (i32.const 16) \"{bytes}\")
+         (func (export \"_start\")
+           (i32.store (i32.const 0) (i32.const 16))
+           (i32.store (i32.const 4) (i32.const {}))
+           (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))",
+        text.len()
+    )
+}
+
+/// Waits until a program says a line with all of these words on its standard error, which is piped, and kills it.
+#[track_caller]
+pub(crate) fn ends_with(mut program: Child, words: &[&str]) {
+    let said = BufReader::new(program.stderr.take().unwrap());
+    let told = said.lines().any(|line| {
+        let line = line.unwrap();
+        words.iter().all(|word| line.contains(word))
+    });
+    program.kill().unwrap();
+    program.wait().unwrap();
+    assert!(told, "it has ended without a word");
+}
