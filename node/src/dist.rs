@@ -7,10 +7,12 @@
 //! certificate and start ticket, checked here before anything else is read.
 
 mod handshake;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +29,7 @@ use tidelock_proto::switch::off;
 use tidelock_proto::wire::{Frame, Hello, LANE_PAYLOAD_BYTES_MAX, Route};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::live::{Live, Waiting};
 use crate::lock;
@@ -40,6 +43,12 @@ use crate::transport::{Connection, Transport, TransportError};
 /// as control's lease; one that is cut off costs two packets of 1 200 bytes a second.
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// How long a dial that came to nothing is the answer for whoever asks next.
+///
+/// A peer whose certificate has run out refuses at once: without this each message to it would cost both of them a TLS handshake.
+/// Shorter than [`RECONNECT_MAX`], since what is healed meanwhile is not seen before.
+const FAILURE_STANDS: Duration = Duration::from_millis(250);
 
 /// A node that control lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,8 +149,7 @@ struct Peer {
     left: AtomicBool,
     /// Why there is no session: how the last one ended, or what the last dial came to.
     why: Mutex<String>,
-    /// Dials that came to nothing. Whoever waited for one of them has its answer.
-    failures: AtomicU64,
+    failures: Mutex<Failures>,
     /// A task dials it until there is a session.
     reconnecting: AtomicBool,
     /// Counts openings and endings; waiters look again.
@@ -150,6 +158,14 @@ struct Peer {
     opening: tokio::sync::Mutex<()>,
     /// Held while this node dials, TLS included.
     dialling: tokio::sync::Mutex<()>,
+}
+
+/// Dials of a peer that came to nothing. Whoever waited for one of them has its answer.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    /// When the last one did, unless a session opened since.
+    last: Option<Instant>,
 }
 
 impl Peer {
@@ -167,7 +183,7 @@ impl Peer {
 
     /// The error for a session that would begin after the peer has left.
     fn check_stays(&self) -> Result<(), String> {
-        match self.left.load(Ordering::Relaxed) {
+        match self.left.load(Ordering::Relaxed) && !off("who has left is not let in") {
             true => Err("the peer has left".into()),
             false => Ok(()),
         }
@@ -386,7 +402,7 @@ impl Dist {
                 lost: AtomicBool::new(false),
                 left: AtomicBool::new(false),
                 why: Mutex::new("no session".into()),
-                failures: AtomicU64::new(0),
+                failures: Mutex::default(),
                 reconnecting: AtomicBool::new(false),
                 changed: watch::Sender::new(0),
                 opening: tokio::sync::Mutex::default(),
@@ -477,7 +493,7 @@ impl Dist {
             let mut wait = RECONNECT_MIN;
             while let Some(me) = me.upgrade() {
                 let wanted = !me.is_draining() && me.takes_part(node);
-                if !wanted || me.open(node).await.is_ok() {
+                if !wanted || me.redial(node).await.is_ok() {
                     break;
                 }
                 drop(me);
@@ -497,13 +513,25 @@ impl Dist {
             return false;
         }
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
-        let newest = lock(&self.newest);
-        members.get(&node).is_some_and(|member| {
-            member.alive
-                && newest
-                    .get(&member.name)
-                    .is_none_or(|newest| *newest <= node)
-        })
+        let is_alive = members.get(&node).is_some_and(|member| member.alive);
+        drop(members);
+        is_alive && self.replaced_by(node).is_none()
+    }
+
+    /// The name of a node and a later start of it, if one has shown itself here, or control lists this one as gone and
+    /// a later one beside it: whoever has the address now is not who is asked for.
+    fn replaced_by(&self, node: NodeId) -> Option<(String, NodeId)> {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let member = members.get(&node)?;
+        let shown = lock(&self.newest).get(&member.name).copied();
+        let later = match shown.filter(|newest| *newest > node) {
+            None if !member.alive => {
+                let same = members.values().filter(|other| other.name == member.name);
+                same.map(|other| other.id).max().filter(|id| *id > node)
+            }
+            shown => shown,
+        };
+        Some((member.name.clone(), later?))
     }
 }
 

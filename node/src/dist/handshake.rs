@@ -12,8 +12,9 @@ use tidelock_proto::pair::Verdict;
 use tidelock_proto::session::{Session, SessionError, check_hello};
 use tidelock_proto::switch::off;
 use tidelock_proto::wire::{self, Frame, Hello};
+use tokio::time::Instant;
 
-use super::{Dist, Peer, PeerEvent};
+use super::{Dist, FAILURE_STANDS, Peer, PeerEvent};
 use crate::live::{Drive, Live};
 use crate::lock;
 use crate::renewal::Certificates;
@@ -27,12 +28,24 @@ const DIALS_MAX: usize = 4;
 impl Dist {
     // ---- dialling ----------------------------------------------------------------------------
 
-    /// Waits until there is a session with `node`, dialling if need be.
+    /// Waits until there is a session with `node`, dialling if need be: unless a dial came to nothing just now, which is
+    /// the answer then.
     pub(super) async fn open(&self, node: NodeId) -> Result<(), ExitReason> {
+        self.open_or(node, FAILURE_STANDS).await
+    }
+
+    /// As [`Dist::open`], but dials in any case.
+    pub(super) async fn redial(&self, node: NodeId) -> Result<(), ExitReason> {
+        self.open_or(node, Duration::ZERO).await
+    }
+
+    async fn open_or(&self, node: NodeId, stands: Duration) -> Result<(), ExitReason> {
         // Whatever dialling starts belongs to the network's threads, not to a guest's.
         let opened = match self.me.upgrade() {
             Some(me) => {
-                let dialling = self.network.spawn(async move { me.try_open(node).await });
+                let dialling = self
+                    .network
+                    .spawn(async move { me.try_open(node, stands).await });
                 let stopped = |_| ExitReason::NodeDown {
                     node,
                     how: "this node stops".into(),
@@ -53,7 +66,7 @@ impl Dist {
         opened
     }
 
-    async fn try_open(&self, node: NodeId) -> Result<(), ExitReason> {
+    async fn try_open(&self, node: NodeId, stands: Duration) -> Result<(), ExitReason> {
         let down = |how: String| ExitReason::NodeDown { node, how };
         if node == NodeId::STANDALONE || node == self.us {
             return Err(down("no such node".into()));
@@ -72,17 +85,31 @@ impl Dist {
         if peer.left.load(Ordering::Relaxed) && peer.live().is_none() {
             return Err(down(lock(&peer.why).clone()));
         }
+        // Whoever has its address now would say so, too, after a whole handshake: pids of it may be asked for often.
+        if let Some((name, later)) = self.replaced_by(node) {
+            return Err(down(replaced(node, &name, later)));
+        }
         self.check_stays().map_err(down)?;
-        // One dial at a time; what it comes to is the answer for all who waited for it.
-        let failures = peer.failures.load(Ordering::Acquire);
+        // One dial at a time; what it comes to is the answer for all who waited for it, or ask just after it.
+        let failures = || {
+            let failures = lock(&peer.failures);
+            let stands = failures.last.is_some_and(|last| last.elapsed() < stands);
+            (failures.count, stands)
+        };
+        let (count, stands) = failures();
+        if stands && peer.live().is_none() {
+            return Err(down(lock(&peer.why).clone()));
+        }
         let _dialling = peer.dialling.lock().await;
-        if peer.failures.load(Ordering::Acquire) != failures && peer.live().is_none() {
+        if failures().0 != count && peer.live().is_none() {
             return Err(down(lock(&peer.why).clone()));
         }
         let outcome = self.dial_until_open(&peer, addr).await;
         if let Err(how) = &outcome {
             lock(&peer.why).clone_from(how);
-            peer.failures.fetch_add(1, Ordering::Release);
+            let mut failures = lock(&peer.failures);
+            failures.count += 1;
+            failures.last = Some(Instant::now());
         }
         outcome.map_err(down)
     }
@@ -305,9 +332,7 @@ impl Dist {
             let mut newest = lock(&self.newest);
             let entry = newest.entry(name.clone()).or_insert(node);
             if *entry > node {
-                return Err(format!(
-                    "{node} ({name}) was replaced by its restart {entry}"
-                ));
+                return Err(replaced(node, name, *entry));
             }
             std::mem::replace(entry, node)
         };
@@ -349,6 +374,7 @@ impl Dist {
         };
         tracing::info!(peer = %peer.node, epoch, "session open");
         peer.lost.store(false, Ordering::Relaxed);
+        lock(&peer.failures).last = None;
         *lock(&peer.why) = "the session is over".into();
         peer.set_live(Some(live.clone()));
         // Whoever hears of it finds it. Nobody may be listening.
@@ -392,6 +418,11 @@ impl Dist {
             }
         });
     }
+}
+
+/// Says that a node's name belongs to a later start.
+fn replaced(node: NodeId, name: &str, later: NodeId) -> String {
+    format!("{node} ({name}) was replaced by its restart {later}")
 }
 
 /// Waits for room that the peer has to give, as long as for a Hello of its.
