@@ -85,7 +85,7 @@ impl Module {
         let guarded = may_be_guarded.then(|| self.engine().guarded()).flatten();
         let place = match guarded {
             Some(one) => Place::Guarded { _one: one },
-            None if self.engine().trusted() => Place::Anywhere,
+            None if self.engine().guards() => Place::Anywhere,
             None => Place::Slot(MemorySlot::take(bytes(min), bytes(declared.min(max)))?),
         };
         Ok(Reservation {

@@ -75,9 +75,9 @@ pub struct EngineConfig {
     pub compiler: Option<Compiler>,
     /// What modules are compiled for.
     pub profile: Profile,
-    /// Compile without checks in loops and at memory accesses, whatever the profile: guests compute as fast as in
-    /// wasmtime alone. In return one that computes cannot be killed or preempted. Only for modules the operator
-    /// trusts.
+    /// Compile without checks in loops, and unless the profile is [`Profile::Dense`] without those at memory accesses, too:
+    /// guests compute as fast as in wasmtime alone. In return one that computes cannot be killed or preempted. Only for
+    /// modules the operator trusts.
     pub trusted: bool,
 }
 
@@ -142,7 +142,7 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let how = How {
             trusted: config.trusted,
-            guarded: config.trusted,
+            guarded: config.trusted && config.profile != Profile::Dense,
             fuel: false,
         };
         let plain = Flavour::new(how).map_err(EngineError)?;
@@ -170,6 +170,11 @@ impl Engine {
     /// Whether modules run without the checks that let them be preempted and killed.
     pub fn trusted(&self) -> bool {
         self.0.plain.how.trusted
+    }
+
+    /// Whether plain code needs memories that no slot has.
+    fn guards(&self) -> bool {
+        self.0.plain.how.guarded
     }
 
     fn plain(&self) -> &Flavour {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::{Engine, EngineConfig, ModuleError};
+use crate::{Engine, EngineConfig, ModuleError, Profile};
 
 async fn compile(text: &str) -> Result<Module, ModuleError> {
     let engine = Engine::new(EngineConfig::default()).unwrap();
@@ -102,25 +102,28 @@ async fn modules_beyond_reason_are_refused() {
 
 #[tokio::test]
 async fn trusted_guests_are_contained_all_the_same() {
-    let env = environment_on(EngineConfig {
-        trusted: true,
-        ..EngineConfig::default()
-    });
-    let ends = async |code: &str, memory_bytes_max: u64| {
-        let module = guest(&env, "", &format!(r#"(func (export "_start") {code})"#)).await;
-        let config = crate::ProcessConfig {
-            memory_bytes_max,
-            ..Default::default()
+    for profile in [Profile::Auto, Profile::Dense] {
+        let env = environment_on(EngineConfig {
+            trusted: true,
+            profile,
+            ..EngineConfig::default()
+        });
+        let ends = async |code: &str, memory_bytes_max: u64| {
+            let module = guest(&env, "", &format!(r#"(func (export "_start") {code})"#)).await;
+            let config = crate::ProcessConfig {
+                memory_bytes_max,
+                ..Default::default()
+            };
+            let pid = start_as(&env, &module, config);
+            end(&env, pid).await
         };
-        let pid = start_as(&env, &module, config);
-        end(&env, pid).await
-    };
-    assert_eq!(
-        ends("(i32.store (i32.const 65532) (i32.const 1))", 1 << 20).await,
-        ExitReason::Normal
-    );
-    let reason = ends("(i32.store (i32.const 65533) (i32.const 1))", 1 << 20).await;
-    assert!(trap(&reason).contains("out of bounds"), "{reason:?}");
-    let grow = "(call $check32 (memory.grow (i32.const 1)) (i32.const -1))";
-    assert_eq!(ends(grow, 100_000).await, ExitReason::Normal);
+        assert_eq!(
+            ends("(i32.store (i32.const 65532) (i32.const 1))", 1 << 20).await,
+            ExitReason::Normal
+        );
+        let reason = ends("(i32.store (i32.const 65533) (i32.const 1))", 1 << 20).await;
+        assert!(trap(&reason).contains("out of bounds"), "{reason:?}");
+        let grow = "(call $check32 (memory.grow (i32.const 1)) (i32.const -1))";
+        assert_eq!(ends(grow, 100_000).await, ExitReason::Normal);
+    }
 }
