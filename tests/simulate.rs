@@ -37,10 +37,14 @@ use simulate::{cluster, search};
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 2_000;
 
-/// Plans that broke a promise once.
+/// Plans that broke a promise once, or would break it again, of what there is now: each change of the workload, the timing
+/// or the delays is another story for every seed. For a rule that one of them found there is a switch that removes it, and
+/// the plan is the one that misses it now; a mistake of the judge has a story of its own in `stories.rs`.
 const KEPT: &[&str] = &[
-    // Killed in link(), which crossed the other's link(): it was given up, and the other never told.
-    "229:31:7:22000",
+    // Killed in link(), which crossed the other's link(): it was given up, and the other never told (first 229:31:7:22000).
+    "88:31:7:22000",
+    // Who had left was let in again: its dial had been under way since before its goodbye (first 178097:357:7:8250).
+    "4253:88:1:13365",
     // The promise held, and the judge did not see it: told of a link at once, then of one that the other had asked
     // for before and that arrived later.
     "112335:30:7:19800",
@@ -49,8 +53,6 @@ const KEPT: &[&str] = &[
     // It held: a session of a node that leaves is over while it waits for its goodbye to be read, also if the peer's
     // certificate runs out then.
     "1343:98:1:12375",
-    // Who had left was let in again: its dial had been under way since before its goodbye.
-    "178097:357:7:8250",
     // They held: who was leaving was killed before its wait was over; and the simulation let two renewals wait, and overtake
     // each other, while a node stood still.
     "201797:102:1:12375",
@@ -104,7 +106,7 @@ fn certificates_run_out_as_often_where_a_node_leaves() {
 
 #[test]
 fn the_same_seed_is_the_same_story() {
-    for seed in 0..8 {
+    for seed in 0..20 {
         let plan = Plan::of(seed);
         let (one, two) = (cluster::run(&plan), cluster::run(&plan));
         let differs = one

@@ -53,6 +53,14 @@ pub fn authority(cluster: &str, now: UnixTime) -> Authority {
     Authority::create(cluster, now).expect("the test gives a proper name")
 }
 
+/// From now on each proof of a renewal that this program makes has the length that most have.
+///
+/// How long a signature is follows from a random number. A simulation whose seeds are to decide everything makes the
+/// same steps only if it sends as many bytes.
+pub fn make_proofs_of_one_length() {
+    crate::renewal::ONE_LENGTH.store(true, std::sync::atomic::Ordering::Relaxed);
+}
+
 /// A node's identity, ticket included, that is odd in one way.
 ///
 /// The ticket fits the certificate, so that only the oddity can be the reason for a refusal.

@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidelock::{
     Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Happening, Module, NodeId,
-    Pid, Remote, SpawnOptions,
+    Pid, Profile, Remote, SpawnOptions,
 };
-use tidelock_certs::testing::authority;
+use tidelock_certs::testing::{authority, make_proofs_of_one_length};
 use tidelock_certs::{Authority, Environments, Identity, Key, UnixTime};
 use tidelock_node::dist::{Dist, DistConfig, Member, PeerEvent};
 use tidelock_node::transport::Transport;
@@ -27,7 +27,7 @@ use super::actor::Actor;
 use super::chance::Chance;
 use super::duel::{Duellist, Rival};
 use super::journal::{Entry, Journal, What};
-use super::network::{Clock, Network, WINDOW, Weather};
+use super::network::{Clock, Network, Weather};
 use super::plan::{END_AT, Fault, NODES, Plan, REAPING_AT};
 use super::script::{BEAT, CHILD, Player, Scribe, World, token};
 
@@ -37,6 +37,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 const DUELLIST: &str = "duellist";
 /// Duels that begin with every beat.
 const DUELS: usize = 2;
+/// How often it is looked whether somebody has left.
+const LOOK: Duration = Duration::from_millis(5);
 /// Longer than any run.
 const DAY: Duration = Duration::from_secs(86_400);
 /// A node that leaves for longer than this is killed.
@@ -46,6 +48,12 @@ const CONTROL_LEASE: Duration = Duration::from_secs(10);
 
 /// Which node, of which name, until when.
 type Shown = (NodeId, usize, Option<Duration>);
+
+/// Of an ECDSA signature with P-256, in DER, every second one has this length.
+const USUAL_BYTES: usize = 71;
+
+/// Decimal digits of most keys' fingerprints, byte by byte, as a ticket has them.
+const USUAL_DIGITS: usize = 82;
 
 /// What all runs of this program share: they cost seconds, and change nothing.
 struct Common {
@@ -60,6 +68,7 @@ struct Common {
 fn common() -> &'static Common {
     static COMMON: OnceLock<Common> = OnceLock::new();
     COMMON.get_or_init(|| {
+        make_proofs_of_one_length();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("a runtime");
@@ -67,6 +76,7 @@ fn common() -> &'static Common {
         // Without checks of the time in loops: a tick of the real clock must not change a run.
         let engine = Engine::new(EngineConfig {
             trusted: true,
+            profile: Profile::Dense,
             ..EngineConfig::default()
         })
         .expect("an engine");
@@ -85,22 +95,55 @@ fn common() -> &'static Common {
     })
 }
 
+/// Makes something signed until its signature is as long as most are. How long one is follows from no seed, and what is
+/// sent is counted in bytes here and there.
+fn of_usual_length<T: AsRef<[u8]>>(mut make: impl FnMut() -> T) -> T {
+    loop {
+        let made = make();
+        // A sequence of two numbers (ECDSA in DER), and nothing after it.
+        let signed = made.as_ref();
+        if signed[signed.len() - USUAL_BYTES..].starts_with(&[0x30, USUAL_BYTES as u8 - 2, 0x02]) {
+            return made;
+        }
+    }
+}
+
 /// What a node is, until that time of a run.
 fn identity(shown: Shown) -> Arc<Identity> {
     let (id, name, until) = shown;
     let common = common();
     let locked = |poison: PoisonError<_>| poison.into_inner();
     let mut keys = common.keys.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = keys.entry((id, name)).or_insert_with(Key::generate);
+    let authority = &common.authority;
+    let named = format!("node-{name}");
+    let issue = |key: &Key| {
+        authority
+            .issue_node(
+                &key.signing_request(),
+                &named,
+                until.unwrap_or(DAY),
+                common.now,
+            )
+            .expect("a proper request")
+    };
+    let new_key = || {
+        let is_usual = |key: &Key| {
+            let print = tidelock_certs::key_fingerprint(&issue(key)).expect("it has a key");
+            let digits = print.iter().map(|byte| byte.to_string().len());
+            digits.sum::<usize>() == USUAL_DIGITS
+        };
+        std::iter::repeat_with(Key::generate)
+            .find(is_usual)
+            .expect("one in eight")
+    };
+    let key = keys.entry((id, name)).or_insert_with(new_key);
     let made = || {
-        let authority = &common.authority;
-        let (request, name) = (key.signing_request(), format!("node-{name}"));
-        let certificate = authority
-            .issue_node(&request, &name, until.unwrap_or(DAY), common.now)
-            .expect("a proper request");
-        let ticket = authority
-            .issue_ticket(&certificate, id, Environments::Any)
-            .expect("a certificate of its own");
+        let certificate = of_usual_length(|| issue(key));
+        let ticket = of_usual_length(|| {
+            authority
+                .issue_ticket(&certificate, id, Environments::Any)
+                .expect("a certificate of its own")
+        });
         let root = authority.certificate().clone();
         let identity = Identity::new(key.clone(), vec![certificate], root, Some(ticket));
         Arc::new(identity.expect("what belongs together"))
@@ -119,9 +162,20 @@ struct Machine {
     scribe: Scribe,
     /// When the certificate that it shows runs out, if it does.
     good_until: Option<Duration>,
+    /// Has run until then.
+    reached: Duration,
     /// Stands still since then.
     paused_at: Option<Duration>,
     leaving: Option<Leaving>,
+}
+
+impl Machine {
+    fn run_to(&mut self, until: Duration) {
+        let shown = self.scribe.clock.shows(until);
+        self.runtime
+            .block_on(async { tokio::time::sleep_until(shown).await });
+        self.reached = until;
+    }
 }
 
 /// A node that says goodbye.
@@ -190,21 +244,15 @@ pub(crate) fn run(plan: &Plan) -> Run {
     let mut cluster = Cluster::new(plan);
     let mut now = Duration::ZERO;
     while now < END_AT {
-        while let Some(((at, _), _)) = cluster.agenda.first_key_value()
-            && *at <= now
+        while let Some(due) = cluster.agenda.first_entry()
+            && due.key().0 <= now
         {
-            let (_, step) = cluster.agenda.pop_first().expect("just seen");
+            let step = due.remove();
             cluster.carry_out(now, step);
         }
-        now += WINDOW;
-        for machine in cluster.machines.iter().flatten() {
-            if machine.paused_at.is_none() {
-                let until = machine.scribe.clock.shows(now);
-                machine
-                    .runtime
-                    .block_on(async { tokio::time::sleep_until(until).await });
-            }
-        }
+        let next = cluster.agenda.first_key_value();
+        now = next.map_or(END_AT, |((at, _), _)| END_AT.min(*at));
+        cluster.run_to(now);
     }
     for machine in cluster.machines.iter().flatten() {
         for info in machine.env.processes() {
@@ -253,6 +301,26 @@ impl<'a> Cluster<'a> {
         cluster.plan_step(plan.quiet_at, Step::Quiet);
         cluster.plan_step(REAPING_AT, Step::Reap);
         cluster
+    }
+
+    /// Runs the machine that is furthest behind, as far as it may, until all are there.
+    fn run_to(&mut self, until: Duration) {
+        let lookahead = self.plan.weather().lookahead();
+        loop {
+            let machines = self.machines.iter_mut().flatten();
+            let mut awake: Vec<_> = machines
+                .filter(|machine| machine.paused_at.is_none())
+                .collect();
+            awake.sort_by_key(|machine| machine.reached);
+            let Some((first, others)) = awake.split_first_mut() else {
+                return;
+            };
+            if first.reached >= until {
+                return;
+            }
+            let free = others.first().map(|next| next.reached + lookahead);
+            first.run_to(free.map_or(until, |free| until.min(free)));
+        }
     }
 
     fn plan_step(&mut self, at: Duration, step: Step) {
@@ -345,6 +413,7 @@ impl<'a> Cluster<'a> {
             dist,
             scribe,
             good_until,
+            reached: now,
             paused_at: None,
             leaving: None,
         });
@@ -515,7 +584,7 @@ impl<'a> Cluster<'a> {
             done,
         });
         self.journal.write(now, What::Leaves(id));
-        self.plan_step(now + WINDOW, Step::Gone(name, id));
+        self.plan_step(now + LOOK, Step::Gone(name, id));
     }
 
     /// Ends a node that has left, or takes too long for that.
@@ -531,7 +600,7 @@ impl<'a> Cluster<'a> {
         let is_done = leaving.done.load(Ordering::Relaxed) || now >= leaving.since + LEAVE_MAX;
         let back = leaving.back;
         if machine.paused_at.is_some() || !is_done {
-            return self.plan_step(now + WINDOW, Step::Gone(name, id));
+            return self.plan_step(now + LOOK, Step::Gone(name, id));
         }
         self.stop(now, name);
         self.lost(id);
@@ -555,7 +624,7 @@ impl<'a> Cluster<'a> {
             return;
         };
         if machine.paused_at.is_some() {
-            return self.plan_step(now + WINDOW, Step::Renew(id, until));
+            return self.plan_step(now + LOOK, Step::Renew(id, until));
         }
         // What came due after this one, while both waited, was shown before it.
         if until.unwrap_or(Duration::MAX) < machine.good_until.unwrap_or(Duration::MAX) {
@@ -579,6 +648,7 @@ impl<'a> Cluster<'a> {
             && machine.paused_at.take().is_some()
         {
             self.journal.write(now, What::Resumed(machine.id));
+            machine.reached = now;
             let missed = machine.scribe.clock.shows(now);
             // The clock jumps: every timer of the meantime is late.
             machine.runtime.block_on(async {

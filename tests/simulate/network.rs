@@ -1,8 +1,8 @@
 //! The network between simulated nodes: loses, delays, repeats and reorders what it carries.
 //!
-//! Time is cut into windows of [`WINDOW`]. In each, one node after the other runs to the window's end by
-//! itself, which is the same as running at the same time: a datagram takes longer than a window, so nothing
-//! a node sends can reach another one within it. (Conservative simulation: Chandy and Misra, 1979.)
+//! A datagram takes at least [`Weather::shortest`]. So a node may run by itself until that much later than where the node
+//! is that is furthest behind: nothing that another one has still to send can reach it before, and it is the same as if
+//! all ran at once. (Conservative simulation with lookahead: Chandy and Misra, 1979.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,10 +20,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::chance::Chance;
 
-/// How long the nodes run without looking at each other.
-pub(crate) const WINDOW: Duration = Duration::from_millis(5);
-/// The shortest way. Timers may fire a millisecond late, so it is more than a window.
-const DELAY_MIN: Duration = Duration::from_millis(8);
+/// Timers may fire a millisecond late, and clocks go at different speeds: so much less than the shortest way is looked ahead.
+const MARGIN: Duration = Duration::from_millis(2);
 /// Datagrams that wait at one port; one more is lost, as at a kernel's socket buffer.
 const QUEUE_MAX: usize = 4_096;
 
@@ -41,15 +39,15 @@ pub(crate) struct Clock {
 impl Clock {
     /// What it shows at a time of the cluster.
     pub(crate) fn shows(&self, at: Duration) -> Instant {
-        let passed = at.saturating_sub(self.since).as_nanos() as i128;
-        let passed = passed + passed * i128::from(self.fast_ppm) / 1_000_000;
+        let passed = at.saturating_sub(self.since).as_nanos() as i64;
+        let passed = passed + passed * self.fast_ppm / 1_000_000;
         self.base + Duration::from_nanos(passed as u64)
     }
 
     /// The cluster's time when it shows this.
     pub(crate) fn at(&self, shown: Instant) -> Duration {
-        let passed = shown.saturating_duration_since(self.base).as_nanos() as i128;
-        let passed = passed * 1_000_000 / (1_000_000 + i128::from(self.fast_ppm));
+        let passed = shown.saturating_duration_since(self.base).as_nanos() as i64;
+        let passed = passed * 1_000_000 / (1_000_000 + self.fast_ppm);
         self.since + Duration::from_nanos(passed as u64)
     }
 }
@@ -77,8 +75,17 @@ pub(crate) struct Weather {
     pub(crate) lost_per_mille: u64,
     pub(crate) twice_per_mille: u64,
     pub(crate) late_per_mille: u64,
+    /// No datagram takes less.
+    pub(crate) shortest: Duration,
     /// On top of the shortest way, at most.
     pub(crate) jitter: Duration,
+}
+
+impl Weather {
+    /// How far a node may run ahead of another one.
+    pub(crate) fn lookahead(&self) -> Duration {
+        self.shortest - MARGIN
+    }
 }
 
 /// What all ports share.
@@ -185,7 +192,7 @@ impl Wires {
         let mut ways = [Duration::ZERO; 2];
         for way in &mut ways {
             let jitter = weather.jitter.as_micros() as u64 + 1;
-            *way = DELAY_MIN + Duration::from_micros(self.chance.below(jitter));
+            *way = weather.shortest + Duration::from_micros(self.chance.below(jitter));
             if self.chance.per_mille(weather.late_per_mille) {
                 *way += Duration::from_micros(self.chance.below(50_000));
             }

@@ -25,7 +25,7 @@ mod timers;
 mod told;
 mod words;
 
-/// What a call may take on top of its deadline: a window, a timer's rounding, a slow clock.
+/// What a call may take on top of its deadline: how far a node runs ahead, a timer's rounding, a slow clock.
 const SLACK: Duration = Duration::from_millis(100);
 
 /// How far apart the lines of one step may be written.

@@ -138,6 +138,7 @@ impl Plan {
             twice_per_mille: [0, 20][chance.below(2) as usize],
             late_per_mille: [0, 30][chance.below(2) as usize],
             jitter: Duration::from_millis([0, 2, 20][chance.below(3) as usize]),
+            shortest: Duration::from_millis([8, 8, 16, 32][chance.below(4) as usize]),
         }
     }
 
