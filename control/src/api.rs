@@ -54,10 +54,12 @@ pub mod codes {
     /// The node has left, and must join again under a new id; or its name has a later start, and what runs as
     /// the earlier one has to end.
     pub const NODE_GONE: &str = "E1008";
-    /// The module's bytes do not have the hash they were sent under, or clash with another module.
+    /// The module's bytes are none, do not have the hash they were sent under, or clash with another module; or
+    /// the cluster holds as many bytes of modules as it may, which does not pass.
     pub const MODULE_REFUSED: &str = "E1009";
-    /// The server could not store the change, or its books are older than the node that asks. What was to
-    /// be changed is there completely or not at all; asking again is harmless.
+    /// The server could not store the change, its books are older than the node that asks, or a module's file is
+    /// of no use. What was to be changed is there completely or not at all; asking again is harmless, and helps
+    /// where the status is 503.
     pub const STORE: &str = "E1010";
     /// A living node with another key has this name.
     pub const NAME_TAKEN: &str = "E1011";
@@ -68,6 +70,9 @@ pub mod codes {
     pub const TOO_MANY_TOKENS: &str = "E1013";
     /// All node ids of the cluster are used up. Nothing brings one back.
     pub const NO_IDS_LEFT: &str = "E1014";
+    /// A rejoin was to follow a start of its name that is not the newest. [`ErrorBody::newest`](super::ErrorBody)
+    /// is; whoever is still there may ask again with that.
+    pub const LATER_START: &str = "E1015";
     /// No such process on this node.
     pub const NO_PROCESS: &str = "E2001";
     /// The process could not be started.
@@ -86,6 +91,9 @@ pub struct ErrorBody {
     /// Commands or steps that may help, best first. May be empty.
     #[serde(default)]
     pub next: Vec<String>,
+    /// With [`codes::LATER_START`]: the newest start of the name, `"n3"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -148,6 +156,10 @@ pub struct JoinRequest {
 /// `POST /v1/rejoin`, nodes only: a new start of a node that has joined before.
 ///
 /// The name is that of the caller's certificate; the answer is a [`JoinResponse`].
+///
+/// Requests may be held up on their way, and be repeated. `start` and `after` keep one of an earlier start from
+/// replacing a later one. A request with neither, as nodes of earlier versions send it, counts as a new start
+/// whenever it comes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RejoinRequest {
     /// The signing request (PKCS #10, PEM), for the key of the caller's certificate.
@@ -161,6 +173,14 @@ pub struct RejoinRequest {
     /// What guests find the node by.
     #[serde(default)]
     pub tags: Tags,
+    /// Which start asks: 32 hexadecimal digits, made at random for each. If it is listed already, the answer is
+    /// for the id that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// The newest start of its name that the caller knows of, `"n3"`; `"n0"` if none. Refused with
+    /// [`codes::LATER_START`] if control knows of a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// Answer to [`JoinRequest`] and [`RejoinRequest`].

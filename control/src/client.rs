@@ -22,8 +22,8 @@
 //!   join token. Host names play no part.
 //! * Calls that may be repeated are repeated while control cannot be reached, for up to ten seconds;
 //!   a call that was refused is not, but for those that fetch a module: they are, too, while control has
-//!   no place for them, or its disk fails. Nothing that may have taken effect is sent twice unless
-//!   sending it twice is harmless.
+//!   no place for them, or its disk fails; and for a rejoin that is told of a later start. Nothing that may
+//!   have taken effect is sent twice unless sending it twice is harmless.
 //! * Each call ends: connecting, waiting for the answer and repeating all have limits.
 
 mod error;
@@ -135,6 +135,24 @@ fn start_of(identity: &Identity) -> Option<NodeId> {
     ticket.ok().map(|ticket| ticket.node)
 }
 
+/// The newest start of a name, if `error` says that it is a later one than was asked with.
+fn later_start(error: &ClientError) -> Option<String> {
+    match error {
+        ClientError::Refused { body, .. } if body.code == codes::LATER_START => body.newest.clone(),
+        _ => None,
+    }
+}
+
+/// What tells one start from all others.
+fn mark() -> [u8; 16] {
+    let mut mark = [0; 16];
+    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+    random
+        .fill(&mut mark)
+        .expect("the system gives random bytes");
+    mark
+}
+
 /// The attempts at one call.
 struct Attempts {
     /// None begins later.
@@ -215,30 +233,51 @@ impl Client {
     /// Joins again as the node that `identity` names, after a restart: same name and key, new node id.
     ///
     /// `node.name` is not looked at; the certificate decides. An earlier start of the node counts as
-    /// left from now on.
+    /// left from now on. Each call is one start, however often its request is sent, and a request that is
+    /// held up on its way replaces no start that came after it. `identity` may be an old copy: control tells
+    /// which start is the newest.
     ///
     /// # Errors
     ///
     /// [`ClientError`]. If the certificate has run out, or the node was removed, a new token is
-    /// needed.
+    /// needed. With [`codes::LATER_START`] and [`codes::NODE_GONE`] another start of this name came in between.
     pub async fn rejoin(
         control: &str,
         identity: &Identity,
         node: &NodeDescription,
     ) -> Result<Joined, ClientError> {
         let client = Self::with_identity(control, identity)?;
-        let request = RejoinRequest {
+        let after = start_of(identity).unwrap_or(NodeId::STANDALONE);
+        let mut request = RejoinRequest {
             csr_pem: identity.key().signing_request(),
             addr: node.addr,
             admin_addr: node.admin_addr,
             version: node.version.clone(),
             tags: node.tags.clone(),
+            start: Some(to_hex(&mark())),
+            after: Some(after.to_string()),
         };
         let mut attempts = Attempts::at_joining();
-        let call = |client: &Self| client.http().post(client.url("rejoin")).json(&request);
-        // Twice costs a node id and harms nobody: the second start replaces the first.
-        let answer = client.json_until(call, Repeat::Always, &mut attempts);
-        let answer = answer.await?;
+        let mut was_told = false;
+        let answer: JoinResponse = loop {
+            let call = |client: &Self| client.http().post(client.url("rejoin")).json(&request);
+            // Twice is as good as once: it is the same start.
+            let rejoined = client.json_until(call, Repeat::Always, &mut attempts);
+            let error = match rejoined.await {
+                Ok(answer) => break answer,
+                Err(error) => error,
+            };
+            let Some(newest) = later_start(&error) else {
+                return Err(error);
+            };
+            request.after = Some(newest);
+            // Once there is nothing to wait for: an earlier start crashed before it had its answer on disk, or
+            // `identity` is an old copy. After that somebody else starts this name, too.
+            if was_told {
+                client.pause(&mut attempts, error).await?;
+            }
+            was_told = true;
+        };
         client.joined(identity.key().clone(), answer)
     }
 

@@ -310,6 +310,7 @@ impl ApiError {
             code: code.to_owned(),
             message: message.into(),
             next: Vec::new(),
+            newest: None,
         };
         Self { status, body }
     }
@@ -328,6 +329,13 @@ impl ApiError {
     #[must_use]
     pub fn next(mut self, step: impl Into<String>) -> Self {
         self.body.next.push(step.into());
+        self
+    }
+
+    /// Says which start of a name is the newest; see [`ErrorBody::newest`].
+    #[must_use]
+    pub fn newest(mut self, start: impl Into<String>) -> Self {
+        self.body.newest = Some(start.into());
         self
     }
 }

@@ -7,8 +7,9 @@
 //!                               ├────────────────────────────▶ Left ◀┤
 //!                               │  lease ran out                     │
 //!                               └────────────────────────────▶ Lost ◀┘
-//!                                          lease │
-//!                                      Alive ◀───┘ unless the name has a later start
+//!                                          lease │ │  leave, removed
+//!                                      Alive ◀───┘ └───▶ Left
+//!                                      unless the name has a later start
 //! ```
 //!
 //! # Guarantees
@@ -20,7 +21,16 @@
 //! * Whoever watches gets a snapshot and then every change after it, in order, or another snapshot.
 //! * A start that shows its ticket gets nothing that is another's. One whose name has a later start gets nothing.
 //! * At most one start of a name is present. The tags of those that are not are shown to nobody.
+//! * A rejoin names the start that it follows, and never replaces a later one than that: however long it was held
+//!   up, whatever clocks say, also after a restart. Whoever is refused so is told the newest start, and asks
+//!   again with that if it is still there. So no node is kept out, be it that it crashed before its answer was on its
+//!   disk, or that its state directory is an old copy; and for a start that is over nobody asks again.
+//! * A rejoin that is repeated is one start: it gets the id that it has once more, or hears what became of that.
 //! * What a watcher is told is on disk.
+//!
+//! What a rejoin may replace is looked up in the books: they never forget who is present, and those who are gone
+//! not within an hour (`GONE_MAX`). A backup knows nothing of what came after it. Nodes of earlier versions name
+//! no start: their rejoins count when they come.
 //!
 //! Leases live in memory only, by the monotonic clock. After a restart, or if this process itself was
 //! stopped for a while, every node gets a fresh lease: nobody is declared lost because *we* slept.
@@ -83,6 +93,18 @@ pub(crate) enum AdmitError {
     Removed,
     #[error("all node ids of this cluster are used up; whoever wants to join needs a new cluster")]
     Exhausted,
+    #[error(
+        "{name:?} has a later start than {after}, which this one was to follow: {newest}; a node that starts asks \
+         again by itself, so another one starts under this name"
+    )]
+    Later {
+        name: String,
+        after: NodeId,
+        newest: NodeId,
+    },
+    /// The same request has let it in before, and what that made is over.
+    #[error(transparent)]
+    Listed(#[from] ChangeError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -121,6 +143,9 @@ pub(crate) struct Candidate {
     pub(crate) tags: Tags,
     /// What it shows: a token's hash, or nothing but the certificate it has already shown.
     pub(crate) token: Option<blake3::Hash>,
+    /// Which start this is, and the newest that it knows of; see [`RejoinRequest`](crate::api::RejoinRequest).
+    pub(crate) start: Option<[u8; 16]>,
+    pub(crate) after: Option<NodeId>,
 }
 
 /// The books of the cluster. All functions block for as long as a disk takes.
@@ -147,10 +172,25 @@ struct State {
 impl State {
     /// The latest start of the name of this one, if that is a later one.
     fn replaced_by(&self, id: NodeId, entry: &Entry) -> Option<NodeId> {
-        let name = &entry.record.info.name;
-        let mut later = self.nodes.range(NodeId(id.0 + 1)..).rev();
-        let found = later.find(|(_, other)| other.record.info.name == *name);
-        found.map(|(by, _)| *by)
+        let newest = self.newest(&entry.record.info.name);
+        newest.filter(|newest| *newest > id)
+    }
+
+    /// The newest start as `name`, by whatever key and whatever has become of it.
+    fn newest(&self, name: &str) -> Option<NodeId> {
+        let mut latest = self.nodes.iter().rev();
+        let found = latest.find(|(_, entry)| entry.record.info.name == name);
+        found.map(|(id, _)| *id)
+    }
+
+    /// The start as `name` by the holder of `key` that the same request has made before.
+    fn made_by(&self, name: &str, key: &[u8; 32], start: [u8; 16]) -> Option<NodeId> {
+        let is_it = |record: &NodeRecord| {
+            record.start == Some(start) && record.info.name == name && record.key == *key
+        };
+        let mut latest = self.nodes.iter().rev();
+        let found = latest.find(|(_, entry)| is_it(&entry.record));
+        found.map(|(id, _)| *id)
     }
 
     /// The latest start as `name` by the holder of `key`.
@@ -230,7 +270,7 @@ impl Books {
     /// Makes `candidate` a node under a fresh id, and ends earlier starts of its name.
     ///
     /// With a token, a name that is present under another key is refused: a token lets somebody in,
-    /// it does not let anybody be somebody else.
+    /// it does not let anybody be somebody else. A request that has let it in before lets it in no second time.
     pub(crate) fn admit(
         &self,
         candidate: Candidate,
@@ -245,6 +285,8 @@ impl Books {
             version,
             tags,
             token,
+            start,
+            after,
         } = candidate;
         let now_s = now.wall.as_second();
         if token.is_some_and(|token| !self.store.is_token_good(token, now_s).unwrap_or(true)) {
@@ -252,6 +294,12 @@ impl Books {
         }
         if self.is_removed(&key) {
             return Err(AdmitError::Removed);
+        }
+        // Before all that speaks against one more start: this is none.
+        if let Some(id) = start.and_then(|start| state.made_by(&name, &key, start)) {
+            self.heard_of(&mut state, id, &key, || false, now)?;
+            let info = shown(&state.nodes[&id].record);
+            return Ok((info, self.members_of(&state)));
         }
 
         let same_name = || {
@@ -264,6 +312,16 @@ impl Books {
         if let Some(other) = present().find(|entry| entry.record.key != key) {
             let id = other.record.info.id.clone();
             return Err(AdmitError::NameTaken { id, name });
+        }
+        // Not only one that is present: that may be lost, and back in a moment.
+        if let (Some(after), Some(newest)) = (after, state.newest(&name))
+            && newest > after
+        {
+            return Err(AdmitError::Later {
+                name,
+                after,
+                newest,
+            });
         }
         // Whoever was removed does not keep out the machine that has the name from now on.
         let recent = same_name()
@@ -288,7 +346,7 @@ impl Books {
             version,
             tags,
         };
-        let node = NodeRecord { info, key };
+        let node = NodeRecord { info, key, start };
         let admission = Admission {
             token,
             now_s,
@@ -317,15 +375,8 @@ impl Books {
         now: Moment,
     ) -> Result<u64, ChangeError> {
         let mut state = self.fresh()?;
-        let entry = self.current(&state, id, key, is_ticketed)?;
-        if entry.record.info.state == NodeState::Lost {
-            let changed = with_state(&entry.record, NodeState::Alive);
-            let revision = self.store.update(std::slice::from_ref(&changed))?;
-            self.publish(&mut state, vec![changed], revision, now.steady);
-        }
-        let entry = state.nodes.get_mut(&id).ok_or(ChangeError::Unknown(id))?;
-        entry.until = now.steady + self.lease;
-        entry.record.info.last_seen = now.wall;
+        self.heard_of(&mut state, id, key, is_ticketed, now)?;
+        let entry = state.nodes.get(&id).ok_or(ChangeError::Unknown(id))?;
         if draining && entry.record.info.state == NodeState::Alive {
             let changed = with_state(&entry.record, NodeState::Draining);
             let revision = self.store.update(std::slice::from_ref(&changed))?;
@@ -334,7 +385,30 @@ impl Books {
         Ok(state.revision)
     }
 
-    /// Ends `id`'s presence. If `key` is given, `id` must belong to it. Twice is as good as once.
+    /// The holder of `key` has asked for its start `id`, `now`: its lease begins anew.
+    fn heard_of(
+        &self,
+        state: &mut State,
+        id: NodeId,
+        key: &[u8; 32],
+        is_ticketed: impl FnOnce() -> bool,
+        now: Moment,
+    ) -> Result<(), ChangeError> {
+        let entry = self.current(state, id, key, is_ticketed)?;
+        if entry.record.info.state == NodeState::Lost {
+            let changed = with_state(&entry.record, NodeState::Alive);
+            let revision = self.store.update(std::slice::from_ref(&changed))?;
+            self.publish(state, vec![changed], revision, now.steady);
+        }
+        let entry = state.nodes.get_mut(&id).ok_or(ChangeError::Unknown(id))?;
+        // Requests that have waited for a disk come in any order.
+        entry.until = entry.until.max(now.steady + self.lease);
+        entry.record.info.last_seen = now.wall;
+        Ok(())
+    }
+
+    /// Ends `id`'s presence, also of one that was lost: it may be back in a moment. If `key` is given, `id` must
+    /// belong to it. Twice is as good as once.
     pub(crate) fn leave(
         &self,
         id: NodeId,
@@ -346,7 +420,7 @@ impl Books {
         if key.is_some_and(|key| entry.record.key != *key) {
             return Err(ChangeError::NotYours(id));
         }
-        if !entry.record.info.state.is_present() {
+        if entry.record.info.state == NodeState::Left {
             return Ok(shown(&entry.record));
         }
         let changed = with_state(&entry.record, NodeState::Left);

@@ -76,7 +76,7 @@ pub(crate) enum ModuleError {
     Clash(String),
     #[error("the cluster holds {MODULES_BYTES_MAX} bytes of modules already")]
     Full,
-    #[error("the file of module {0} is damaged")]
+    #[error("the file of module {0} is damaged or gone; deploying the module again mends that")]
     Damaged(ModuleHash),
     #[error("the module's file cannot be used: {0}")]
     Io(#[from] io::Error),
@@ -182,10 +182,15 @@ impl Shelf {
         let bytes = if let Some(bytes) = open.get(&hash).and_then(Weak::upgrade) {
             bytes
         } else {
-            let bytes = fs::read(self.path(hash))?;
-            if hash_of(&bytes) != hash {
-                return Err(ModuleError::Damaged(hash));
-            }
+            let bytes = match fs::read(self.path(hash)) {
+                Ok(bytes) if hash_of(&bytes) == hash => bytes,
+                Ok(_) => return Err(ModuleError::Damaged(hash)),
+                // It was there before it was listed. That it is gone does not pass.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(ModuleError::Damaged(hash));
+                }
+                Err(error) => return Err(error.into()),
+            };
             let bytes = Arc::new(bytes);
             open.retain(|_, bytes| bytes.strong_count() > 0);
             open.insert(hash, Arc::downgrade(&bytes));
@@ -238,7 +243,37 @@ mod tests {
         assert_eq!(first, WASM_HEAD);
         // With the last of them it goes, and the file is read again.
         drop(first);
-        fs::write(shelf.path(hash_of(WASM_HEAD)), b"damaged").unwrap();
+        let path = shelf.path(hash_of(WASM_HEAD));
+        fs::write(&path, b"damaged").unwrap();
         assert!(matches!(shelf.read("m"), Err(ModuleError::Damaged(_))));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(shelf.read("m"), Err(ModuleError::Damaged(_))));
+    }
+
+    #[test]
+    fn a_full_shelf_is_no_refusal_that_passes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("store"), "sea", true).unwrap());
+        let shelf = Shelf::open(&dir.path().join("modules"), Arc::clone(&store)).unwrap();
+        let put = |bytes: &[u8]| shelf.put(bytes, None, None, Timestamp::UNIX_EPOCH);
+        let held = put(WASM_HEAD).unwrap();
+        // As if one were all that the cluster may hold.
+        let large = ModuleInfo {
+            size_bytes: MODULES_BYTES_MAX,
+            ..held.clone()
+        };
+        store.put_module(hash_of(WASM_HEAD), large).unwrap();
+        let full = put(&[WASM_HEAD, &[0, 1, 0]].concat()).unwrap_err();
+        assert!(matches!(full, ModuleError::Full), "{full}");
+        let refused = crate::http::ApiError::from(full);
+        let error = crate::client::ClientError::Refused {
+            status: refused.status.as_u16(),
+            body: refused.body,
+        };
+        assert_eq!(error.code(), Some(crate::api::codes::MODULE_REFUSED));
+        assert!(!error.is_temporary(), "{error}");
+        assert_eq!(error.exit_code(), 5);
+        // What it holds can be deployed again.
+        assert_eq!(put(WASM_HEAD).unwrap().hash, held.hash);
     }
 }

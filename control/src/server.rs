@@ -3,7 +3,7 @@
 //! | path | who | what |
 //! | --- | --- | --- |
 //! | `POST /v1/join` | anybody with a token | become a node |
-//! | `POST /v1/rejoin` | nodes | become a node again, under a new id |
+//! | `POST /v1/rejoin` | nodes | become a node again, under a new id; the same request twice gets the same id |
 //! | `POST /v1/renew` | nodes | new certificate and ticket for the same key and id |
 //! | `PUT /v1/nodes/{id}/lease` | that node | stay a node |
 //! | `DELETE /v1/nodes/{id}` | that node, operators | stop being one; `?remove=true` (operators): for good |
@@ -202,6 +202,8 @@ async fn join(
             version: request.version,
             tags: request.tags,
             token: Some(token),
+            start: None,
+            after: None,
         };
         match app.books.admit(candidate, now) {
             Ok((node, members)) => Ok(Json(app.welcome(&certificate, &node, members))),
@@ -220,6 +222,8 @@ async fn rejoin(
     let (name, key) = node_caller(&caller)?;
     check_description(request.addr, request.admin_addr, &request.version)?;
     check_tags(&request.tags)?;
+    let start = request.start.as_deref().map(parse_start).transpose()?;
+    let after = request.after.as_deref().map(parse_after).transpose()?;
     blocking(app, move |app| {
         let certificate = app.issue_for_key(&request.csr_pem, &name, key)?;
         let candidate = Candidate {
@@ -230,6 +234,8 @@ async fn rejoin(
             version: request.version,
             tags: request.tags,
             token: None,
+            start,
+            after,
         };
         let (node, members) = app.books.admit(candidate, Moment::now())?;
         Ok(Json(app.welcome(&certificate, &node, members)))
@@ -681,6 +687,18 @@ fn parse_node(text: &str) -> Result<NodeId, ApiError> {
         .map_err(|_| ApiError::not_found(format!("there is no node {text:?}")))
 }
 
+/// Which start a rejoin is of.
+fn parse_start(text: &str) -> Result<[u8; 16], ApiError> {
+    let start: Option<[u8; 16]> = from_hex(text).and_then(|bytes| bytes.try_into().ok());
+    start.ok_or_else(|| ApiError::bad_request("start must be 32 hexadecimal digits"))
+}
+
+/// Which start a rejoin is to follow.
+fn parse_after(text: &str) -> Result<NodeId, ApiError> {
+    text.parse()
+        .map_err(|_| ApiError::bad_request("after must be a node, such as n3"))
+}
+
 /// Addresses are passed on to peers; nothing is ever sent to them from here.
 fn check_description(
     addr: SocketAddr,
@@ -712,12 +730,15 @@ impl From<AdmitError> for ApiError {
             AdmitError::Removed => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
             // Not as a store that fails: no time helps.
             AdmitError::Exhausted => (StatusCode::CONFLICT, codes::NO_IDS_LEFT),
+            AdmitError::Later { .. } => (StatusCode::CONFLICT, codes::LATER_START),
+            AdmitError::Listed(error) => refusal_of(error),
             AdmitError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, codes::STORE),
         };
         let answer = Self::new(status, code, error.to_string());
         match error {
             AdmitError::Token => answer.next("tidelock token"),
             AdmitError::NameTaken { .. } => answer.next("tidelock nodes"),
+            AdmitError::Later { newest, .. } => answer.newest(newest.to_string()),
             _ => answer,
         }
     }
@@ -725,17 +746,19 @@ impl From<AdmitError> for ApiError {
 
 impl From<ChangeError> for ApiError {
     fn from(error: ChangeError) -> Self {
-        let (status, code) = match &error {
-            ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, codes::NOT_FOUND),
-            ChangeError::NotYours(_) => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
-            ChangeError::Gone(_) | ChangeError::Replaced { .. } => {
-                (StatusCode::GONE, codes::NODE_GONE)
-            }
-            ChangeError::OldBooks(_) | ChangeError::Store(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
-            }
-        };
+        let (status, code) = refusal_of(&error);
         Self::new(status, code, error.to_string())
+    }
+}
+
+fn refusal_of(error: &ChangeError) -> (StatusCode, &'static str) {
+    match error {
+        ChangeError::Unknown(_) => (StatusCode::NOT_FOUND, codes::NOT_FOUND),
+        ChangeError::NotYours(_) => (StatusCode::FORBIDDEN, codes::NOT_PERMITTED),
+        ChangeError::Gone(_) | ChangeError::Replaced { .. } => (StatusCode::GONE, codes::NODE_GONE),
+        ChangeError::OldBooks(_) | ChangeError::Store(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
+        }
     }
 }
 

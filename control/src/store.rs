@@ -109,6 +109,10 @@ pub(crate) struct NodeRecord {
     pub(crate) info: NodeInfo,
     /// The fingerprint of its key.
     pub(crate) key: [u8; 32],
+    /// What its request to rejoin called this start: a repeated one is known by it, also after a restart of
+    /// control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start: Option<[u8; 16]>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -510,15 +510,25 @@ async fn join(config: &NodeConfig, node: &NodeDescription) -> Result<Joined, Sta
     Ok(Client::join(&config.control, token, node).await?)
 }
 
-/// Whether control wants nothing to do with whoever asked, as opposed to not being there, or busy, or having
-/// seen too much of that name: a token would not help then.
+/// Whether control wants nothing to do with whoever asked, as opposed to not being there, being busy or at
+/// fault, having seen too much of that name, or knowing of a later start of it: a token would not help then.
 fn is_refused(error: &ClientError) -> bool {
     let refused = matches!(
         error,
-        ClientError::Refused { .. } | ClientError::NotTrusted { .. }
+        ClientError::NotTrusted { .. }
+            | ClientError::Refused {
+                status: 400..=499,
+                ..
+            }
     );
-    let no_id = [codes::TOO_MANY_IDS, codes::NO_IDS_LEFT];
-    refused && !error.is_temporary() && !error.code().is_some_and(|code| no_id.contains(&code))
+    let of_the_name = [
+        codes::TOO_MANY_IDS,
+        codes::NO_IDS_LEFT,
+        codes::LATER_START,
+        codes::NODE_GONE,
+    ];
+    let is_of_the_name = error.code().is_some_and(|code| of_the_name.contains(&code));
+    refused && !error.is_temporary() && !is_of_the_name
 }
 
 /// The identity of an earlier start, and the state directory that it is from.
@@ -983,6 +993,35 @@ mod tests {
             let error = found(beginning).unwrap_err();
             assert_eq!(error.body.code, codes::NO_MODULE);
             assert!(error.body.message.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_spent_only_where_it_helps() {
+        let helps = |status, code: &str| {
+            is_refused(&ClientError::Refused {
+                status,
+                body: api::ErrorBody {
+                    code: code.to_owned(),
+                    message: "no".to_owned(),
+                    next: Vec::new(),
+                    newest: None,
+                },
+            })
+        };
+        assert!(helps(403, codes::NOT_PERMITTED));
+        assert!(helps(400, codes::BAD_SIGNING_REQUEST));
+        for (status, code) in [
+            (409, codes::TOO_MANY_IDS),
+            (409, codes::NO_IDS_LEFT),
+            // Another start of this name is there.
+            (409, codes::LATER_START),
+            (410, codes::NODE_GONE),
+            (429, codes::TOO_MANY),
+            (500, codes::STORE),
+            (503, codes::STORE),
+        ] {
+            assert!(!helps(status, code), "{status} {code}");
         }
     }
 

@@ -191,6 +191,7 @@ mod tests {
                 code: code.to_owned(),
                 message: "no".to_owned(),
                 next: Vec::new(),
+                newest: None,
             },
         };
         let passing = [
@@ -212,6 +213,8 @@ mod tests {
         let reason = "of another cluster".to_owned();
         let lasting = [
             refused(404, codes::NOT_FOUND),
+            // Its file is damaged.
+            refused(500, codes::STORE),
             ClientError::NotTrusted { control, reason },
         ];
         for error in &lasting {

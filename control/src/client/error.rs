@@ -65,7 +65,7 @@ impl ClientError {
             Self::Answer { .. } => 1,
             Self::Refused { status, .. } => match status {
                 404 => 4,
-                403 | 409 | 410 | 413 | 429 => 5,
+                403 | 409 | 410 | 413 | 422 | 429 | 507 => 5,
                 _ => 1,
             },
         }
@@ -87,11 +87,15 @@ impl ClientError {
     }
 
     /// Whether the same call may succeed later without anybody doing anything.
+    ///
+    /// A fault of control itself, a damaged module and a cluster that holds as many modules as it may do not
+    /// pass.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } => true,
-            Self::Refused { status, .. } => matches!(status, 429 | 500..=599),
+            // 502 and 504 are of whatever stands between.
+            Self::Refused { status, .. } => matches!(status, 429 | 502..=504),
             Self::NotTrusted { .. } | Self::Answer { .. } | Self::Usage(_) => false,
         }
     }
@@ -114,4 +118,28 @@ pub(super) fn tls_reason(error: &reqwest::Error) -> Option<String> {
         };
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_pass_is_not_called_temporary() {
+        let is_temporary = |status| {
+            let body = ErrorBody {
+                code: codes::STORE.to_owned(),
+                message: "no".to_owned(),
+                next: Vec::new(),
+                newest: None,
+            };
+            ClientError::Refused { status, body }.is_temporary()
+        };
+        for status in [429, 502, 503, 504] {
+            assert!(is_temporary(status), "{status}");
+        }
+        for status in [400, 403, 404, 409, 410, 413, 422, 500, 507] {
+            assert!(!is_temporary(status), "{status}");
+        }
+    }
 }

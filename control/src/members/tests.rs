@@ -63,6 +63,17 @@ fn candidate(name: &str, key: u8) -> Candidate {
         version: "1".to_owned(),
         tags: Tags::default(),
         token: None,
+        start: None,
+        after: None,
+    }
+}
+
+/// A start that knows of `after` as the newest of its name.
+fn following(name: &str, key: u8, start: u8, after: u64) -> Candidate {
+    Candidate {
+        start: Some([start; 16]),
+        after: Some(NodeId(after)),
+        ..candidate(name, key)
     }
 }
 
@@ -80,6 +91,158 @@ fn a_lease_runs_out_after_its_time_and_not_before() {
     assert_eq!(bench.states(), [NodeState::Alive]);
     bench.sweep(19, 19);
     assert_eq!(bench.states(), [NodeState::Lost]);
+}
+
+#[test]
+fn a_renewal_that_was_held_up_takes_nothing_from_a_later_one() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    // Both waited for a disk, and the earlier one longer.
+    for sent_at in [8, 2] {
+        bench
+            .books
+            .lease(NodeId(1), &[1; 32], false, || false, bench.at(sent_at))
+            .unwrap();
+    }
+    bench.sweep(9, 17);
+    assert_eq!(bench.states(), [NodeState::Alive]);
+    bench.sweep(18, 18);
+    assert_eq!(bench.states(), [NodeState::Lost]);
+}
+
+#[test]
+fn whoever_says_goodbye_has_left_also_if_it_was_lost() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    bench.sweep(1, 11);
+    assert_eq!(bench.states(), [NodeState::Lost]);
+    let leave = || bench.books.leave(NodeId(1), Some(&[1; 32]), bench.at(12));
+    assert_eq!(leave().unwrap().state, NodeState::Left);
+    let revision = bench.books.members().revision;
+    // A lease that it asked for before, and that comes after.
+    let late = bench
+        .books
+        .lease(NodeId(1), &[1; 32], false, || false, bench.at(11));
+    assert!(matches!(late, Err(ChangeError::Gone(_))));
+    assert_eq!(leave().unwrap().state, NodeState::Left);
+    assert_eq!(bench.states(), [NodeState::Left]);
+    assert_eq!(bench.books.members().revision, revision, "twice");
+}
+
+#[test]
+fn a_rejoin_that_was_held_up_replaces_no_later_start() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    // Two starts know of the first one only: the request of start 1 is held up, and that of start 2 is not.
+    let (node, _) = bench
+        .books
+        .admit(following("a", 1, 2, 1), bench.at(1))
+        .unwrap();
+    assert_eq!(node.id, "n2");
+    let is_refused = |books: &Books, now| {
+        let late = books.admit(following("a", 1, 1, 1), now);
+        let newest = NodeId(2);
+        matches!(late, Err(AdmitError::Later { newest: told, .. }) if told == newest)
+    };
+    assert!(is_refused(&bench.books, bench.at(2)));
+    assert_eq!(bench.states(), [NodeState::Left, NodeState::Alive]);
+    // Whatever time it is, and wherever start 2 is.
+    for hours in [30, -30] {
+        let now = Moment {
+            wall: bench.start.wall + jiff::SignedDuration::from_hours(hours),
+            ..bench.at(3)
+        };
+        assert!(is_refused(&bench.books, now), "{hours} h");
+    }
+    bench.sweep(1, 11);
+    assert_eq!(bench.states(), [NodeState::Left, NodeState::Lost]);
+    assert!(is_refused(&bench.books, bench.at(12)));
+    // Control restarts.
+    let Bench { dir, books, start } = bench;
+    drop(books);
+    let bench = Bench {
+        books: Bench::open(&dir, start),
+        dir,
+        start,
+    };
+    assert!(is_refused(&bench.books, bench.at(13)));
+    bench
+        .books
+        .lease(NodeId(2), &[1; 32], false, || false, bench.at(14))
+        .unwrap();
+    assert_eq!(bench.states(), [NodeState::Left, NodeState::Alive]);
+    bench.books.leave(NodeId(2), None, bench.at(15)).unwrap();
+    assert!(is_refused(&bench.books, bench.at(16)));
+}
+
+#[test]
+fn no_start_is_kept_out_by_what_it_does_not_know() {
+    let bench = Bench::new();
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    let admit = |candidate: Candidate, second| {
+        let admitted = bench.books.admit(candidate, bench.at(second));
+        admitted.map(|(node, _)| node.id)
+    };
+    // It is listed, and crashes before it has that on disk.
+    assert_eq!(admit(following("a", 1, 1, 1), 1).unwrap(), "n2");
+    let newest = match admit(following("a", 1, 2, 1), 2) {
+        Err(AdmitError::Later { newest, .. }) => newest,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(admit(following("a", 1, 2, newest.0), 2).unwrap(), "n3");
+    // It knows of a later start than books that are a backup.
+    assert_eq!(admit(following("a", 1, 3, 70), 3).unwrap(), "n4");
+    // Of none, where there is none.
+    assert_eq!(admit(following("b", 2, 4, 0), 4).unwrap(), "n5");
+    // A node of an earlier version says nothing.
+    assert_eq!(admit(candidate("a", 1), 5).unwrap(), "n6");
+}
+
+#[test]
+fn a_rejoin_that_is_repeated_is_one_start() {
+    let bench = Bench::new();
+    let admit = |candidate: Candidate, second| {
+        let admitted = bench.books.admit(candidate, bench.at(second));
+        admitted.map(|(node, members)| (node.id, members.revision))
+    };
+    bench.books.admit(candidate("a", 1), bench.at(0)).unwrap();
+    let first = admit(following("a", 1, 1, 1), 1).unwrap();
+    assert_eq!(first.0, "n2");
+    assert_eq!(admit(following("a", 1, 1, 1), 2).unwrap(), first);
+    // Its lease begins anew, as when it is heard of.
+    bench.sweep(1, 11);
+    assert_eq!(bench.states(), [NodeState::Left, NodeState::Alive]);
+    bench.sweep(12, 12);
+    assert_eq!(bench.states(), [NodeState::Left, NodeState::Lost]);
+    assert_eq!(admit(following("a", 1, 1, 1), 13).unwrap().0, "n2");
+    assert_eq!(bench.states(), [NodeState::Left, NodeState::Alive]);
+    // By the key that it was for, and under its name: nobody gets what is another's.
+    let stranger = admit(following("a", 2, 1, 2), 14);
+    assert!(matches!(stranger, Err(AdmitError::NameTaken { .. })));
+    assert_eq!(admit(following("b", 1, 1, 0), 14).unwrap().0, "n3");
+    // Also where the name may have no more ids.
+    for (start, after) in [(2, 2), (3, 4), (4, 5)] {
+        admit(following("a", 1, start, after), 15).unwrap();
+    }
+    let bound = admit(following("a", 1, 5, 6), 16);
+    assert!(matches!(bound, Err(AdmitError::TooManyIds { .. })));
+    assert_eq!(admit(following("a", 1, 4, 5), 16).unwrap().0, "n6");
+    // Once there is a later one it gets nothing, and is not to ask again.
+    let replaced = admit(following("a", 1, 1, 1), 17).unwrap_err();
+    let AdmitError::Listed(ChangeError::Replaced { id, by }) = &replaced else {
+        panic!("{replaced}");
+    };
+    assert_eq!((*id, *by), (NodeId(2), NodeId(6)));
+    let answer = crate::http::ApiError::from(replaced);
+    assert_eq!(answer.status, axum::http::StatusCode::GONE);
+    assert_eq!(answer.body.newest, None);
+    // So it does once it has left, and once its key is removed.
+    bench.books.leave(NodeId(6), None, bench.at(18)).unwrap();
+    let gone = admit(following("a", 1, 4, 5), 19).unwrap_err();
+    assert!(matches!(gone, AdmitError::Listed(ChangeError::Gone(_))));
+    bench.books.remove(NodeId(6), bench.at(20)).unwrap();
+    let removed = admit(following("a", 1, 4, 5), 21);
+    assert!(matches!(removed, Err(AdmitError::Removed)));
 }
 
 #[test]
@@ -391,6 +554,7 @@ fn everybody_at_their_longest_fits_into_an_answer() {
         &NodeRecord {
             info: info.clone(),
             key: [1; 32],
+            start: None,
         },
         NodeState::Lost,
     ));

@@ -123,8 +123,14 @@ async fn a_damaged_module_is_not_given_out() {
         .path();
     std::fs::write(&file, b"\0asm\x01\0\0\x01").unwrap();
     let hash = crate::modules::hash_of(WASM);
-    let error = bench.operator.module(hash).await.unwrap_err();
-    assert_eq!(error.code(), Some(codes::STORE));
+    let is_refused = async || {
+        let error = bench.operator.module(hash).await.unwrap_err();
+        assert_eq!(error.code(), Some(codes::STORE));
+        assert!(!error.is_temporary(), "{error}");
+    };
+    is_refused().await;
+    std::fs::remove_file(&file).unwrap();
+    is_refused().await;
     // Deploying it again repairs it.
     bench.operator.put_module(None, WASM).await.unwrap();
     assert_eq!(bench.operator.module(hash).await.unwrap(), WASM);

@@ -1,6 +1,12 @@
 //! Who is let in, and under which id.
 
+use std::sync::{Arc, Mutex};
+
+use axum::http::StatusCode;
+
 use super::*;
+use crate::api::{ErrorBody, JoinResponse, RejoinRequest};
+use crate::http::ApiError;
 
 #[tokio::test]
 async fn a_node_joins_and_can_prove_who_it_is() {
@@ -272,6 +278,102 @@ async fn a_restarted_node_is_a_new_node() {
     let error = first.client.lease(first.node, false).await.unwrap_err();
     assert!(error.is_node_gone(), "{error}");
     assert_eq!(bench.state(NodeId(1)).await, NodeState::Left);
+}
+
+/// A request of the start that is marked so and knows of `after`, as it travels.
+fn rejoin_body(joined: &Joined, mark: &str, after: &str) -> serde_json::Value {
+    serde_json::json!({
+        "csr_pem": joined.identity.key().signing_request(), "addr": "127.0.0.1:1",
+        "admin_addr": "127.0.0.1:2", "version": "1", "start": mark.repeat(16), "after": after,
+    })
+}
+
+#[tokio::test]
+async fn a_rejoin_that_comes_late_does_not_end_the_start_that_came_first() {
+    let mut bench = Bench::new().await;
+    let first = bench.join("web-0").await;
+    let send = async |bench: &Bench, body: &serde_json::Value| {
+        let http = bench.raw(Some(&first.identity));
+        let sent = http.post(bench.url("/v1/rejoin")).json(body).send();
+        sent.await.unwrap()
+    };
+    let held_up = rejoin_body(&first, "0a", "n1");
+    let second = bench.rejoin(&first).await.unwrap();
+    assert_eq!(second.node, NodeId(2));
+    for _ in 0..2 {
+        let answer = send(&bench, &held_up).await;
+        assert_eq!(answer.status(), 409);
+        let body: ErrorBody = answer.json().await.unwrap();
+        let told = (body.code.as_str(), body.newest.as_deref());
+        assert_eq!(told, (codes::LATER_START, Some("n2")));
+        second.client.lease(second.node, false).await.unwrap();
+        bench.restart().await;
+    }
+    // One whose answer was lost on the way comes again, also after a restart.
+    let repeated = rejoin_body(&first, "0b", "n2");
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let answer: JoinResponse = send(&bench, &repeated).await.json().await.unwrap();
+        let ticket = Ticket::read_unverified(&from_hex(&answer.ticket).unwrap()).unwrap();
+        assert_eq!(ticket.node.to_string(), answer.node_id);
+        ids.push(answer.node_id);
+        bench.restart().await;
+    }
+    assert_eq!(ids, ["n3", "n3"]);
+    assert_eq!(bench.state(NodeId(3)).await, NodeState::Alive);
+    // Whoever knows of the first start only, because of a crash or an old copy, is not kept out.
+    assert_eq!(bench.rejoin(&first).await.unwrap().node, NodeId(4));
+    // What is no mark and no node is refused before anything is looked at.
+    for (mark, after) in [("0", "n4"), ("0A", "n4"), ("0a0a", "n4"), ("0c", "4x")] {
+        let answer = send(&bench, &rejoin_body(&first, mark, after)).await;
+        assert_eq!(answer.status(), 400, "{mark} {after}");
+    }
+    assert_eq!(bench.state(NodeId(4)).await, NodeState::Alive);
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_of_a_later_start_asks_again_with_that() {
+    let now = UnixTime::now();
+    let authority = testing::authority("sea", now);
+    let node = testing::node(&authority, NodeId(1), "web-0", testing::Odd::Nothing, now);
+    let asked: Arc<Mutex<Vec<RejoinRequest>>> = Arc::default();
+    let asking = Arc::clone(&asked);
+    let answer = move |axum::Json(request): axum::Json<RejoinRequest>| {
+        let count = {
+            let mut asked = asking.lock().unwrap();
+            asked.push(request);
+            asked.len()
+        };
+        async move {
+            // Of each start twice, as if others came in between; then it would be its turn.
+            if count.is_multiple_of(3) {
+                ApiError::new(StatusCode::FORBIDDEN, codes::NOT_PERMITTED, "no")
+            } else {
+                let later = ApiError::new(StatusCode::CONFLICT, codes::LATER_START, "later");
+                later.newest(format!("n{}", count + 6))
+            }
+        }
+    };
+    let router = axum::Router::new().route("/v1/rejoin", axum::routing::post(answer));
+    let (address, serving) = control_of(&authority, router);
+    for _ in 0..2 {
+        let rejoined = within(Client::rejoin(&address, &node, &described("web-0"))).await;
+        assert_eq!(code(rejoined), codes::NOT_PERMITTED);
+    }
+    serving.abort();
+    let asked = asked.lock().unwrap();
+    let after: Vec<&str> = asked
+        .iter()
+        .filter_map(|request| request.after.as_deref())
+        .collect();
+    assert_eq!(after, ["n1", "n7", "n8", "n1", "n10", "n11"]);
+    // One start has one mark, and no other has the same.
+    let marks: Vec<&str> = asked
+        .iter()
+        .filter_map(|request| request.start.as_deref())
+        .collect();
+    assert_eq!(marks, [[marks[0]; 3], [marks[3]; 3]].concat());
+    assert_ne!(marks[0], marks[3]);
 }
 
 #[tokio::test]

@@ -136,6 +136,8 @@ async fn a_slow_watcher_gets_a_snapshot_instead_of_a_gap() {
             version: "1".to_owned(),
             tags: Tags::default(),
             token: None,
+            start: None,
+            after: None,
         };
         app.books.admit(candidate, Moment::now()).unwrap();
     }

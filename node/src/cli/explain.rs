@@ -250,12 +250,15 @@ removed needs a new token for that. One whose name has a later start is to stay 
 the two would replace each other without end."
 
 "E1009" Refused "the module was not accepted"
-"Its bytes do not have the hash they were sent under, or its short id is taken by another module."
+"It is no WebAssembly core module, its bytes do not have the hash they were sent under, or its short id is taken by
+another module. Or the cluster holds 16 GiB of modules already, which is all that it may. Nothing is taken away from
+them, so trying again does not help: those it holds can be used and deployed again, and another one needs another
+cluster."
 
 "E1010" Failed "the control plane could not store the change"
 "It was made completely or not at all, and asking again is harmless. The disk may be full or read-only, or the
 books are a backup older than the node that asks, which is listed again when it is started again; the log of
-control says more."
+control says more. Or the file of a module is damaged or gone: that lasts until the module is deployed again."
 
 "E1011" Refused "a living node has this name"
 "Names are for one node at a time. Either the other one leaves, or this one gets another name."
@@ -275,6 +278,13 @@ many nodes with `tidelock token --uses N`."
 there go on until they end. The move is the operators': whoever is to join needs a new cluster, which is a control
 plane with an empty state directory."
 
+"E1015" Refused "another start of this node came first"
+"A node that starts says which start of its name it follows, so that a request that was held up on its way replaces
+no later start. One that does not know of the newest, because it crashed or has an old copy of its state directory, is
+told and asks again by itself, for half a minute. So this is seen only where somebody else starts under the same name
+and key all the while: a copy of the state directory. Nothing was changed. The move is that of whoever runs the
+two: end one, and give each machine a state directory and a name of its own."
+
 "E2001" Missing "the node knows no such process"
 "See E0020."
 
@@ -287,6 +297,8 @@ plane with an empty state directory."
 
 #[cfg(test)]
 mod tests {
+    use tidelock_control::{api::codes, modules::MODULES_BYTES_MAX};
+
     use super::*;
 
     #[test]
@@ -300,5 +312,14 @@ mod tests {
             );
             assert!(!page.title.ends_with('.'), "{}", page.code);
         }
+    }
+
+    #[test]
+    fn what_control_refuses_a_module_and_a_start_for_is_explained() {
+        let text = |code| page(code).map_or("", |page| page.text);
+        let held = format!("{} GiB", MODULES_BYTES_MAX >> 30);
+        assert!(text(codes::MODULE_REFUSED).contains(&held));
+        assert!(text(codes::STORE).contains("deployed again"));
+        assert!(text(codes::LATER_START).contains("state directory"));
     }
 }
