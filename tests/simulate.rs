@@ -45,6 +45,8 @@ const KEPT: &[&str] = &[
     "88:31:7:22000",
     // Who had left was let in again: its dial had been under way since before its goodbye (first 178097:357:7:8250).
     "4253:88:1:13365",
+    // A node left in a storm, and its peer was told so although a bulk message that had been sent before was lost.
+    "311885:80:1:6682",
     // The promise held, and the judge did not see it: told of a link at once, then of one that the other had asked
     // for before and that arrived later.
     "112335:30:7:19800",

@@ -628,7 +628,11 @@ async fn record_peers(inner: Arc<Inner>, mut events: tokio::sync::broadcast::Rec
                     .record(EventKind::NodeUp, Some(node.to_string()), None);
             }
             Ok(PeerEvent::Down { node, why, .. }) => {
-                let kind = if why == session::SessionError::Left.to_string() {
+                let left = [
+                    session::SessionError::Left,
+                    session::SessionError::LeftUndelivered,
+                ];
+                let kind = if left.iter().any(|left| why == left.to_string()) {
                     EventKind::NodeLeft
                 } else {
                     EventKind::NodeLost

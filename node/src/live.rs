@@ -368,7 +368,7 @@ impl Live {
         let mut driver = Driver::new(self.clone(), env.clone(), fetcher, draining);
         let why = driver.run(&mut lane_in, early, lease).await;
         let why = match why {
-            SessionError::Left => why,
+            why if why.is_left() => why,
             why => lock(&self.verdict).take().unwrap_or(why),
         };
         self.tell(&env, &why).await;

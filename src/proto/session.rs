@@ -84,6 +84,9 @@ pub enum SessionError {
     /// The peer left on purpose.
     #[error("left")]
     Left,
+    /// The peer left on purpose, and its connection was lost before all had arrived that it had sent.
+    #[error("left, and messages that it had sent are lost")]
+    LeftUndelivered,
     /// An operator has removed the peer from the cluster. There is no session with it any more.
     #[error("removed from the cluster by an operator")]
     Removed,
@@ -104,6 +107,14 @@ pub enum SessionError {
     /// The peer takes less than is sent to it, and the backlog is at its bound.
     #[error("peer does not keep up: backlog above {0} bytes")]
     Backlog(usize),
+}
+
+impl SessionError {
+    /// Whether the peer has said goodbye. It opens no session any more.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        matches!(self, SessionError::Left | SessionError::LeftUndelivered)
+    }
 }
 
 impl From<WireError> for SessionError {

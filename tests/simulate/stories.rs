@@ -298,6 +298,9 @@ fn whoever_leaves_says_so_and_is_heard() {
     assert_eq!(story("left", Some(4_100)), Ok(()));
     assert_eq!(story("left", None), Err("P5"));
     assert_eq!(story("no round trip", Some(4_100)), Err("P6"));
+    // Which no calm network is a reason for.
+    let lossy = "left, and messages that it had sent are lost";
+    assert_eq!(story(lossy, None), Err("P6"));
     let mut silent = vec![(5_000, What::Leaves(THERE))];
     silent.push((5_200, What::Crashed(THERE)));
     assert_eq!(judged(&calm(), silent), Err("P6"));

@@ -395,7 +395,7 @@ impl Dist {
         let (peer, events, me) = (peer.clone(), self.events.clone(), self.me.clone());
         self.network.spawn(async move {
             let why = live.clone().drive(drive, bulk).await;
-            if why == SessionError::Left {
+            if why.is_left() {
                 peer.left.store(true, Ordering::Relaxed);
                 tracing::info!(peer = %peer.node, epoch, %why, "session over");
             } else {

@@ -92,7 +92,10 @@ impl Driver {
     ) -> SessionError {
         let why = self.run_on(lane, early, length).await;
         // Whatever ends the rest, all that is missing are bulk messages.
-        self.over.clone().unwrap_or(why)
+        match self.over.clone() {
+            Some(SessionError::Left) if !self.awaited.is_empty() => SessionError::LeftUndelivered,
+            over => over.unwrap_or(why),
+        }
     }
 
     /// The peer is lost. Unless it has said goodbye, after which the rest is on its way, nothing more comes, and what has come

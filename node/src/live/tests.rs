@@ -123,7 +123,7 @@ async fn a_bulk_message_that_was_given_up_is_not_taken_for_a_short_one() {
 #[tokio::test]
 async fn a_bulk_message_that_is_lost_after_a_goodbye_takes_no_other_with_it() {
     let why = one_bulk_message_of_several_is_whole(true).await;
-    assert_eq!(why, SessionError::Left);
+    assert_eq!(why, SessionError::LeftUndelivered);
 }
 
 #[tokio::test]

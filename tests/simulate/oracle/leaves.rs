@@ -42,10 +42,13 @@ pub(super) fn leaves(plan: &Plan, facts: &Facts<'_>) -> Result<u64, Broken> {
                 continue;
             };
             let ended = changes.get(next).map(|(at, _)| *at);
-            let told = ended.is_some_and(|at| says_left(facts.what(at)));
+            let heard = ended.and_then(|at| says_left(facts.what(at)));
+            let told = heard == Some(true);
             if told {
                 seen += 1;
                 said_before_is_there(facts, &got, (node, *on), (opened, left))?;
+            }
+            if heard.is_some() {
                 if let Some((again, _)) = changes[next..].iter().find(|(_, opened)| *opened) {
                     let when = facts.at(*again);
                     return broken(

@@ -110,7 +110,7 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
                 }
                 let crashed = facts.crashed.get(on).copied().unwrap_or(end_of_run);
                 let (mut ended, may_wait) = match changes.get(at + 1) {
-                    Some((end, _)) => (facts.at(*end), says_left(facts.what(*end))),
+                    Some((end, _)) => (facts.at(*end), says_left(facts.what(*end)).is_some()),
                     None => (crashed, true),
                 };
                 // Whoever leaves has ended it, and waits at the most a lease for its goodbye to be read.
@@ -139,9 +139,12 @@ pub(super) fn sessions_end_with_certificates(facts: &Facts<'_>) -> Result<(), Br
     Ok(())
 }
 
-/// Whether a session ended with a goodbye.
-pub(super) fn says_left(what: &What) -> bool {
-    matches!(what, What::NodeDown { why, .. } if why == "left")
+/// Whether a session ended with a goodbye, and if so whether all had come that was sent before it.
+pub(super) fn says_left(what: &What) -> Option<bool> {
+    let What::NodeDown { why, .. } = what else {
+        return None;
+    };
+    why.starts_with("left").then(|| why == "left")
 }
 
 /// P7: sessions of a pair open and end in turn, each with a larger epoch.
