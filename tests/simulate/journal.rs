@@ -92,6 +92,7 @@ pub(crate) enum What {
         reason: ExitReason,
     },
     SendCalled {
+        bytes: usize,
         by: Pid,
         to: Pid,
     },
@@ -217,7 +218,7 @@ impl What {
         match *self {
             What::MonitorCalled { by, to } => Some((by, to.node(), "monitor")),
             What::NodeMonitorCalled { by, node } => Some((by, node, "monitor_node")),
-            What::SendCalled { by, to } => Some((by, to.node(), "send")),
+            What::SendCalled { by, to, .. } => Some((by, to.node(), "send")),
             What::Killed { by, target } => Some((by, target.node(), "kill")),
             _ => None,
         }

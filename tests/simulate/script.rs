@@ -331,9 +331,10 @@ impl Player {
 
     pub(crate) async fn send(&mut self, to: Pid) {
         let by = self.me.pid();
-        self.scribe.write(What::SendCalled { by, to });
-        let number = self.number();
         let size = if self.chance.per_mille(8) { 70_000 } else { 24 };
+        let bytes = size;
+        self.scribe.write(What::SendCalled { by, to, bytes });
+        let number = self.number();
         let message = Message {
             tag: None,
             data: written(by, to, number, size),

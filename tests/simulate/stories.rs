@@ -135,6 +135,11 @@ fn has_read(at: u64) -> [(u64, What); 2] {
     ]
 }
 
+fn send_called(bytes: usize) -> What {
+    let (by, to) = (p(), q());
+    What::SendCalled { by, to, bytes }
+}
+
 fn link_died(tag: i64) -> What {
     What::LinkDied {
         by: p(),
@@ -187,6 +192,68 @@ fn a_link_died_has_the_tag_of_its_link() {
 }
 
 #[test]
+fn a_link_that_the_end_of_a_session_answered_may_come_later() {
+    let plan = plan_with(|due| matches!(due.fault, Fault::Pause(1, length) if length > LEASE));
+    let since = millis(plan.faults()[0].at);
+    let (told, over) = (since + 3_100, since + 3_200);
+    let down = |by: Pid, about: Pid| What::LinkDied {
+        by,
+        about,
+        tag: Some(7),
+        reason: ExitReason::NodeDown {
+            node: about.node(),
+            how: "lost".into(),
+        },
+    };
+    // q asks for a link with p, whose node stands still and is given up. p goes on, unlinks q, and only then
+    // hears of the link, and that q's node is gone.
+    let story = |answered_at: u64| {
+        let (by, to) = (p(), q());
+        let within = Duration::from_secs(4);
+        let mut story = vec![
+            (since + 100, What::Paused(HERE)),
+            (
+                since + 200,
+                What::LinkCalled {
+                    by: to,
+                    to: by,
+                    tag: 7,
+                    within,
+                },
+            ),
+            (
+                answered_at,
+                What::LinkReturned {
+                    by: to,
+                    to: by,
+                    how: Linked::Yes,
+                    reason: None,
+                },
+            ),
+            (told, given_up(THERE, HERE, "no round trip")),
+            (told, down(to, by)),
+        ];
+        story.extend([
+            (over, What::Resumed(HERE)),
+            (over, What::UnlinkCalled { by, to, within }),
+            (
+                over,
+                What::UnlinkReturned {
+                    by,
+                    to,
+                    in_time: true,
+                },
+            ),
+            (over, down(by, to)),
+            (over, node_down("no round trip")),
+        ]);
+        judged(&plan, story)
+    };
+    assert_eq!(story(told), Ok(()));
+    assert_eq!(story(since + 2_000), Err("P2"), "it was linked long before");
+}
+
+#[test]
 fn a_link_without_an_answer_is_none() {
     let story = |told_at| {
         let mut story = vec![(1_000, link_called(3)), (1_100, link_returned(Linked::Yes))];
@@ -206,7 +273,7 @@ fn a_link_without_an_answer_is_none() {
 
 #[test]
 fn every_wait_ends() {
-    let called = What::SendCalled { by: p(), to: q() };
+    let called = send_called(24);
     let not_sent = What::NotSent { by: p(), to: q() };
     let story = vec![(1_000, called.clone()), (1_500, not_sent)];
     assert_eq!(judged(&calm(), story), Ok(()));
@@ -214,9 +281,45 @@ fn every_wait_ends() {
 }
 
 #[test]
+fn a_call_may_wait_for_a_large_message_of_its_own() {
+    let story = |bytes, sent_at| {
+        let (by, to, number) = (p(), q(), 1);
+        let mut story = vec![
+            (sent_at, send_called(bytes)),
+            (sent_at, What::Sent { by, to, number }),
+        ];
+        let within = Duration::from_secs(3);
+        story.push((
+            9_000,
+            What::LinkCalled {
+                by,
+                to,
+                tag: 3,
+                within,
+            },
+        ));
+        story.push((12_000, link_returned(Linked::TimedOut)));
+        let (from, meant) = (by, to);
+        story.push((
+            12_100,
+            What::Got {
+                by: to,
+                from,
+                meant,
+                number,
+            },
+        ));
+        judged(&calm(), story)
+    };
+    assert_eq!(story(70_000, 8_000), Ok(()));
+    assert_eq!(story(24, 8_000), Err("P6"));
+    assert_eq!(story(70_000, 3_000), Err("P6"), "it is there by then");
+}
+
+#[test]
 fn a_late_wait_is_excused_by_a_fault_in_its_way_alone() {
     let story = |plan: &Plan, began: u64, took: u64| {
-        let called = What::SendCalled { by: p(), to: q() };
+        let called = send_called(24);
         let not_sent = What::NotSent { by: p(), to: q() };
         judged(plan, vec![(began, called), (began + took, not_sent)])
     };

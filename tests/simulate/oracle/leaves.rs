@@ -48,14 +48,14 @@ pub(super) fn leaves(plan: &Plan, facts: &Facts<'_>) -> Result<u64, Broken> {
                 seen += 1;
                 said_before_is_there(facts, &got, (node, *on), (opened, left))?;
             }
-            if heard.is_some() {
-                if let Some((again, _)) = changes[next..].iter().find(|(_, opened)| *opened) {
-                    let when = facts.at(*again);
-                    return broken(
-                        "P7",
-                        format!("{on} has {node} back at {when:?}, which left"),
-                    );
-                }
+            if heard.is_some()
+                && let Some((again, _)) = changes[next..].iter().find(|(_, opened)| *opened)
+            {
+                let when = facts.at(*again);
+                return broken(
+                    "P7",
+                    format!("{on} has {node} back at {when:?}, which left"),
+                );
             }
             let in_time = ended.is_some_and(|at| facts.at(at) <= entry.at + GOODBYE);
             let is_sound = !faults

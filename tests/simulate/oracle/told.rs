@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidelock::{ExitReason, NodeId, Pid};
 
 use super::super::journal::{Entry, Linked, What};
+use super::words::ended_with_session;
 use super::{Broken, Facts, SAME_STEP, broken};
 
 /// Something that may have made a half.
@@ -50,11 +51,12 @@ pub(super) fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
             What::LinkReturned {
                 by: p, to: q, how, ..
             } => {
+                let said = how == Linked::Yes && !ended_with_session(entries, at, p, q);
                 for pair in [(p, q), (q, p)] {
                     for cause in causes.get_mut(&pair).into_iter().flatten() {
                         if cause.by == p {
                             cause.returned.get_or_insert(at);
-                            cause.answered |= how == Linked::Yes || p.node() == q.node();
+                            cause.answered |= said || p.node() == q.node();
                         }
                     }
                 }

@@ -197,7 +197,26 @@ fn is_link_of(what: &What, p: Pid, q: Pid) -> bool {
 }
 
 fn is_lost(what: &What, p: Pid, q: Pid) -> bool {
-    matches!(*what, What::LinkDied { by, about, reason: ExitReason::NodeDown { .. }, .. } if (by, about) == (p, q))
+    match what {
+        What::LinkDied {
+            by, about, reason, ..
+        } => (*by, *about) == (p, q) && matches!(reason, ExitReason::NodeDown { .. }),
+        // It does not live to read it.
+        What::Ended {
+            pid,
+            reason: ExitReason::LinkDied { pid: about, why },
+        } => (*pid, *about) == (p, q) && why.starts_with("node "),
+        _ => false,
+    }
+}
+
+/// Whether the `link()` that returned there was answered by the end of a session: the other one may hear of it later, or never.
+pub(super) fn ended_with_session(entries: &[Entry], returned: usize, p: Pid, q: Pid) -> bool {
+    let until = entries[returned].at + SAME_STEP;
+    let mut then = entries[returned..].iter();
+    then.by_ref()
+        .take_while(|later| !is_link_of(&later.what, p, q))
+        .any(|later| later.at <= until && is_lost(&later.what, p, q))
 }
 
 /// P1: a LinkDied carries the tag of the link that it ends.
