@@ -12,13 +12,14 @@ use std::time::{Duration, SystemTime};
 use tidelock_proto::spawn::{Param, Prepare, ProcessConfig, Refusal};
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, link};
 use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::time::Instant;
 
 use crate::context::{not_clustered, unreachable};
 use crate::host::{Directories, Origin};
 use crate::info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo};
 use crate::mailbox::Message;
 use crate::modules::ModuleStore;
-use crate::process::{About, Parked, Process, Shared, Signal, panic_text};
+use crate::process::{About, Parked, Parking, Process, Shared, Signal, panic_text};
 use crate::registry::{Named, Registry};
 use crate::remote::{Pending, Remote};
 use crate::scheduler::{LentThread, Scheduler};
@@ -159,6 +160,7 @@ struct Inner {
     directories: Directories,
     /// A configuration that a process from elsewhere was asked with, and what it was given.
     last_allowed: Mutex<Option<(Arc<ProcessConfig>, Arc<ProcessConfig>)>>,
+    parking: Parking,
     ends: Mutex<Ends>,
     /// Wakes whoever counts all ends; whoever waits for one process is in `ends`.
     ended: Notify,
@@ -272,6 +274,7 @@ impl Environment {
             directories: Directories::new(&config.limits.remote_preopens),
             limits: config.limits,
             last_allowed: Mutex::new(None),
+            parking: Parking::default(),
             ends: Mutex::default(),
             ended: Notify::new(),
             counting: AtomicUsize::new(0),
@@ -563,6 +566,37 @@ impl Environment {
             },
         );
         Ok(shared.park((parent.node(), epoch, reference), code))
+    }
+
+    /// Until when those wait that are parked.
+    pub(crate) fn parking(&self) -> &Parking {
+        &self.0.parking
+    }
+
+    /// Notes that a process is parked. If it still is after [`Limits::parked_max`], it is ended.
+    pub(crate) fn note_parked(&self, pid: Pid) {
+        // A time that no clock reaches is for ever.
+        let Some(until) = Instant::now().checked_add(self.0.limits.parked_max) else {
+            return;
+        };
+        if !self.0.parking.enter(pid, until) {
+            return;
+        }
+        let inner = Arc::downgrade(&self.0);
+        self.0.scheduler.runtime().spawn(async move {
+            let mut next = Some(until);
+            while let Some(until) = next {
+                tokio::time::sleep_until(until).await;
+                let Some(env) = inner.upgrade().map(Environment) else {
+                    return;
+                };
+                let (overdue, later) = env.0.parking.overdue(Instant::now());
+                for shared in overdue.iter().filter_map(|pid| env.0.table.find(*pid)) {
+                    shared.give_up("parked for too long");
+                }
+                next = later;
+            }
+        });
     }
 
     /// A configuration of another node without the directories that this one does not open for others.

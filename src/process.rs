@@ -22,8 +22,9 @@
 //! * The *verdict* (killed, mailbox full, a link's death) is set by anybody and obeyed by the task
 //!   before it runs any more code. Only the task ends the process, in [`Shared::finish`], once.
 //!
-//! A process that is parked (made for another node, not started) has a task like any other; its
-//! code begins with waiting for the start.
+//! A process that is parked (made for another node, not started) has no task yet: see [`parked`].
+
+mod parked;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -39,8 +40,10 @@ use futures_util::FutureExt;
 use tidelock_proto::link::{self, Block, Effect, LinkOutcome};
 use tidelock_proto::spawn::ProcessConfig;
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, bounded};
-use tokio::sync::oneshot;
 
+pub use self::parked::Parked;
+pub(crate) use self::parked::Parking;
+use self::parked::Unrun;
 use crate::context::not_clustered;
 use crate::environment::Environment;
 use crate::host::Origin;
@@ -114,6 +117,8 @@ pub(crate) struct Core {
     pub(crate) unlinked: Option<Pid>,
     /// Made for another node and not started: whom to tell if it ends before.
     parked: Option<(NodeId, u64, u64)>,
+    /// Its code, if it is parked and nothing has decided that it must end.
+    unrun: Option<Unrun>,
     pub(crate) received: u64,
 }
 
@@ -182,7 +187,7 @@ impl Core {
     }
 
     fn wake(&mut self) -> Wakers {
-        Wakers(self.task.take(), self.waiter.take())
+        Wakers(self.task.take(), self.waiter.take(), self.doomed())
     }
 
     /// Remembers whom to wake when something changes.
@@ -209,9 +214,10 @@ fn wake(mut core: MutexGuard<'_, Core>) {
     wakers.call();
 }
 
-/// Wakers to call once no lock is held.
+/// Wakers to call once no lock is held, and a parked process to be ended then.
+#[derive(Default)]
 #[must_use]
-struct Wakers(Option<Waker>, Option<Waker>);
+struct Wakers(Option<Waker>, Option<Waker>, Option<Unrun>);
 
 impl Wakers {
     fn call(self) {
@@ -225,6 +231,9 @@ impl Wakers {
                     waiter.wake();
                 }
             }
+        }
+        if let Some(unrun) = self.2 {
+            unrun.end();
         }
     }
 }
@@ -260,6 +269,7 @@ impl Shared {
                 linked: None,
                 unlinked: None,
                 parked: None,
+                unrun: None,
                 received: 0,
             }),
             inbox: Mutex::new(VecDeque::new()),
@@ -293,13 +303,11 @@ impl Shared {
         loop {
             let mut core = self.core();
             let (next, was_last) = {
-                let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut inbox = self.inbox();
                 (inbox.pop_front(), inbox.is_empty())
             };
             let Some((from, signal)) = next else { return };
-            let mut effects = Vec::new();
-            core.block.handle(from, signal, &mut effects);
-            let wakers = self.carry(&mut core, effects, after);
+            let wakers = self.handle(&mut core, from, signal, after);
             drop(core);
             wakers.call();
             if was_last {
@@ -309,20 +317,46 @@ impl Shared {
         }
     }
 
-    /// Hands a signal of another process to this one.
+    /// Hands a signal of another process to this one, whose core nobody holds here.
     pub(crate) fn deliver(self: &Arc<Self>, from: Pid, signal: link::Signal) {
-        self.append(from, signal);
-        After(vec![self.clone()]).run();
+        let mut after = After::default();
+        let mut core = self.core();
+        if self.inbox().is_empty() {
+            // Under the lock that whoever empties the inbox holds: nothing that came before is still to be handled.
+            let wakers = self.handle(&mut core, from, signal, &mut after);
+            drop(core);
+            wakers.call();
+        } else {
+            drop(core);
+            self.append(from, signal);
+            after.0.push(self.clone());
+        }
+        after.run();
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, VecDeque<(Pid, link::Signal)>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append(&self, from: Pid, signal: link::Signal) {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        inbox.push_back((from, signal));
+        self.inbox().push_back((from, signal));
+    }
+
+    fn handle(
+        self: &Arc<Self>,
+        core: &mut Core,
+        from: Pid,
+        signal: link::Signal,
+        after: &mut After,
+    ) -> Wakers {
+        let mut effects = Vec::new();
+        core.block.handle(from, signal, &mut effects);
+        self.carry(core, effects, after)
     }
 
     /// Carries out effects in order, in the same step as the change they follow from.
     fn carry(self: &Arc<Self>, core: &mut Core, effects: Vec<Effect>, after: &mut After) -> Wakers {
-        let mut wakers = Wakers(None, None);
+        let mut wakers = Wakers::default();
         let mut queue = VecDeque::from(effects);
         while let Some(effect) = queue.pop_front() {
             let mut more = Vec::new();
@@ -396,8 +430,8 @@ impl Shared {
                 queue.push_front(effect);
             }
             if wakes {
-                let Wakers(task, waiter) = core.wake();
-                wakers = Wakers(task.or(wakers.0), waiter.or(wakers.1));
+                let Wakers(task, waiter, unrun) = core.wake();
+                wakers = Wakers(task.or(wakers.0), waiter.or(wakers.1), unrun.or(wakers.2));
             }
         }
         wakers
@@ -532,64 +566,14 @@ impl Shared {
     {
         // Boxed, since a task that held the code itself would hold it twice: as what it was given
         // and where it is polled.
-        spawn(self.env.scheduler(), live(self.clone(), Box::pin(code)));
+        self.begin(Box::pin(code));
     }
 
-    /// As [`Shared::start`], when the other node says so; until then the process is parked.
-    pub(crate) fn park<F>(self: &Arc<Self>, key: (NodeId, u64, u64), code: F) -> Parked
+    fn begin<F>(self: &Arc<Self>, code: F)
     where
         F: Future<Output = ExitReason> + Send + 'static,
     {
-        self.core().parked = Some(key);
-        let (start, started) = oneshot::channel::<()>();
-        // As above.
-        let code = Box::pin(code);
-        let patience = self.env.limits().parked_max;
-        self.start(async move {
-            match tokio::time::timeout(patience, started).await {
-                Ok(Ok(())) => code.await,
-                Ok(Err(_)) => ExitReason::NotStarted("the spawn was given up".into()),
-                Err(_) => ExitReason::NotStarted("parked for too long".into()),
-            }
-        });
-        Parked {
-            shared: self.clone(),
-            start,
-        }
-    }
-}
-
-/// A process made for another node. Dropping it ends the process, unrun.
-#[must_use]
-pub struct Parked {
-    shared: Arc<Shared>,
-    start: oneshot::Sender<()>,
-}
-
-impl fmt::Debug for Parked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Parked({})", self.shared.pid)
-    }
-}
-
-impl Parked {
-    /// Which process.
-    pub fn pid(&self) -> Pid {
-        self.shared.pid
-    }
-
-    /// Runs `announce` in one step with the process's block: either the process is parked and
-    /// announced, or it has ended and nobody is told of it.
-    pub fn announce(&self, announce: impl FnOnce(Pid) -> bool) -> bool {
-        let core = self.shared.core();
-        core.block.ended().is_none() && announce(self.shared.pid)
-    }
-
-    /// Lets it run.
-    pub fn run(self) {
-        self.shared.core().parked = None;
-        // It may have ended meanwhile; its links know.
-        let _: Result<(), ()> = self.start.send(());
+        spawn(self.env.scheduler(), live(self.clone(), code));
     }
 }
 
@@ -656,4 +640,29 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     bounded(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidelock_proto::link::Signal;
+
+    use super::*;
+    use crate::{EnvironmentConfig, SpawnOptions};
+
+    #[tokio::test]
+    async fn a_signal_goes_through_the_inbox_only_behind_others() {
+        let env = Environment::new(EnvironmentConfig::default()).unwrap();
+        let options = SpawnOptions::default();
+        let pid = env.spawn_native("it", options, |_| std::future::pending());
+        let shared = env.find(Environ::default(), pid.unwrap()).unwrap();
+        let other = Pid::new(NodeId(2), 1).unwrap();
+        let links = || shared.core().block.links().collect::<Vec<_>>();
+        shared.deliver(other, Signal::Link { id: 1, tag: None });
+        assert_eq!((links(), shared.inbox().capacity()), (vec![other], 0));
+        // Somebody has appended it, and has not come to handle it.
+        shared.append(other, Signal::Unlink { id: 2 });
+        shared.deliver(other, Signal::Link { id: 3, tag: None });
+        assert!(shared.inbox().is_empty());
+        assert_eq!(links(), [other], "linked again");
+    }
 }

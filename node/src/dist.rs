@@ -7,6 +7,7 @@
 //! certificate and start ticket, checked here before anything else is read.
 
 mod handshake;
+mod known;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 
+use self::known::{Known, Moment};
 use crate::live::{Live, Waiting};
 use crate::lock;
 use crate::modules::Fetcher;
@@ -124,6 +126,8 @@ pub struct Dist {
     fetcher: Arc<Fetcher>,
     members: RwLock<HashMap<NodeId, Member>>,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    /// Until a session of any of them begins or ends.
+    moment: Arc<Moment>,
     /// Keys whose nodes an operator has removed; control has the list. None is ever taken off it.
     denied: RwLock<HashSet<[u8; 32]>>,
     /// The newest start of every name that opened a session here.
@@ -142,6 +146,8 @@ struct Peer {
     node: NodeId,
     pair: Mutex<Pair>,
     live: RwLock<Option<Arc<Live>>>,
+    /// Of the dist.
+    moment: Arc<Moment>,
     /// The last session ended, or the last dial failed: nobody is placed there until one opens.
     lost: AtomicBool,
     /// It said goodbye. Whoever starts again is another node, so it is not dialled any more, and none of its dials is
@@ -168,6 +174,11 @@ struct Failures {
     last: Option<Instant>,
 }
 
+thread_local! {
+    /// The sessions that this thread has found last, of all dists.
+    static KNOWN: Known<Live> = const { Known::new() };
+}
+
 impl Peer {
     fn live(&self) -> Option<Arc<Live>> {
         self.live
@@ -177,7 +188,10 @@ impl Peer {
     }
 
     fn set_live(&self, live: Option<Arc<Live>>) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        let mut open = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        *open = live;
+        self.moment.pass();
+        drop(open);
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -222,6 +236,7 @@ impl Dist {
             fetcher: Arc::default(),
             members: RwLock::default(),
             peers: RwLock::default(),
+            moment: Moment::new(),
             denied: RwLock::default(),
             newest: Mutex::default(),
             events: broadcast::channel(1024).0,
@@ -399,6 +414,7 @@ impl Dist {
                 node,
                 pair: Mutex::new(Pair::new(self.us, node)),
                 live: RwLock::default(),
+                moment: self.moment.clone(),
                 lost: AtomicBool::new(false),
                 left: AtomicBool::new(false),
                 why: Mutex::new("no session".into()),
@@ -428,8 +444,18 @@ impl Dist {
 
     /// The open session with a node.
     fn live(&self, node: NodeId) -> Option<Arc<Live>> {
-        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        peers.get(&node)?.live()
+        let moment = self.moment.now();
+        // There is none while a thread ends.
+        let known = KNOWN.try_with(|known| known.get(moment, node));
+        if let Ok(Some(live)) = known {
+            return Some(live);
+        }
+        let live = {
+            let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+            peers.get(&node)?.live()?
+        };
+        let _: Result<(), _> = KNOWN.try_with(|known| known.put(moment, node, &live));
+        Some(live)
     }
 
     /// Waits until there is a session with a node and it is open for something.
@@ -740,8 +766,12 @@ impl Remote for Dist {
 
     fn ended(&self, local: Pid) {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        for live in peers.values().filter_map(|peer| peer.live()) {
-            live.forget(local);
+        for peer in peers.values() {
+            // Under its lock: a count of those who hold the session would be one more that all cores share.
+            let live = peer.live.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(live) = live.as_ref() {
+                live.forget(local);
+            }
         }
     }
 }

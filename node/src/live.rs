@@ -25,6 +25,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -167,7 +168,11 @@ impl Live {
         let before = session.unsent();
         let value = change(&mut session);
         let (after, overrun) = (session.unsent(), session.is_overrun());
-        self.locals.store(session.locals(), Ordering::Relaxed);
+        let locals = session.locals();
+        // Others look at what lies beside it with each message, and would have to fetch it anew.
+        if locals != self.locals.load(Ordering::Relaxed) {
+            self.locals.store(locals, Ordering::Relaxed);
+        }
         drop(session);
         if before == 0 && after > 0 {
             self.unsent.notify_one();
@@ -484,11 +489,16 @@ async fn progress<T>(
     lease: Duration,
     step: impl Future<Output = Result<T, TransportError>>,
 ) -> Result<T, SessionError> {
+    let lost = |error: TransportError| SessionError::Lost(error.to_string());
     let mut step = std::pin::pin!(step);
+    // Nearly all are done at once, and nothing was counted for them: that takes the lock of the connection.
+    if let Poll::Ready(done) = futures_util::poll!(step.as_mut()) {
+        return done.map_err(lost);
+    }
     loop {
         let written = connection.writes();
         match tokio::time::timeout(lease, step.as_mut()).await {
-            Ok(done) => return done.map_err(|error| SessionError::Lost(error.to_string())),
+            Ok(done) => return done.map_err(lost),
             Err(_) if connection.writes() != written => {}
             Err(_) => {
                 let lease = lease.as_millis();

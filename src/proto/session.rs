@@ -7,7 +7,8 @@
 //!
 //! The methods sort into commands (`signal`, `message`, `ask`, …: this node → lane), `handle_*`
 //! (lane → this node) and `poll_*` (what the caller must do). After `handle_bytes`, drain
-//! [`Session::poll_action`], and [`Session::poll_messages`] first if several at once are wanted; after any command, [`Session::poll_transmit`] may have bytes.
+//! [`Session::poll_action`], and [`Session::poll_messages`] or [`Session::poll_signals`] first if several at once are
+//! wanted; after any command, [`Session::poll_transmit`] may have bytes.
 //!
 //! # Guarantees
 //!
@@ -729,11 +730,11 @@ impl Session {
             Frame::Start(reference) => {
                 let hosting = self
                     .hosts
-                    .get(&reference)
+                    .get_mut(&reference)
                     .ok_or_else(|| rule("Start follows Prepared"))?;
                 match hosting.handle_start().map_err(rule)? {
                     HostingStep::Run => {
-                        self.hosts.insert(reference, Hosting::Starting);
+                        *hosting = Hosting::Starting;
                         self.actions.push_back(Action::Run(reference));
                     }
                     HostingStep::End | HostingStep::Drop => {
@@ -850,13 +851,11 @@ impl Session {
     fn answered(&mut self, reference: u64, answer: Answer) -> Result<bool, SessionError> {
         let asking = self
             .asks
-            .get(&reference)
+            .get_mut(&reference)
             .ok_or_else(|| rule("an answer to a spawn that nobody asked for"))?;
         let step = asking.handle(answer).map_err(rule)?;
         match step {
-            AskingStep::Adopt => {
-                self.asks.insert(reference, Asking::Answered);
-            }
+            AskingStep::Adopt => *asking = Asking::Answered,
             AskingStep::Fail | AskingStep::Forget => {
                 self.asks.remove(&reference);
             }
@@ -871,6 +870,18 @@ impl Session {
         while messages.len() < max {
             match self.actions.pop_front() {
                 Some(Action::Message(route, tag, data)) => messages.push((route, tag, data)),
+                Some(other) => return self.actions.push_front(other),
+                None => return,
+            }
+        }
+    }
+
+    /// As [`Session::poll_messages`], for what [`Session::poll_action`] would give as [`Action::Deliver`]. No action
+    /// before them makes these void, so they may wait outside for those.
+    pub fn poll_signals(&mut self, max: usize, signals: &mut Vec<(Route, Signal)>) {
+        while signals.len() < max {
+            match self.actions.pop_front() {
+                Some(Action::Deliver(route, signal)) => signals.push((route, signal)),
                 Some(other) => return self.actions.push_front(other),
                 None => return,
             }

@@ -87,6 +87,29 @@ fn messages_in_a_row_come_out_at_once_and_in_their_place() {
 }
 
 #[test]
+fn signals_in_a_row_come_out_at_once_and_in_their_place() {
+    let mut session = session();
+    let signal = |id| Signal::Unlink { id };
+    let unlink = |id| Frame::Signal(route(), signal(id));
+    let message = Frame::Message(route(), Some(4), Bytes::from_static(b"text"));
+    let frames = [unlink(1), unlink(2), unlink(3), message, unlink(5)];
+    let bytes = frames.each_ref().map(bytes_of).concat();
+    session.handle_bytes(&bytes).unwrap();
+    let mut next = |max| {
+        let mut signals = Vec::new();
+        session.poll_signals(max, &mut signals);
+        (signals, session.poll_action())
+    };
+    let some = |id| vec![(route(), signal(id))];
+    let one = |id| Some(Action::Deliver(route(), signal(id)));
+    let text = Action::Message(route(), Some(4), Bytes::from_static(b"text"));
+    assert_eq!(next(1), (some(1), one(2)));
+    assert_eq!(next(9), (some(3), Some(text)));
+    assert_eq!(next(0), (vec![], one(5)));
+    assert_eq!(next(9), (vec![], None));
+}
+
+#[test]
 fn a_renewal_keeps_its_place_in_the_lane() {
     let mut session = session();
     let kill = Frame::Signal(route(), Signal::Kill);

@@ -36,8 +36,18 @@ const LANE_BYTES_MAX: usize = 16 << 20;
 /// Messages delivered in one step; meanwhile their receiver cannot take any.
 const MESSAGES_MAX: usize = 64;
 
+/// Signals taken out of the session at once, whose lock those who send over it meet at. They are delivered one by one.
+const SIGNALS_MAX: usize = 64;
+
 /// A message that has arrived: whose it is, its tag, its bytes.
 type Arrived = (Route, Option<i64>, Bytes);
+
+/// What was taken out of the session, and is to be carried out next: messages, or signals.
+#[derive(Default)]
+struct Batch {
+    messages: Vec<Arrived>,
+    signals: Vec<(Route, LinkSignal)>,
+}
 
 /// What a session's task keeps while it runs.
 pub(super) struct Driver {
@@ -59,6 +69,8 @@ pub(super) struct Driver {
     /// Nothing more is said in the lane: the peer has said goodbye, or it is lost. What it said before still counts, bulk
     /// messages too.
     pub(super) over: Option<SessionError>,
+    /// Empty, but for while it is carried out; kept for its room.
+    batch: Batch,
 }
 
 impl Driver {
@@ -80,6 +92,7 @@ impl Driver {
             early_bulk: HashMap::new(),
             early_bytes: 0,
             over: None,
+            batch: Batch::default(),
         }
     }
 
@@ -297,15 +310,31 @@ impl Driver {
     }
 
     fn carry_out(&mut self) -> Result<(), SessionError> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let done = self.carry_out_all(&mut batch);
+        self.batch = batch;
+        done
+    }
+
+    fn carry_out_all(&mut self, batch: &mut Batch) -> Result<(), SessionError> {
+        let Batch { messages, signals } = batch;
         // After a goodbye the peer says nothing.
         while self.over.is_none() {
-            let mut messages = Vec::new();
             let action = self.live.with(|session| {
-                session.poll_messages(MESSAGES_MAX, &mut messages);
-                messages.is_empty().then(|| session.poll_action())
+                session.poll_messages(MESSAGES_MAX, messages);
+                if messages.is_empty() {
+                    session.poll_signals(SIGNALS_MAX, signals);
+                }
+                let is_other = messages.is_empty() && signals.is_empty();
+                is_other.then(|| session.poll_action())
             });
             match action {
-                None => self.deliver(messages)?,
+                None => {
+                    self.deliver(messages)?;
+                    let mut signals = signals.drain(..);
+                    signals
+                        .try_for_each(|(route, signal)| self.act(Action::Deliver(route, signal)))?;
+                }
                 Some(Some(action)) => self.act(action)?,
                 Some(None) => break,
             }
@@ -313,14 +342,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Carries out as many [`Action::Message`], those in a row for one process in one step.
-    fn deliver(&mut self, messages: Vec<Arrived>) -> Result<(), SessionError> {
+    /// Carries out as many [`Action::Message`], those in a row for one process in one step. None is left.
+    fn deliver(&mut self, messages: &mut Vec<Arrived>) -> Result<(), SessionError> {
+        let mut messages = messages.drain(..);
         if !self.held.is_empty() {
             return messages
-                .into_iter()
                 .try_for_each(|(route, tag, data)| self.act(Action::Message(route, tag, data)));
         }
-        let mut messages = messages.into_iter().peekable();
+        let mut messages = messages.peekable();
         while let Some((Route { environ, to, .. }, ..)) = messages.peek() {
             let (environ, to) = (*environ, *to);
             let of_one = |(route, ..): &Arrived| (route.environ, route.to) == (environ, to);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidelock::{
-    Environ, Environment, EnvironmentConfig, ExitReason, Filter, NodeId, Pid, Received,
+    Environ, Environment, EnvironmentConfig, ExitReason, Filter, LinkSignal, NodeId, Pid, Received,
     SpawnOptions,
 };
 use tidelock_certs::{Shown, UnixTime, testing};
@@ -104,6 +104,53 @@ async fn what_waits_behind_bulk_holds_up_its_own_pair_first() {
     // What is behind all of them has an end.
     assert_eq!(pairs, 8);
     assert!(!live.takes(pair(99), 1));
+}
+
+#[tokio::test]
+async fn what_is_taken_in_at_once_is_carried_out_in_its_order() {
+    let met = Met::new().await;
+    let env = Environment::new(EnvironmentConfig {
+        node: US,
+        ..EnvironmentConfig::default()
+    });
+    let env = env.unwrap();
+    let (ready, is_ready) = oneshot::channel();
+    let (tell, told) = oneshot::channel();
+    let receiver = env.spawn_native("receiver", SpawnOptions::default(), |mut me| async move {
+        me.set_die_when_link_dies(false);
+        ready.send(()).unwrap();
+        let mut all = Vec::new();
+        while all.len() < 6 {
+            all.push(match me.receive(Filter::Any, None).await {
+                Some(Received::Message(message)) => message.tag.unwrap(),
+                Some(Received::LinkDied { tag, .. }) => tag.unwrap(),
+                other => panic!("{other:?}"),
+            });
+        }
+        tell.send(all).unwrap();
+        ExitReason::Normal
+    });
+    let to = receiver.unwrap();
+    is_ready.await.unwrap();
+
+    // Each peer links itself and ends between two messages.
+    let mut said = Vec::new();
+    for number in [1_u64, 3, 5] {
+        let route = Route {
+            environ: Environ::default(),
+            from: pid(PEER, number),
+            to,
+        };
+        let (id, tag) = (number, Some(number.cast_signed() + 1));
+        let reason = ExitReason::Exit(1);
+        wire::encode_message(&mut said, &route, Some(number.cast_signed()), b"");
+        wire::encode_signal(&mut said, &route, &LinkSignal::Link { id, tag });
+        wire::encode_signal(&mut said, &route, &LinkSignal::Exit { reason });
+    }
+    let draining = watch::Sender::new(false).subscribe();
+    let mut driver = Driver::new(met.live.clone(), env, Arc::default(), draining);
+    driver.take_in(&[Bytes::from(said)]).await.unwrap();
+    assert_eq!(told.await.unwrap(), [1, 2, 3, 4, 5, 6]);
 }
 
 #[tokio::test]

@@ -224,7 +224,7 @@ async fn alone(plan: &Plan, mut heard: Heard) -> Outcome<Measured> {
     let pid = environment
         .spawn_wasm(&module, "_start", Vec::new(), options)
         .map_err(|error| Failure::new("E0032", error))?;
-    loop {
+    'said: loop {
         tokio::select! {
             biased;
             line = lines.recv() => match line {
@@ -237,7 +237,15 @@ async fn alone(plan: &Plan, mut heard: Heard) -> Outcome<Measured> {
                     return Err(heard.ended_early("some of its lines were lost"));
                 }
             },
-            reason = environment.wait(pid) => return Err(heard.ended_early(&reason.to_string())),
+            reason = environment.wait(pid) => {
+                // What it wrote as we looked for its end.
+                while let Ok(line) = lines.try_recv() {
+                    if heard.said(&String::from_utf8_lossy(&line.line))? {
+                        break 'said;
+                    }
+                }
+                return Err(heard.ended_early(&reason.to_string()));
+            }
         }
     }
     environment.wait(pid).await;
