@@ -170,6 +170,23 @@ struct Inner {
     abnormal: AtomicU64,
 }
 
+/// Looks after those that are parked. They have no tasks: if it ends with its runtime, nobody else ends them.
+struct Watch(Option<Weak<Inner>>);
+
+impl Watch {
+    fn env(&self) -> Option<Environment> {
+        self.0.as_ref()?.upgrade().map(Environment)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(env) = self.env() {
+            env.give_up(&env.0.parking.take(), "the spawn was given up");
+        }
+    }
+}
+
 /// How processes ended, for whoever asks later.
 #[derive(Default)]
 struct Ends {
@@ -582,21 +599,26 @@ impl Environment {
         if !self.0.parking.enter(pid, until) {
             return;
         }
-        let inner = Arc::downgrade(&self.0);
+        let mut watch = Watch(Some(Arc::downgrade(&self.0)));
         self.0.scheduler.runtime().spawn(async move {
             let mut next = Some(until);
             while let Some(until) = next {
                 tokio::time::sleep_until(until).await;
-                let Some(env) = inner.upgrade().map(Environment) else {
-                    return;
-                };
-                let (overdue, later) = env.0.parking.overdue(Instant::now());
-                for shared in overdue.iter().filter_map(|pid| env.0.table.find(*pid)) {
-                    shared.give_up("parked for too long");
-                }
-                next = later;
+                next = watch.env().and_then(|env| {
+                    let (overdue, later) = env.0.parking.overdue(Instant::now());
+                    env.give_up(&overdue, "parked for too long");
+                    later
+                });
             }
+            // Nobody is left, and whoever comes next has a watch of its own.
+            drop(watch.0.take());
         });
+    }
+
+    fn give_up(&self, parked: &[Pid], why: &str) {
+        for shared in parked.iter().filter_map(|pid| self.0.table.find(*pid)) {
+            shared.give_up(why);
+        }
     }
 
     /// A configuration of another node without the directories that this one does not open for others.

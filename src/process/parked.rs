@@ -72,15 +72,17 @@ impl Shared {
     where
         F: Future<Output = ExitReason> + Send + 'static,
     {
-        self.env.note_parked(self.pid);
         let mut core = self.core();
         core.parked = Some(key);
         core.unrun = Some(Unrun {
             shared: self.clone(),
             code: Box::pin(code),
         });
+        drop(core);
+        // The code first: whoever finds that its time is over takes that.
+        self.env.note_parked(self.pid);
         // Others can find it already, so it may have been killed.
-        wake(core);
+        wake(self.core());
         Parked {
             shared: self.clone(),
             waits: true,
@@ -187,6 +189,12 @@ impl Parking {
         (overdue, next)
     }
 
+    /// Takes all of them. Nobody looks after the next one.
+    pub(crate) fn take(&self) -> Vec<Pid> {
+        let places = std::mem::take(&mut *self.places());
+        places.until.into_keys().collect()
+    }
+
     fn places(&self) -> MutexGuard<'_, Places> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,8 +221,12 @@ mod tests {
 
     impl Host {
         fn new() -> Self {
+            Self::with(PARKED_MAX)
+        }
+
+        fn with(parked_max: Duration) -> Self {
             let limits = Limits {
-                parked_max: PARKED_MAX,
+                parked_max,
                 ..Limits::default()
             };
             let env = Environment::new(EnvironmentConfig {
@@ -298,6 +310,35 @@ mod tests {
             assert_eq!(host.env.wait(child.pid()).await, too_long);
             assert_eq!(host.waiting(), 0);
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_child_whose_time_is_over_at_once_ends_unrun() {
+        let host = Host::with(Duration::ZERO);
+        for number in 1..=500 {
+            let child = host.park("fails", number);
+            let reason = ExitReason::NotStarted("parked for too long".into());
+            assert_eq!(host.env.wait(child.pid()).await, reason);
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_ends_ends_the_parked() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let runtime = runtime.unwrap();
+        let (host, child) = runtime.block_on(async {
+            let host = Host::new();
+            let child = host.park("fails", 1);
+            // Its watch has begun.
+            tokio::task::yield_now().await;
+            (host, child)
+        });
+        drop(runtime);
+        let reason = ExitReason::NotStarted("the spawn was given up".into());
+        assert_eq!(host.env.end_of(child.pid()), Some(reason));
+        assert_eq!(host.waiting(), 0);
     }
 
     #[tokio::test]

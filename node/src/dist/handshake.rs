@@ -86,7 +86,9 @@ impl Dist {
             return Err(down(lock(&peer.why).clone()));
         }
         // Whoever has its address now would say so, too, after a whole handshake: pids of it may be asked for often.
-        if let Some((name, later)) = self.replaced_by(node) {
+        if peer.live().is_none()
+            && let Some((name, later)) = self.replaced_by(node)
+        {
             return Err(down(replaced(node, &name, later)));
         }
         self.check_stays().map_err(down)?;
@@ -106,10 +108,13 @@ impl Dist {
         }
         let outcome = self.dial_until_open(&peer, addr).await;
         if let Err(how) = &outcome {
-            lock(&peer.why).clone_from(how);
             let mut failures = lock(&peer.failures);
             failures.count += 1;
-            failures.last = Some(Instant::now());
+            // A session that the peer has opened meanwhile counts for more.
+            if peer.live().is_none() {
+                lock(&peer.why).clone_from(how);
+                failures.last = Some(Instant::now());
+            }
         }
         outcome.map_err(down)
     }
