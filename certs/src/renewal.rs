@@ -30,6 +30,7 @@ use tidelock_proto::NodeId;
 
 use crate::identity::Identity;
 use crate::names::{self, PeerError};
+use crate::testing::USUAL_SIGNATURE_BYTES;
 use crate::ticket::{self, Ticket, TicketError};
 use crate::tls;
 
@@ -218,7 +219,7 @@ pub fn prove(identity: &Identity, binding: &Binding) -> Vec<u8> {
         signed.expect("signing with a key in memory succeeds")
     };
     let mut signed = sign();
-    while ONE_LENGTH.load(Ordering::Relaxed) && signed.len() != USUAL_BYTES {
+    while ONE_LENGTH.load(Ordering::Relaxed) && signed.len() != USUAL_SIGNATURE_BYTES {
         signed = sign();
     }
     signed
@@ -226,9 +227,6 @@ pub fn prove(identity: &Identity, binding: &Binding) -> Vec<u8> {
 
 /// See [`testing::make_proofs_of_one_length`](crate::testing::make_proofs_of_one_length).
 pub(crate) static ONE_LENGTH: AtomicBool = AtomicBool::new(false);
-
-/// Every second ECDSA signature with P-256 has this length, in DER; most others have one more or one less.
-const USUAL_BYTES: usize = 71;
 
 fn message(binding: &Binding, certificate: &[u8], ticket: &[u8]) -> Vec<u8> {
     [

@@ -53,7 +53,10 @@ pub fn authority(cluster: &str, now: UnixTime) -> Authority {
     Authority::create(cluster, now).expect("the test gives a proper name")
 }
 
-/// From now on each proof of a renewal that this program makes has the length that most have.
+/// Every second ECDSA signature with P-256 has this length, in DER; most others have one more or one less.
+pub const USUAL_SIGNATURE_BYTES: usize = 71;
+
+/// From now on each proof of a renewal that this program makes has [the usual length](USUAL_SIGNATURE_BYTES).
 ///
 /// How long a signature is follows from a random number. A simulation whose seeds are to decide everything makes the
 /// same steps only if it sends as many bytes.

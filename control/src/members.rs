@@ -169,6 +169,10 @@ struct State {
     faults: u64,
 }
 
+fn is_of(record: &NodeRecord, name: &str, key: &[u8; 32]) -> bool {
+    record.info.name == name && record.key == *key
+}
+
 impl State {
     /// The latest start of the name of this one, if that is a later one.
     fn replaced_by(&self, id: NodeId, entry: &Entry) -> Option<NodeId> {
@@ -178,26 +182,22 @@ impl State {
 
     /// The newest start as `name`, by whatever key and whatever has become of it.
     fn newest(&self, name: &str) -> Option<NodeId> {
-        let mut latest = self.nodes.iter().rev();
-        let found = latest.find(|(_, entry)| entry.record.info.name == name);
-        found.map(|(id, _)| *id)
+        self.last(|record| record.info.name == name)
     }
 
     /// The start as `name` by the holder of `key` that the same request has made before.
     fn made_by(&self, name: &str, key: &[u8; 32], start: [u8; 16]) -> Option<NodeId> {
-        let is_it = |record: &NodeRecord| {
-            record.start == Some(start) && record.info.name == name && record.key == *key
-        };
-        let mut latest = self.nodes.iter().rev();
-        let found = latest.find(|(_, entry)| is_it(&entry.record));
-        found.map(|(id, _)| *id)
+        self.last(|record| record.start == Some(start) && is_of(record, name, key))
     }
 
     /// The latest start as `name` by the holder of `key`.
     fn latest(&self, name: &str, key: &[u8; 32]) -> Option<NodeId> {
-        let is_theirs = |entry: &Entry| entry.record.info.name == name && entry.record.key == *key;
+        self.last(|record| is_of(record, name, key))
+    }
+
+    fn last(&self, is_it: impl Fn(&NodeRecord) -> bool) -> Option<NodeId> {
         let mut latest = self.nodes.iter().rev();
-        let found = latest.find(|(_, entry)| is_theirs(entry));
+        let found = latest.find(|(_, entry)| is_it(&entry.record));
         found.map(|(id, _)| *id)
     }
 

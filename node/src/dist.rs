@@ -539,9 +539,10 @@ impl Dist {
             return false;
         }
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
-        let is_alive = members.get(&node).is_some_and(|member| member.alive);
-        drop(members);
-        is_alive && self.replaced_by(node).is_none()
+        let newest = lock(&self.newest);
+        members
+            .get(&node)
+            .is_some_and(|member| member.alive && later_start(&newest, member).is_none())
     }
 
     /// The name of a node and a later start of it, if one has shown itself here, or control lists this one as gone and
@@ -549,16 +550,20 @@ impl Dist {
     fn replaced_by(&self, node: NodeId) -> Option<(String, NodeId)> {
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         let member = members.get(&node)?;
-        let shown = lock(&self.newest).get(&member.name).copied();
-        let later = match shown.filter(|newest| *newest > node) {
-            None if !member.alive => {
-                let same = members.values().filter(|other| other.name == member.name);
-                same.map(|other| other.id).max().filter(|id| *id > node)
-            }
-            shown => shown,
+        let shown = later_start(&lock(&self.newest), member);
+        let listed = || {
+            let same = members.values().filter(|other| other.name == member.name);
+            let newest = same.map(|other| other.id).max();
+            newest.filter(|newest| *newest > node && !member.alive)
         };
-        Some((member.name.clone(), later?))
+        Some((member.name.clone(), shown.or_else(listed)?))
     }
+}
+
+/// A later start of a member's name that has shown itself.
+fn later_start(newest: &HashMap<String, NodeId>, member: &Member) -> Option<NodeId> {
+    let newest = newest.get(&member.name).copied();
+    newest.filter(|newest| *newest > member.id)
 }
 
 /// How long a signal is kept out of the lane, so that answers overtake it: none is, unless a test removes
@@ -577,7 +582,7 @@ impl Remote for Dist {
         let newest = lock(&self.newest);
         // Control's word, corrected by what our own sessions show.
         let takes_part = |id: NodeId, member: &Member| {
-            let replaced = newest.get(&member.name).is_some_and(|newest| *newest > id);
+            let replaced = later_start(&newest, member).is_some();
             let open = self.live(id).is_some_and(|live| !live.is_over());
             !replaced && (open || (member.alive && !self.is_lost(id)))
         };

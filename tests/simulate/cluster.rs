@@ -13,7 +13,7 @@ use tidelock::{
     Engine, EngineConfig, Environment, EnvironmentConfig, ExitReason, Happening, Module, NodeId,
     Pid, Profile, Remote, SpawnOptions,
 };
-use tidelock_certs::testing::{authority, make_proofs_of_one_length};
+use tidelock_certs::testing::{USUAL_SIGNATURE_BYTES, authority, make_proofs_of_one_length};
 use tidelock_certs::{Authority, Environments, Identity, Key, UnixTime};
 use tidelock_node::dist::{Dist, DistConfig, Member, PeerEvent};
 use tidelock_node::transport::Transport;
@@ -48,9 +48,6 @@ const CONTROL_LEASE: Duration = Duration::from_secs(10);
 
 /// Which node, of which name, until when.
 type Shown = (NodeId, usize, Option<Duration>);
-
-/// Of an ECDSA signature with P-256, in DER, every second one has this length.
-const USUAL_BYTES: usize = 71;
 
 /// Decimal digits of most keys' fingerprints, byte by byte, as a ticket has them.
 const USUAL_DIGITS: usize = 82;
@@ -102,7 +99,8 @@ fn of_usual_length<T: AsRef<[u8]>>(mut make: impl FnMut() -> T) -> T {
         let made = make();
         // A sequence of two numbers (ECDSA in DER), and nothing after it.
         let signed = made.as_ref();
-        if signed[signed.len() - USUAL_BYTES..].starts_with(&[0x30, USUAL_BYTES as u8 - 2, 0x02]) {
+        let end = &signed[signed.len() - USUAL_SIGNATURE_BYTES..];
+        if end.starts_with(&[0x30, USUAL_SIGNATURE_BYTES as u8 - 2, 0x02]) {
             return made;
         }
     }

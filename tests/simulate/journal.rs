@@ -92,9 +92,9 @@ pub(crate) enum What {
         reason: ExitReason,
     },
     SendCalled {
-        bytes: usize,
         by: Pid,
         to: Pid,
+        bytes: usize,
     },
     Sent {
         by: Pid,

@@ -331,13 +331,12 @@ impl Player {
 
     pub(crate) async fn send(&mut self, to: Pid) {
         let by = self.me.pid();
-        let size = if self.chance.per_mille(8) { 70_000 } else { 24 };
-        let bytes = size;
+        let bytes = if self.chance.per_mille(8) { 70_000 } else { 24 };
         self.scribe.write(What::SendCalled { by, to, bytes });
         let number = self.number();
         let message = Message {
             tag: None,
-            data: written(by, to, number, size),
+            data: written(by, to, number, bytes),
             resources: Vec::new(),
         };
         let sent = self.me.send(to, message).await;

@@ -41,7 +41,9 @@ impl Carrier for Silence {
     }
 }
 
-fn dist(network: &Arc<Silence>) -> Arc<Dist> {
+/// A node by itself, and what it sends.
+fn alone() -> (Arc<Silence>, Arc<Dist>) {
+    let network = Arc::new(Silence::default());
     let authority = testing::authority("test", UnixTime::now());
     let us = testing::node(&authority, US, "us", Odd::Nothing, UnixTime::now());
     let transport = Transport::over(network.clone(), &us, LEASE, [7; 32]).unwrap();
@@ -49,14 +51,15 @@ fn dist(network: &Arc<Silence>) -> Arc<Dist> {
         node: US,
         ..EnvironmentConfig::default()
     };
-    Dist::new(DistConfig {
+    let dist = Dist::new(DistConfig {
         env: Environment::new(config).unwrap(),
         transport,
         lease: LEASE,
         limits: session::Limits::default(),
         mesh_max: usize::MAX,
         network: Handle::current(),
-    })
+    });
+    (network, dist)
 }
 
 fn member(id: u64, name: &str, alive: bool) -> Member {
@@ -78,8 +81,7 @@ async fn why(dist: &Dist, node: u64) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_dials_who_was_replaced() {
-    let network = Arc::new(Silence::default());
-    let dist = dist(&network);
+    let (network, dist) = alone();
     dist.set_members([member(1, "a", false), member(4, "a", true)]);
     let how = why(&dist, 1).await;
     assert_eq!(how, "n1 (a) was replaced by its restart n4");
@@ -102,8 +104,7 @@ async fn nobody_dials_who_was_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dial_that_failed_is_the_answer_for_a_moment() {
-    let network = Arc::new(Silence::default());
-    let dist = dist(&network);
+    let (network, dist) = alone();
     dist.set_members([member(1, "a", true)]);
     let first = why(&dist, 1).await;
     let (sent, began) = (network.sent(), Instant::now());
@@ -122,8 +123,7 @@ async fn a_dial_that_failed_is_the_answer_for_a_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_redials_does_not_wait_for_that_moment() {
-    let network = Arc::new(Silence::default());
-    let dist = dist(&network);
+    let (_network, dist) = alone();
     dist.set_members([member(1, "a", true)]);
     why(&dist, 1).await;
     let began = Instant::now();

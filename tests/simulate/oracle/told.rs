@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidelock::{ExitReason, NodeId, Pid};
 
 use super::super::journal::{Entry, Linked, What};
-use super::words::ended_with_session;
+use super::words::lost_at;
 use super::{Broken, Facts, SAME_STEP, broken};
 
 /// Something that may have made a half.
@@ -51,7 +51,8 @@ pub(super) fn told_for_a_reason(entries: &[Entry]) -> Result<(), Broken> {
             What::LinkReturned {
                 by: p, to: q, how, ..
             } => {
-                let said = how == Linked::Yes && !ended_with_session(entries, at, p, q);
+                let at_once = |lost: Duration| lost <= entry.at + SAME_STEP;
+                let said = how == Linked::Yes && !lost_at(entries, at, p, q).is_some_and(at_once);
                 for pair in [(p, q), (q, p)] {
                     for cause in causes.get_mut(&pair).into_iter().flatten() {
                         if cause.by == p {

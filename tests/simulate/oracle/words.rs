@@ -210,13 +210,14 @@ fn is_lost(what: &What, p: Pid, q: Pid) -> bool {
     }
 }
 
-/// Whether the `link()` that returned there was answered by the end of a session: the other one may hear of it later, or never.
-pub(super) fn ended_with_session(entries: &[Entry], returned: usize, p: Pid, q: Pid) -> bool {
-    let until = entries[returned].at + SAME_STEP;
-    let mut then = entries[returned..].iter();
-    then.by_ref()
-        .take_while(|later| !is_link_of(&later.what, p, q))
-        .any(|later| later.at <= until && is_lost(&later.what, p, q))
+/// When the end of a session took the link away that p's `link()` made, which returned there. It may have been answered by
+/// that end: then q hears of it later, or never.
+pub(super) fn lost_at(entries: &[Entry], returned: usize, p: Pid, q: Pid) -> Option<Duration> {
+    let mut of_link = entries[returned..]
+        .iter()
+        .take_while(|later| !is_link_of(&later.what, p, q));
+    let lost = of_link.find(|later| is_lost(&later.what, p, q))?;
+    Some(lost.at)
 }
 
 /// P1: a LinkDied carries the tag of the link that it ends.
@@ -257,11 +258,7 @@ pub(super) fn tags_are_those_of_links(entries: &[Entry]) -> Result<(), Broken> {
                 how: Linked::Yes,
                 ..
             } => {
-                // One that a session's end took away may have been answered by that end: the other one may never have heard of it.
-                let died = entries[at..]
-                    .iter()
-                    .take_while(|later| !is_link_of(&later.what, p, q))
-                    .any(|later| is_lost(&later.what, p, q));
+                let died = lost_at(entries, at, p, q).is_some();
                 let pairs = if died {
                     &[(p, q)][..]
                 } else {
