@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::environment::{Environment, SpawnOptions};
+use crate::hibernation::Idle;
 use crate::host::Origin;
 use crate::info::Happening;
 use crate::mailbox::{Filter, Mark, Message, Received, is_in_order};
@@ -176,28 +177,55 @@ impl Context {
         mut filter: Filter,
         deadline: Option<Instant>,
     ) -> Option<Received> {
-        if let Filter::Tags(tags) = &mut filter {
-            tags.sort_unstable();
+        filter.bring_in_order();
+        let wait = self.wait_for(&filter, |_, _| false);
+        match until(deadline, wait).await {
+            Waited::Received(received) => Some(received),
+            Waited::Idle | Waited::TimedOut => None,
         }
+    }
+
+    /// As [`Context::receive`], of tags [in order](is_in_order), until it has waited for so long that its guest is to hibernate.
+    pub(crate) async fn receive_or_idle(
+        &mut self,
+        filter: &Filter,
+        deadline: Option<Instant>,
+    ) -> Waited {
+        let wait = self.wait_for(filter, |core, waits_since_before| {
+            core.idle.looks(waits_since_before)
+        });
+        until(deadline, wait).await
+    }
+
+    /// Waits for what `filter` accepts, or until the process is idle. That is asked whenever there is nothing, with whether
+    /// it was asked before.
+    async fn wait_for(&self, filter: &Filter, is_idle: impl Fn(&mut Core, bool) -> bool) -> Waited {
         let shared = &self.shared;
-        let wait = std::future::poll_fn(|poller| {
+        let mut waits = false;
+        std::future::poll_fn(|poller| {
             let mut core = shared.core();
-            if let Some(received) = core.pop(&filter) {
-                return Poll::Ready(received);
+            if let Some(received) = core.pop(filter) {
+                return Poll::Ready(Waited::Received(received));
             }
             if core.must_end() || core.is_looking() {
                 // Our own task has to look: it may have polled us after its own check. And a long mailbox is looked
                 // through in steps.
                 poller.waker().wake_by_ref();
+            } else if is_idle(&mut core, std::mem::replace(&mut waits, true)) {
+                return Poll::Ready(Waited::Idle);
             } else {
                 core.receiving = true;
             }
             core.wake_me(poller);
             Poll::Pending
-        });
-        match deadline {
-            None => Some(wait.await),
-            Some(deadline) => timeout_at(deadline, wait).await.ok(),
+        })
+        .await
+    }
+
+    /// Lets the process hibernate when it waits for long.
+    pub(crate) fn may_hibernate(&self) {
+        if self.shared.env.hibernates() {
+            self.shared.core().idle = Idle::Busy;
         }
     }
 
@@ -754,6 +782,21 @@ impl Context {
         } else {
             Ready::Down
         }
+    }
+}
+
+/// How a wait for a message ended.
+pub(crate) enum Waited {
+    Received(Received),
+    /// It has lasted for long, and may go on.
+    Idle,
+    TimedOut,
+}
+
+async fn until(deadline: Option<Instant>, wait: impl Future<Output = Waited>) -> Waited {
+    match deadline {
+        None => wait.await,
+        Some(deadline) => timeout_at(deadline, wait).await.unwrap_or(Waited::TimedOut),
     }
 }
 

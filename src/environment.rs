@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::time::Instant;
 
 use crate::context::{not_clustered, unreachable};
+use crate::hibernation::{Hibernating, Hibernation};
 use crate::host::{Directories, Origin};
 use crate::info::{Counters, Event, Happening, Output, OutputLine, ProcessInfo};
 use crate::mailbox::Message;
@@ -69,6 +70,11 @@ pub struct Limits {
     /// Directories that processes spawned from other nodes may be given, with all below them. Others
     /// are left out of what such a process sees.
     pub remote_preopens: Vec<PathBuf>,
+    /// A guest that has waited for a message for so long, and for twice as long at most, hibernates until one comes: what
+    /// differs from the data of its module is packed, and the pages of its memory go back to the kernel. None:
+    /// no guest does. Only memories in slots are packed, up to 1 MiB that was touched, and only if that saves half of
+    /// it; the kernel must say what was touched (`PAGEMAP_SCAN`, Linux 6.7).
+    pub hibernate_after: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -89,6 +95,7 @@ impl Default for Limits {
             all_timers_bytes_max: 650 << 20,
             sockets_max: 65_536,
             remote_preopens: Vec::new(),
+            hibernate_after: Some(Duration::from_secs(5)),
         }
     }
 }
@@ -161,6 +168,7 @@ struct Inner {
     /// A configuration that a process from elsewhere was asked with, and what it was given.
     last_allowed: Mutex<Option<(Arc<ProcessConfig>, Arc<ProcessConfig>)>>,
     parking: Parking,
+    hibernation: Hibernation,
     ends: Mutex<Ends>,
     /// Wakes whoever counts all ends; whoever waits for one process is in `ends`.
     ended: Notify,
@@ -292,6 +300,7 @@ impl Environment {
             limits: config.limits,
             last_allowed: Mutex::new(None),
             parking: Parking::default(),
+            hibernation: Hibernation::default(),
             ends: Mutex::default(),
             ended: Notify::new(),
             counting: AtomicUsize::new(0),
@@ -613,6 +622,23 @@ impl Environment {
             // Nobody is left, and whoever comes next has a watch of its own.
             drop(watch.0.take());
         });
+    }
+
+    /// Whether guests hibernate here, which are looked at from now on.
+    pub(crate) fn hibernates(&self) -> bool {
+        let every = self.0.limits.hibernate_after;
+        if let Some(every) = every {
+            let inner = Arc::downgrade(&self.0);
+            let part = move |number| Some(inner.upgrade()?.table.part(number));
+            let runtime = self.0.scheduler.runtime();
+            self.0.hibernation.begin(runtime, every, part);
+        }
+        every.is_some()
+    }
+
+    /// Counts a guest that hibernates.
+    pub(crate) fn hibernating(&self) -> Hibernating {
+        self.0.hibernation.count()
     }
 
     fn give_up(&self, parked: &[Pid], why: &str) {
@@ -1021,6 +1047,7 @@ impl Environment {
     pub fn counters(&self) -> Counters {
         Counters {
             alive: self.0.table.len() as u64,
+            hibernating: self.0.hibernation.asleep() as u64,
             spawned: self.0.spawned.load(Ordering::Relaxed),
             ended_normally: self.0.normal.load(Ordering::Relaxed),
             ended_abnormally: self.0.abnormal.load(Ordering::Relaxed),

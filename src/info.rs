@@ -123,6 +123,8 @@ pub struct ProcessInfo {
 pub struct Counters {
     /// Processes alive.
     pub alive: u64,
+    /// Guests among them that [hibernate](crate::Limits::hibernate_after).
+    pub hibernating: u64,
     /// Processes made.
     pub spawned: u64,
     /// Processes ended normally.

@@ -48,6 +48,7 @@
 mod certificates;
 mod context;
 mod environment;
+mod hibernation;
 mod host;
 mod info;
 mod mailbox;

@@ -103,6 +103,15 @@ pub enum Filter {
     Since(i64, Mark),
 }
 
+impl Filter {
+    /// Once, for all the looks of one receive.
+    pub(crate) fn bring_in_order(&mut self) {
+        if let Filter::Tags(tags) = self {
+            tags.sort_unstable();
+        }
+    }
+}
+
 /// A moment in the life of a mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(u64);

@@ -46,6 +46,7 @@ pub(crate) use self::parked::Parking;
 use self::parked::Unrun;
 use crate::context::not_clustered;
 use crate::environment::Environment;
+use crate::hibernation::Idle;
 use crate::host::Origin;
 use crate::mailbox::{Filter, Mailbox, Message, Notice, Received};
 use crate::sync::{Mutex, MutexGuard, spawn};
@@ -109,6 +110,7 @@ pub(crate) struct Core {
     pub(crate) die_when_link_dies: bool,
     /// Since it was last polled, its code has found nothing to receive, and waits for that.
     pub(crate) receiving: bool,
+    pub(crate) idle: Idle,
     /// Wakes the task.
     task: Option<Waker>,
     /// Wakes a receive or a call that may have a waker of its own.
@@ -264,6 +266,7 @@ impl Shared {
                 verdict: None,
                 die_when_link_dies: true,
                 receiving: false,
+                idle: Idle::Never,
                 task: None,
                 waiter: None,
                 linked: None,
@@ -536,6 +539,20 @@ impl Shared {
         let mut core = self.core();
         core.condemn(reason);
         wake(core);
+    }
+
+    /// Looked at once in a while: whether it has waited for a message since the last look.
+    pub(crate) fn has_waited(&self) -> bool {
+        let mut core = self.core();
+        core.is_waiting() && core.idle.is_seen()
+    }
+
+    /// Lets it hibernate, if it still waits for a message.
+    pub(crate) fn hibernate(&self) {
+        let mut core = self.core();
+        if core.is_waiting() && core.idle.is_asked() {
+            wake(core);
+        }
     }
 
     /// The process ends: everybody who must know is told in this one step. Later calls do nothing.

@@ -13,7 +13,8 @@ use tidelock_proto::Pid;
 use crate::process::Shared;
 use crate::sync::{AtomicUsize, RwLock};
 
-const SHARDS: usize = 64;
+/// Parts of the table.
+pub(crate) const PARTS: usize = 64;
 
 #[derive(Default)]
 pub(crate) struct Number(u64);
@@ -47,7 +48,7 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new() -> Self {
-        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
+        let shards = (0..PARTS).map(|_| Shard::default()).collect();
         Table {
             shards,
             len: AtomicUsize::new(0),
@@ -55,7 +56,7 @@ impl Table {
     }
 
     fn shard(&self, pid: Pid) -> &Shard {
-        &self.shards[usize::try_from(pid.local() % SHARDS as u64).expect("below 64")]
+        &self.shards[usize::try_from(pid.local() % PARTS as u64).expect("below 64")]
     }
 
     /// Makes room for one more process; `false` at `max`. [`Table::remove`] of that process gives it back.
@@ -103,12 +104,18 @@ impl Table {
         self.len.load(Ordering::Relaxed)
     }
 
+    /// Those of one of the [`PARTS`].
+    pub(crate) fn part(&self, number: usize) -> Vec<Arc<Shared>> {
+        let shard = self.shards[number].read();
+        let shard = shard.unwrap_or_else(PoisonError::into_inner);
+        shard.values().cloned().collect()
+    }
+
     /// Everybody, by pid.
     pub(crate) fn all(&self) -> Vec<Arc<Shared>> {
         let mut all = Vec::with_capacity(self.len());
-        for shard in &self.shards {
-            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            all.extend(shard.values().cloned());
+        for number in 0..PARTS {
+            all.append(&mut self.part(number));
         }
         all.sort_by_key(|shared| shared.pid);
         all

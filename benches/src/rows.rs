@@ -241,6 +241,22 @@ pub(crate) const ROWS: &[Row] = &[
         peers: LOCAL,
     },
     Row {
+        title: "the same, once they hibernate",
+        sizes: &[
+            "local_hibernating:20000",
+            "local_hibernating:50000",
+            "local_hibernating:200000",
+        ],
+        short: "local_hibernating:300",
+        place: Place::OneIdle,
+        figures: &[
+            (ALIVE, Unscaled(10_288.0)),
+            (BYTES, Unscaled(27e3)),
+            (RATE, Unknown),
+        ],
+        peers: &[],
+    },
+    Row {
         title: "the same, as small as they can be: on stacks, and as handlers",
         sizes: &[
             "local_smallest:200000",

@@ -92,6 +92,9 @@ table! {
         /// Directories, with all below them, that processes spawned by other nodes may be given;
         /// several are separated by `:`. Empty: such processes see no files of this machine.
         remote_preopens: String = String::new(),
+        /// How long a guest waits for a message until its memory is packed, in milliseconds: after that long to
+        /// twice as long. 0: never.
+        hibernate_after_ms: u64 = 5000,
     }
 }
 

@@ -172,7 +172,7 @@ async fn receive(
     let place = Place::new(&mut call, ("ptr", ptr, len), found_ptr)?;
     let filter = filter(&mut call, tags_ptr, tags_len)?;
     let deadline = deadline(timeout);
-    let received = next(call.state(), filter, timeout, deadline).await;
+    let received = next(&mut call, filter, timeout, deadline).await;
     give(&mut call, received, place)
 }
 

@@ -6,6 +6,8 @@
 //! read_data   ◀─ └──────────────┘ ◀─receive── own mailbox
 //! ```
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -15,6 +17,8 @@ use tokio::time::timeout_at;
 use super::networking::{self, Kind, TcpStream, TlsStream, UdpSocket};
 use super::state::{Body, Data, Held};
 use super::{Call, Caller, Linker, Result, State, TIMED_OUT, deadline, sync, waits};
+use crate::context::Waited;
+use crate::wasm::{Asleep, give_unused_stack_back};
 use crate::{Filter, Message, Module, Received, Resource, SendError};
 
 /// Bytes set aside for a message whatever the guest hints.
@@ -297,7 +301,7 @@ pub(super) async fn ask(
             Err(_) => return Ok(None),
         },
     };
-    Ok(next(call.state(), Filter::Since(tag, mark), timeout, deadline).await)
+    Ok(next(call, Filter::Since(tag, mark), timeout, deadline).await)
 }
 
 async fn receive(mut call: Call<'_>, tags_ptr: u32, tags_len: u32, timeout: u64) -> Result<u32> {
@@ -328,29 +332,61 @@ async fn wait(
     timeout: u64,
     deadline: Option<tokio::time::Instant>,
 ) -> Result<u32> {
-    let state = call.state();
-    let received = next(state, filter, timeout, deadline).await;
-    Ok(received.map_or(TIMED_OUT, |received| hold(state, received)))
+    let received = next(call, filter, timeout, deadline).await;
+    Ok(received.map_or(TIMED_OUT, |received| hold(call.state(), received)))
 }
 
-/// The next message that fits, at once if it is there.
+/// The next message that fits, at once if it is there. A guest that waits for long hibernates: its memory is not to be
+/// looked at until this returns.
 pub(super) async fn next(
-    state: &mut State,
-    filter: Filter,
+    call: &mut Call<'_>,
+    mut filter: Filter,
     timeout: u64,
     deadline: Option<tokio::time::Instant>,
 ) -> Option<Received> {
-    if deadline.is_none() && timeout != 0 {
-        // It looks first, too.
-        return state.context.receive(filter, None).await;
+    filter.bring_in_order();
+    // Who waits without a limit looks first, too.
+    if deadline.is_some() || timeout == 0 {
+        match call.state().context.receive_step(&filter) {
+            Poll::Ready(Some(received)) => return Some(received),
+            Poll::Ready(None) if timeout == 0 => return None,
+            Poll::Pending if timeout == 0 => return Box::pin(look(call.state(), &filter)).await,
+            // It goes on looking, if need be.
+            Poll::Ready(None) | Poll::Pending => {}
+        }
     }
-    match state.context.receive_step(&filter) {
-        Poll::Ready(Some(received)) => Some(received),
-        Poll::Ready(None) if timeout == 0 => None,
-        Poll::Pending if timeout == 0 => Box::pin(look(state, &filter)).await,
-        // It goes on looking, if need be.
-        Poll::Ready(None) | Poll::Pending => state.context.receive(filter, deadline).await,
+    let context = &mut call.state().context;
+    match context.receive_or_idle(&filter, deadline).await {
+        Waited::Idle => Box::pin(hibernate(call, filter, deadline)).await,
+        Waited::Received(received) => Some(received),
+        Waited::TimedOut => None,
     }
+}
+
+async fn hibernate(
+    call: &mut Call<'_>,
+    filter: Filter,
+    deadline: Option<tokio::time::Instant>,
+) -> Option<Received> {
+    // A guest without a memory may wait, too.
+    let asleep = call.parts().ok();
+    let asleep = asleep.and_then(|(memory, state)| Asleep::fall(memory, state));
+    let received = {
+        let mut wait = pin!(call.state().context.receive(filter, deadline));
+        let mut begun = false;
+        std::future::poll_fn(|poller| {
+            let received = wait.as_mut().poll(poller);
+            if received.is_pending() && !std::mem::replace(&mut begun, true) {
+                give_unused_stack_back();
+            }
+            received
+        })
+        .await
+    };
+    if let (Some(asleep), Ok((memory, state))) = (asleep, call.parts()) {
+        asleep.wake(memory, state);
+    }
+    received
 }
 
 /// Looks through a long mailbox in steps; others run in between.
@@ -364,11 +400,23 @@ async fn look(state: &mut State, filter: &Filter) -> Option<Received> {
 }
 
 impl State {
-    /// Waits for the next message, whatever it is, and puts it into the slot; the code of its kind.
-    pub(crate) async fn next_message(&mut self) -> u32 {
+    /// Waits for the next message, whatever it is, and puts it into the slot; the code of its kind. None: it has waited for
+    /// long, and goes on with [`State::message_at_last`].
+    pub(crate) async fn next_message(&mut self) -> Option<u32> {
         self.busy_ticks = 0;
         loop {
             // Ready at once if something is there, and without a deadline it always ends with something.
+            match self.context.receive_or_idle(&Filter::Any, None).await {
+                Waited::Received(received) => return Some(hold(self, received)),
+                Waited::Idle => return None,
+                Waited::TimedOut => {}
+            }
+        }
+    }
+
+    /// As [`State::next_message`], however long it takes.
+    pub(crate) async fn message_at_last(&mut self) -> u32 {
+        loop {
             if let Some(received) = self.context.receive(Filter::Any, None).await {
                 return hold(self, received);
             }

@@ -105,7 +105,7 @@ impl State {
         self.instantiated
     }
 
-    pub(super) fn memory(&self) -> Option<Memory> {
+    pub(crate) fn memory(&self) -> Option<Memory> {
         self.memory
     }
 

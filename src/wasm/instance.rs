@@ -14,10 +14,12 @@ use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Va
 use wasmtime_wasi::I32Exit;
 
 use super::module::{EntryError, ModuleError, Native};
+use super::packed::Packed;
 use super::{
     Engine, Flavour, MemorySlot, Module, RestingStack, SlabFull, TABLE_ELEMENTS_MAX, Whose,
 };
 use crate::Context;
+use crate::hibernation::Hibernating;
 use crate::host::State;
 
 /// Instructions in one unit of fuel.
@@ -131,6 +133,9 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
         reservation,
     } = start;
     let _ticks = module.engine().running();
+    if matches!(reservation.place, Place::Slot(_)) {
+        context.may_hibernate();
+    }
     let fuel = context.config().fuel_max;
     let whose = match context.parent() {
         Some(_) => Whose::Tenant(context.environ()),
@@ -345,6 +350,18 @@ async fn handle(
                 }
             }
         };
+        let kind = match kind {
+            Some(kind) => kind,
+            None => {
+                let asleep =
+                    memory_of(store).and_then(|(memory, state)| Asleep::fall(memory, state));
+                let kind = store.data_mut().message_at_last().await;
+                if let (Some(asleep), Some((memory, state))) = (asleep, memory_of(store)) {
+                    asleep.wake(memory, state);
+                }
+                kind
+            }
+        };
         let arguments = (kind, handler.function, handler.state);
         if handler.export.call_async(&mut *store, arguments).await? != 0 {
             return Ok(());
@@ -355,6 +372,39 @@ async fn handle(
         if let Some(next) = state.handler.take() {
             handler = next;
         }
+    }
+}
+
+/// The memory of a guest and the state beside it, if it has a memory.
+fn memory_of(store: &mut Store<State>) -> Option<(&mut [u8], &State)> {
+    let memory = store.data().memory()?;
+    let (memory, state) = memory.data_and_store_mut(store);
+    Some((memory, state))
+}
+
+/// A guest that hibernates: nobody looks at its memory until it is woken. Dropped without that, the memory is lost, as
+/// it is with its process.
+pub(crate) struct Asleep {
+    packed: Packed,
+    _counted: Hibernating,
+}
+
+impl Asleep {
+    /// Packs the memory of a guest that has waited for long. None: it stays as it is.
+    pub(crate) fn fall(memory: &mut [u8], state: &State) -> Option<Self> {
+        let packed = state
+            .limits
+            .in_slot
+            .then(|| Packed::pack(memory, state.module().image()))??;
+        Some(Self {
+            packed,
+            _counted: state.environment().hibernating(),
+        })
+    }
+
+    /// Gives it its memory back, as it was.
+    pub(crate) fn wake(self, memory: &mut [u8], state: &State) {
+        self.packed.unpack(memory, state.module().image());
     }
 }
 
@@ -463,6 +513,7 @@ fn short_name(name: &str) -> &str {
 pub(crate) struct Limits {
     /// A slot until the memory is made in it; what is guarded as long as the memory is there.
     place: Place,
+    in_slot: bool,
     memory_bytes_max: usize,
     memory_refused: bool,
     refused_at_start: Option<String>,
@@ -479,6 +530,7 @@ impl Limits {
             Place::Anywhere | Place::Guarded { .. } => usize::MAX,
         };
         Self {
+            in_slot: matches!(place, Place::Slot(_)),
             place,
             memory_bytes_max: memory_bytes_max.min(room),
             memory_refused: false,

@@ -1,7 +1,7 @@
 //! A module: its bytes, its native code, and what may be run in it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use tidelock_proto::spawn::Param;
@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 use wasmtime::{ExternType, InstancePre, ModuleExport, UnknownImportError, ValType};
 
 use super::compiles::{Counted, Form};
+use super::packed::Image;
 use super::{CODE_BYTES_MAX, Engine, Flavour, MODULE_BYTES_MAX, OwnTurn, Whose, cache, rewrite};
 use crate::host::State;
 
@@ -92,6 +93,8 @@ pub(super) struct Inner {
     memory_size: Option<(u64, u64)>,
     /// Some of the functions that a process may start in, by name, with their parameters.
     entries: HashMap<String, Box<[ValType]>>,
+    /// What its memories start with, once one of them is packed.
+    image: OnceLock<Image>,
     /// For slots of memory, if `main` is not.
     dense: OnceCell<Native>,
     fuelled: OnceCell<Native>,
@@ -223,6 +226,7 @@ impl Module {
             entries: entries(main.pre.module()),
             main,
             computes,
+            image: OnceLock::new(),
             dense: OnceCell::new(),
             fuelled: OnceCell::new(),
         })))
@@ -286,6 +290,11 @@ impl Module {
 
     pub(super) fn wasm(&self) -> &wasmtime::Module {
         self.0.main.pre.module()
+    }
+
+    /// What its memories start with.
+    pub(super) fn image(&self) -> &Image {
+        self.0.image.get_or_init(|| Image::of(&self.0.bytes))
     }
 
     /// Whether its processes are to get guarded memory.

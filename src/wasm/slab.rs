@@ -136,7 +136,7 @@ impl Drop for Local {
 thread_local! {
     static LOCAL: RefCell<Local> = RefCell::default();
     static OFFER: Cell<Option<Slot>> = const { Cell::new(None) };
-    /// The first stack that this thread has made since it was last asked.
+    /// The first stack that was made for the calls which this thread runs.
     static MADE: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
@@ -558,6 +558,32 @@ impl MemorySlot {
     }
 }
 
+/// Names each stretch of a memory that has pages of its own, until `f` has seen enough: whether all were named. They are
+/// not if some lie in swap, where they take no memory, or the kernel cannot say.
+pub(super) fn touched(memory: &[u8], mut f: impl FnMut(Range<usize>) -> bool) -> bool {
+    let start = memory.as_ptr() as usize;
+    let Some(fd) = page_map().filter(|_| start.is_multiple_of(page_bytes())) else {
+        return false;
+    };
+    let mut all = true;
+    let told = scan(fd, start, memory.len(), |region| {
+        let stretch = region.start as usize - start..region.end as usize - start;
+        all = region.categories & PAGE_IS_PRESENT != 0 && f(stretch);
+        match all {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    });
+    told && all
+}
+
+/// Gives whole pages of a memory in a slot back: they read as zero from here on. False when the kernel refused; then they
+/// are as they were.
+pub(super) fn give_back(pages: &mut [u8]) -> bool {
+    let (start, page) = (pages.as_ptr() as usize, page_bytes());
+    start.is_multiple_of(page) && pages.len().is_multiple_of(page) && discard(start, pages.len())
+}
+
 /// Makes linear memories in slots.
 pub(super) struct Memories;
 
@@ -666,9 +692,9 @@ impl RestingStack {
         let mut made = None;
         let ended = std::future::poll_fn(|context| {
             // Whatever else this thread runs, it is not in here.
-            MADE.set(None);
+            MADE.set(made);
             let polled = calls.as_mut().poll(context);
-            made = made.or(MADE.get());
+            made = MADE.take();
             polled
         });
         let ended = ended.await;
@@ -680,6 +706,29 @@ impl RestingStack {
         let start = self.base + page_bytes();
         // A refusal costs density only.
         let _ = discard(start, STACK_SLOT_BYTES - page_bytes());
+    }
+}
+
+/// Bytes below a place in a function's frame that the rest of it may take, and whatever it calls to give pages back.
+const UNDERFOOT: usize = 512;
+
+/// Gives the pages back that lie below what is in use of the stack which the caller runs on, if that is the first of a
+/// [store that rests](RestingStack::of): what a process did once, such as to start, was deeper than where it waits.
+#[inline(never)]
+pub(crate) fn give_unused_stack_back() {
+    let here = 0u8;
+    let here = std::ptr::from_ref(std::hint::black_box(&here)) as usize;
+    let Some(base) = MADE
+        .get()
+        .filter(|base| (*base..base + STACK_SLOT_BYTES).contains(&here))
+    else {
+        return;
+    };
+    let start = base + page_bytes();
+    let end = here.saturating_sub(UNDERFOOT) / page_bytes() * page_bytes();
+    if start < end {
+        // Nothing lives below the frame of the innermost function. A refusal costs density only.
+        let _ = discard(start, end - start);
     }
 }
 
@@ -732,6 +781,32 @@ unsafe impl StackCreator for Stacks {
             .map_err(|full| wasmtime::Error::msg(full.to_string()))?;
         MADE.set(MADE.get().or(Some(slot.free.base)));
         Ok(Box::new(SlotStack(slot)))
+    }
+}
+
+/// Memories for tests of what is done with their pages.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::{MemorySlot, SlotMemory, page_map};
+    use wasmtime::LinearMemory;
+
+    pub(crate) struct Memory(SlotMemory);
+
+    pub(crate) fn memory(size: usize) -> Memory {
+        let slot = MemorySlot::take(size, size).unwrap().0;
+        Memory(SlotMemory { slot, size })
+    }
+
+    impl Memory {
+        pub(crate) fn bytes(&mut self) -> &mut [u8] {
+            // Sound because: the slot is this value's, and mapped for that size.
+            unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr(), self.0.size) }
+        }
+    }
+
+    /// Whether this kernel says which pages were touched.
+    pub(crate) fn can_tell() -> bool {
+        page_map().is_some()
     }
 }
 
@@ -904,6 +979,54 @@ mod tests {
         assert_eq!((touched(&*first), others()), (0, before));
         write(&*first);
         assert_eq!(touched(&*first), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stack_keeps_no_page_below_what_is_in_use() {
+        let Some(fd) = page_map() else {
+            return;
+        };
+        let mut config = wasmtime::Config::new();
+        config.with_host_stack(std::sync::Arc::new(Stacks));
+        config.async_stack_size(STACK_SLOT_BYTES - (16 << 10));
+        let engine = wasmtime::Engine::new(&config).unwrap();
+        let mut linker = wasmtime::Linker::new(&engine);
+        let defined = linker.func_wrap_async("host", "waits", move |_, (gives,): (u32,)| {
+            Box::new(async move {
+                if gives == 1 {
+                    give_unused_stack_back();
+                }
+                tokio::task::yield_now().await;
+                let base = MADE.get().expect("it runs on one");
+                let len = STACK_SLOT_BYTES - page_bytes();
+                u32::try_from(pages(fd, base + page_bytes(), len)).unwrap()
+            })
+        });
+        defined.unwrap();
+        let text = r#"(module
+            (import "host" "waits" (func $waits (param i32) (result i32)))
+            (func $deep (param i32) (result i32)
+                (if (result i32) (local.get 0)
+                    (then (i32.add (i32.const 1) (call $deep (i32.sub (local.get 0) (i32.const 1)))))
+                    (else (i32.const 0))))
+            (func (export "run") (param $gives i32) (result i32)
+                (local $sum i32)
+                (local.set $sum (call $deep (i32.const 3000)))
+                (i32.add (i32.sub (local.get $sum) (i32.const 3000)) (call $waits (local.get $gives)))))"#;
+        let module = wasmtime::Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let mut store = wasmtime::Store::new(&engine, ());
+        let instance = linker.instantiate_async(&mut store, &module).await.unwrap();
+        let run = instance.get_typed_func::<u32, u32>(&mut store, "run");
+        let run = run.unwrap();
+        let calls = async {
+            let kept = run.call_async(&mut store, 0).await.unwrap();
+            (kept, run.call_async(&mut store, 1).await.unwrap())
+        };
+        let ((kept, given), _) = RestingStack::of(pin!(calls)).await;
+        assert!(kept > 10, "{kept}");
+        assert!(given < 10, "{given} of {kept}");
+        // Not on a stack of a store.
+        give_unused_stack_back();
     }
 
     #[test]

@@ -203,6 +203,8 @@ impl Node {
         let remote = settings.node.remote_preopens.split(':');
         let remote = remote.filter(|dir| !dir.is_empty()).map(PathBuf::from);
         limits.remote_preopens = remote.collect();
+        let after = Duration::from_millis(settings.node.hibernate_after_ms);
+        limits.hibernate_after = Some(after).filter(|after| !after.is_zero());
         Ok(config)
     }
 }

@@ -597,6 +597,12 @@ async fn metrics(Get(state): Get<State>) -> Response {
         &plain(counters.alive as f64),
     );
     family(
+        "tidelock_hibernating",
+        "gauge",
+        "Guests that have waited for long, with their memory packed.",
+        &plain(counters.hibernating as f64),
+    );
+    family(
         "tidelock_spawns",
         "counter",
         "Processes made.",

@@ -3,6 +3,7 @@
 mod answers;
 mod certificates;
 mod faults;
+mod hibernation;
 mod hostile;
 mod ids;
 mod life;
