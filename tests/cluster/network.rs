@@ -24,6 +24,8 @@ use crate::settings::setting;
 
 /// How soon two nodes that control lists as alive meet again when they can.
 const HEAL_MAX: Duration = Duration::from_secs(1);
+/// What takes longer to be done was held up by others.
+const HEALED_AT_ONCE: Duration = Duration::from_millis(200);
 
 /// What of the kernel's address resolution adds to that: after a link was down it asks once a second.
 const RESOLVE_MAX: Duration = Duration::from_secs(1);
@@ -167,11 +169,17 @@ impl Net {
         count.expect("a counter").parse().expect("a count")
     }
 
-    /// A node gets everything again. Returns when that was asked for.
+    /// A node gets everything again. Returns when that was asked for; if the kernel took long over it, when it was done:
+    /// it waits for others who change their rules or end their namespaces, and the fault lasts as long.
     fn heal(&self, to: &str) -> Instant {
         let at = Instant::now();
         self.must(to, "nft delete table ip fault");
-        at
+        let took = at.elapsed();
+        if took < HEALED_AT_ONCE {
+            return at;
+        }
+        eprintln!("taking a rule away took {took:?}");
+        at + took
     }
 
     /// Sets one end of a node's link. Returns when that was asked for, after the node sees it.
