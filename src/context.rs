@@ -179,47 +179,55 @@ impl Context {
     ) -> Option<Received> {
         filter.bring_in_order();
         let wait = self.wait_for(&filter, |_, _| false);
-        match until(deadline, wait).await {
-            Waited::Received(received) => Some(received),
-            Waited::Idle | Waited::TimedOut => None,
+        match deadline {
+            None => wait.await,
+            Some(deadline) => timeout_at(deadline, wait).await.ok().flatten(),
         }
     }
 
-    /// As [`Context::receive`], of tags [in order](is_in_order), until it has waited for so long that its guest is to hibernate.
+    /// As [`Context::receive`], of tags [in order](is_in_order). `Ok(None)`: it has waited for so long that its guest is
+    /// to hibernate, and may go on.
     pub(crate) async fn receive_or_idle(
         &mut self,
         filter: &Filter,
         deadline: Option<Instant>,
-    ) -> Waited {
+    ) -> Result<Option<Received>, TimedOut> {
         let wait = self.wait_for(filter, |core, waits_since_before| {
             core.idle.looks(waits_since_before)
         });
-        until(deadline, wait).await
+        match deadline {
+            None => Ok(wait.await),
+            Some(deadline) => timeout_at(deadline, wait).await.map_err(|_| TimedOut),
+        }
     }
 
-    /// Waits for what `filter` accepts, or until the process is idle. That is asked whenever there is nothing, with whether
-    /// it was asked before.
-    async fn wait_for(&self, filter: &Filter, is_idle: impl Fn(&mut Core, bool) -> bool) -> Waited {
+    /// Waits for what `filter` accepts, or, which is `None`, until the process is idle. That is asked whenever there is nothing,
+    /// with whether it was asked before.
+    fn wait_for(
+        &self,
+        filter: &Filter,
+        is_idle: impl Fn(&mut Core, bool) -> bool,
+    ) -> impl Future<Output = Option<Received>> {
         let shared = &self.shared;
         let mut waits = false;
-        std::future::poll_fn(|poller| {
+        std::future::poll_fn(move |poller| {
             let mut core = shared.core();
-            if let Some(received) = core.pop(filter) {
-                return Poll::Ready(Waited::Received(received));
+            let received = core.pop(filter);
+            if received.is_some() {
+                return Poll::Ready(received);
             }
             if core.must_end() || core.is_looking() {
                 // Our own task has to look: it may have polled us after its own check. And a long mailbox is looked
                 // through in steps.
                 poller.waker().wake_by_ref();
             } else if is_idle(&mut core, std::mem::replace(&mut waits, true)) {
-                return Poll::Ready(Waited::Idle);
+                return Poll::Ready(None);
             } else {
                 core.receiving = true;
             }
             core.wake_me(poller);
             Poll::Pending
         })
-        .await
     }
 
     /// Lets the process hibernate when it waits for long.
@@ -782,21 +790,6 @@ impl Context {
         } else {
             Ready::Down
         }
-    }
-}
-
-/// How a wait for a message ended.
-pub(crate) enum Waited {
-    Received(Received),
-    /// It has lasted for long, and may go on.
-    Idle,
-    TimedOut,
-}
-
-async fn until(deadline: Option<Instant>, wait: impl Future<Output = Waited>) -> Waited {
-    match deadline {
-        None => wait.await,
-        Some(deadline) => timeout_at(deadline, wait).await.unwrap_or(Waited::TimedOut),
     }
 }
 

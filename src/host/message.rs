@@ -17,9 +17,8 @@ use tokio::time::timeout_at;
 use super::networking::{self, Kind, TcpStream, TlsStream, UdpSocket};
 use super::state::{Body, Data, Held};
 use super::{Call, Caller, Linker, Result, State, TIMED_OUT, deadline, sync, waits};
-use crate::context::Waited;
 use crate::wasm::{Asleep, give_unused_stack_back};
-use crate::{Filter, Message, Module, Received, Resource, SendError};
+use crate::{Filter, Message, Module, Received, Resource, SendError, TimedOut};
 
 /// Bytes set aside for a message whatever the guest hints.
 const HINT_BYTES_MAX: u64 = 64 << 10;
@@ -357,9 +356,9 @@ pub(super) async fn next(
     }
     let context = &mut call.state().context;
     match context.receive_or_idle(&filter, deadline).await {
-        Waited::Idle => Box::pin(hibernate(call, filter, deadline)).await,
-        Waited::Received(received) => Some(received),
-        Waited::TimedOut => None,
+        Ok(None) => Box::pin(hibernate(call, filter, deadline)).await,
+        Ok(received) => received,
+        Err(TimedOut) => None,
     }
 }
 
@@ -404,14 +403,9 @@ impl State {
     /// long, and goes on with [`State::message_at_last`].
     pub(crate) async fn next_message(&mut self) -> Option<u32> {
         self.busy_ticks = 0;
-        loop {
-            // Ready at once if something is there, and without a deadline it always ends with something.
-            match self.context.receive_or_idle(&Filter::Any, None).await {
-                Waited::Received(received) => return Some(hold(self, received)),
-                Waited::Idle => return None,
-                Waited::TimedOut => {}
-            }
-        }
+        // Ready at once if something is there.
+        let received = self.context.receive_or_idle(&Filter::Any, None).await;
+        received.ok().flatten().map(|received| hold(self, received))
     }
 
     /// As [`State::next_message`], however long it takes.
