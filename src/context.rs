@@ -193,7 +193,7 @@ impl Context {
         deadline: Option<Instant>,
     ) -> Result<Option<Received>, TimedOut> {
         let wait = self.wait_for(filter, |core, waits_since_before| {
-            core.idle.looks(waits_since_before)
+            core.idle.found_nothing(waits_since_before)
         });
         match deadline {
             None => Ok(wait.await),

@@ -70,7 +70,8 @@ pub struct Limits {
     /// Directories that processes spawned from other nodes may be given, with all below them. Others
     /// are left out of what such a process sees.
     pub remote_preopens: Vec<PathBuf>,
-    /// A guest that has waited for a message for so long, and for twice as long at most, hibernates until one comes: what
+    /// A guest that has waited for a message for so long, or up to twice as long, hibernates until one comes (where many do, some
+    /// twelve thousand of them a second): what
     /// differs from the data of its module is packed, and the pages of its memory go back to the kernel. None:
     /// no guest does. Only memories in slots are packed, up to 1 MiB that was touched, and only if that saves half of
     /// it; the kernel must say what was touched (`PAGEMAP_SCAN`, Linux 6.7).
@@ -627,7 +628,9 @@ impl Environment {
     /// Whether guests hibernate here, which are looked at from now on.
     pub(crate) fn hibernates(&self) -> bool {
         let every = self.0.limits.hibernate_after;
-        if let Some(every) = every {
+        if let Some(every) = every
+            && !self.0.hibernation.has_begun()
+        {
             let inner = Arc::downgrade(&self.0);
             let part = move |number| Some(inner.upgrade()?.table.part(number));
             let runtime = self.0.scheduler.runtime();

@@ -2,13 +2,13 @@
 //!
 //! A process that waits for a message is looked at every [`Limits::hibernate_after`](crate::Limits::hibernate_after). One that
 //! still waits in the same receive at the next look is asked to hibernate: it is woken, packs its memory (`wasm/packed.rs`), and
-//! waits on. So it does after having waited for once to twice that time, and nothing is done for each receive but to note that
-//! a new one has begun.
+//! waits on. So it does after having waited for once to twice that time, and a second more for each twelve thousand who are asked
+//! before it; and nothing is done for each receive but to note that a new one has begun.
 //!
 //! ```text
-//!   Busy ──look──▶ Seen ──look──▶ Asked ──woken, finds nothing──▶ Hibernates
-//!    ▲               │               │                                │
-//!    └───────────────┴───────────────┴──── the next receive begins ───┘
+//!   Busy ──look──▶ Seen ──look──▶ Asked ──woken, finds nothing──▶ Told
+//!    ▲               │               │                             │
+//!    └───────────────┴───────────────┴── the next receive begins ──┘
 //! ```
 //!
 //! The time after which is OTP's `hibernate_after` of `gen_server`.
@@ -22,9 +22,15 @@ use tokio::runtime::Handle;
 use crate::process::Shared;
 use crate::table::PARTS;
 
-/// So many are asked at once, with a pause behind them: each takes some 20 us of a core, and others want to run.
+/// So many are asked at once, with a pause behind them: each takes 20 us of a core, one with much memory ten times as
+/// much, and others want to run.
 const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(5);
+/// The next are asked once there are no more of them left that have not come to it, or after so many pauses.
+const LEFT: usize = BATCH / 8;
+const PAUSES_MAX: usize = 100;
+/// The least time between two looks.
+const EVERY_MIN: Duration = Duration::from_millis(1);
 /// So many are looked at without giving way.
 const LOOKS: usize = 1024;
 
@@ -37,15 +43,15 @@ pub(crate) enum Idle {
     Busy,
     Seen,
     Asked,
-    Hibernates,
+    Told,
 }
 
 impl Idle {
     /// A receive has found nothing: whether the process is to hibernate. If the receive has not waited before, it begins now.
-    pub(crate) fn looks(&mut self, waits_since_before: bool) -> bool {
+    pub(crate) fn found_nothing(&mut self, waits_since_before: bool) -> bool {
         let is_asked = *self == Idle::Asked && waits_since_before;
         if is_asked {
-            *self = Idle::Hibernates;
+            *self = Idle::Told;
         } else if !waits_since_before && *self != Idle::Never {
             *self = Idle::Busy;
         }
@@ -53,7 +59,7 @@ impl Idle {
     }
 
     /// A look at a process that waits: whether it is to be asked.
-    pub(crate) fn is_seen(&mut self) -> bool {
+    pub(crate) fn see(&mut self) -> bool {
         if *self == Idle::Busy {
             *self = Idle::Seen;
             return false;
@@ -62,7 +68,7 @@ impl Idle {
     }
 
     /// Asks one that was to be asked and waits: whether it has to be woken.
-    pub(crate) fn is_asked(&mut self) -> bool {
+    pub(crate) fn ask(&mut self) -> bool {
         let is_seen = *self == Idle::Seen;
         if is_seen {
             *self = Idle::Asked;
@@ -99,6 +105,11 @@ impl Hibernation {
         Hibernating(self.asleep.clone())
     }
 
+    /// Whether somebody looks.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// Looks at all processes every so often, from the first call on. `part` gives those of one part of the table, and
     /// None when there is no table any more.
     pub(crate) fn begin(
@@ -107,9 +118,10 @@ impl Hibernation {
         every: Duration,
         part: impl Fn(usize) -> Option<Vec<Arc<Shared>>> + Send + Sync + 'static,
     ) {
-        if self.begun.load(Ordering::Relaxed) || self.begun.swap(true, Ordering::Relaxed) {
+        if self.begun.swap(true, Ordering::Relaxed) {
             return;
         }
+        let every = every.max(EVERY_MIN);
         runtime.spawn(async move {
             loop {
                 tokio::time::sleep(every).await;
@@ -140,7 +152,13 @@ async fn look(processes: Vec<Arc<Shared>>) {
         for shared in batch.iter().filter_map(Weak::upgrade) {
             shared.hibernate();
         }
-        tokio::time::sleep(PAUSE).await;
+        for _ in 0..PAUSES_MAX {
+            tokio::time::sleep(PAUSE).await;
+            let left = batch.iter().filter_map(Weak::upgrade);
+            if left.filter(|shared| shared.is_asked()).count() <= LEFT {
+                break;
+            }
+        }
     }
 }
 
@@ -151,22 +169,25 @@ mod tests {
     #[test]
     fn a_process_hibernates_after_two_looks_at_one_receive() {
         let mut idle = Idle::Busy;
-        assert!(!idle.looks(false) && !idle.is_asked());
-        assert!(!idle.is_seen() && idle.is_seen() && idle.is_asked());
-        assert!(!idle.is_asked() && !idle.is_seen(), "it is asked once");
-        assert!(idle.looks(true) && !idle.looks(true), "and told once");
+        assert!(!idle.found_nothing(false) && !idle.ask());
+        assert!(!idle.see() && idle.see() && idle.ask());
+        assert!(!idle.ask() && !idle.see(), "it is asked once");
+        assert!(
+            idle.found_nothing(true) && !idle.found_nothing(true),
+            "and told once"
+        );
         // The next receive.
-        assert!(!idle.looks(false) && !idle.is_seen());
+        assert!(!idle.found_nothing(false) && !idle.see());
         // Woken in between for something else.
-        assert!(!idle.looks(true) && idle.is_seen() && idle.is_asked());
+        assert!(!idle.found_nothing(true) && idle.see() && idle.ask());
         // What came at last was received before it could hibernate.
-        assert!(!idle.looks(false) && !idle.is_asked() && !idle.is_seen());
+        assert!(!idle.found_nothing(false) && !idle.ask() && !idle.see());
     }
 
     #[test]
     fn one_that_has_nothing_to_pack_never_does() {
         let mut idle = Idle::Never;
-        assert!(!idle.looks(false) && !idle.is_seen() && !idle.is_seen() && !idle.is_asked());
-        assert_eq!((idle.looks(true), idle), (false, Idle::Never));
+        assert!(!idle.found_nothing(false) && !idle.see() && !idle.see() && !idle.ask());
+        assert_eq!((idle.found_nothing(true), idle), (false, Idle::Never));
     }
 }

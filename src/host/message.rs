@@ -382,7 +382,8 @@ async fn hibernate(
         })
         .await
     };
-    if let (Some(asleep), Ok((memory, state))) = (asleep, call.parts()) {
+    if let Some(asleep) = asleep {
+        let (memory, state) = call.parts().expect("it was packed");
         asleep.wake(memory, state);
     }
     received

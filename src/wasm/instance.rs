@@ -356,7 +356,8 @@ async fn handle(
                 let asleep =
                     memory_of(store).and_then(|(memory, state)| Asleep::fall(memory, state));
                 let kind = store.data_mut().message_at_last().await;
-                if let (Some(asleep), Some((memory, state))) = (asleep, memory_of(store)) {
+                if let Some(asleep) = asleep {
+                    let (memory, state) = memory_of(store).expect("it was packed");
                     asleep.wake(memory, state);
                 }
                 kind
@@ -395,7 +396,7 @@ impl Asleep {
         let packed = state
             .limits
             .in_slot
-            .then(|| Packed::pack(memory, state.module().image()))??;
+            .then(|| Packed::pack(memory, || state.module().image()))??;
         Some(Self {
             packed,
             _counted: state.environment().hibernating(),

@@ -44,6 +44,8 @@ pub(crate) use module::AT_ONCE_BYTES_MAX;
 pub use module::{EntryError, Module, ModuleError};
 use rustix::process::{Resource, getrlimit};
 pub(crate) use slab::give_unused_stack_back;
+#[cfg(test)]
+pub(crate) use slab::testing::can_tell;
 use slab::{MemorySlot, RestingStack, SlabFull};
 
 use crate::host::State;

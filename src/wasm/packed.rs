@@ -13,12 +13,14 @@
 
 use std::ops::Range;
 
-use wasmparser::{ConstExpr, DataKind, Operator, Parser, Payload};
+use wasmparser::{BinaryReaderError, Chunk, ConstExpr, DataKind, Operator, Parser, Payload};
 
 use super::slab;
 
 /// Bytes of touched pages of a memory that is packed; a guest with more keeps them. Comparing these takes 0.2 ms.
 const TOUCHED_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a memory that is packed: the kernel looks through all of its pages for those that were touched.
+const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// A memory is packed if that takes at most one in so many bytes of its pages.
 const SAVES: usize = 2;
 /// Bytes that are compared at once.
@@ -40,27 +42,13 @@ pub(super) struct Image {
 impl Image {
     /// The data of a module that lies at addresses which the module names. What cannot be read is left out.
     pub(super) fn of(module: &[u8]) -> Self {
-        let mut found: Vec<(usize, &[u8])> = Vec::new();
-        for payload in Parser::new(0).parse_all(module) {
-            let Ok(Payload::DataSection(all)) = payload else {
-                continue;
-            };
-            for data in all.into_iter().map_while(Result::ok) {
-                if let DataKind::Active {
-                    memory_index: 0,
-                    offset_expr,
-                } = data.kind
-                    && let Some(at) = constant(&offset_expr)
-                {
-                    found.push((at, data.data));
-                }
-            }
-        }
+        let found = data(module).unwrap_or_default();
         let start = found.iter().map(|(at, _)| *at).min().unwrap_or(0);
         let start = start - start % WORD;
         let end = found.iter().map(|(at, data)| at + data.len()).max();
         let end = end.unwrap_or(start).next_multiple_of(WORD);
-        if end - start > TOUCHED_BYTES_MAX {
+        // What lies far apart is no image that takes no more than the module does, which is counted.
+        if end - start > TOUCHED_BYTES_MAX.min(module.len()) {
             return Self::default();
         }
         let mut bytes = vec![0; end - start].into_boxed_slice();
@@ -79,6 +67,38 @@ impl Image {
     }
 }
 
+/// The data at addresses that the module names.
+fn data(module: &[u8]) -> Result<Vec<(usize, &[u8])>, BinaryReaderError> {
+    let (mut parser, mut rest, mut found) = (Parser::new(0), module, Vec::new());
+    loop {
+        let Chunk::Parsed { consumed, payload } = parser.parse(rest, true)? else {
+            return Ok(found);
+        };
+        rest = &rest[consumed..];
+        match payload {
+            Payload::CodeSectionStart { size, .. } => {
+                parser.skip_section();
+                rest = rest.get(size as usize..).unwrap_or_default();
+            }
+            Payload::DataSection(all) => {
+                for data in all {
+                    let data = data?;
+                    if let DataKind::Active {
+                        memory_index: 0,
+                        offset_expr,
+                    } = data.kind
+                        && let Some(at) = constant(&offset_expr)
+                    {
+                        found.push((at, data.data));
+                    }
+                }
+            }
+            Payload::End(_) => return Ok(found),
+            _ => {}
+        }
+    }
+}
+
 fn constant(offset: &ConstExpr<'_>) -> Option<usize> {
     let mut operators = offset.get_operators_reader();
     let Ok(Operator::I32Const { value }) = operators.read() else {
@@ -88,7 +108,7 @@ fn constant(offset: &ConstExpr<'_>) -> Option<usize> {
     matches!(operators.read(), Ok(Operator::End)).then(|| value.cast_unsigned() as usize)
 }
 
-/// A memory whose pages the kernel has back, until [`Packed::unpack`].
+/// A memory whose pages the kernel has back, until [`Packed::unpack`]. What is its own lies on the heap, as messages do.
 #[derive(Debug)]
 pub(super) struct Packed {
     runs: Box<[u8]>,
@@ -99,21 +119,22 @@ pub(super) struct Packed {
 impl Packed {
     /// Packs a memory that lies in a slot of this program's own; from here on it is not to be looked at. None: it is as it was,
     /// since there is nothing to be gained, or the kernel cannot say which pages it has.
-    pub(super) fn pack(memory: &mut [u8], image: &Image) -> Option<Self> {
+    pub(super) fn pack<'a>(memory: &mut [u8], image: impl FnOnce() -> &'a Image) -> Option<Self> {
+        if memory.len() > MEMORY_BYTES_MAX {
+            return None;
+        }
         let (mut stretches, mut pages) = (Vec::new(), 0);
-        let told = slab::touched(memory, |stretch| {
+        let told = slab::touched(memory, TOUCHED_BYTES_MAX, |stretch| {
             pages += stretch.len();
-            // An address of a guest has 32 bits, and the last page is not the last byte.
-            let start = u32::try_from(stretch.start).ok();
-            let end = u32::try_from(stretch.end).ok();
-            let stretch = start.zip(end).map(|(start, end)| start..end);
-            stretches.extend(stretch.clone());
-            stretch.is_some() && pages <= TOUCHED_BYTES_MAX
+            // No memory that is packed is as long as that.
+            let short = |at| u32::try_from(at).expect("below 64 MiB");
+            stretches.push(short(stretch.start)..short(stretch.end));
+            pages <= TOUCHED_BYTES_MAX
         });
         if !told || pages == 0 {
             return None;
         }
-        let mut runs = Vec::new();
+        let (mut runs, image) = (Vec::new(), image());
         for stretch in &stretches {
             append(&mut runs, memory, wide(stretch), image);
             if runs.len() > pages / SAVES {
@@ -128,7 +149,7 @@ impl Packed {
     }
 
     /// Makes a memory what it was when it was packed against this image.
-    pub(super) fn unpack(&self, memory: &mut [u8], image: &Image) {
+    pub(super) fn unpack(self, memory: &mut [u8], image: &Image) {
         for stretch in self.stretches.iter().map(wide) {
             let start = stretch.start.max(image.start);
             let end = stretch.end.min(image.start + image.bytes.len());
@@ -204,8 +225,17 @@ mod tests {
         assert_eq!([image.word(8), image.word(48)], [[0; 8]; 2]);
         assert_eq!(Image::of(b"\0asm\x01\0\0\0\x0b\xff"), Image::default());
         assert_eq!(Image::of(b"nothing"), Image::default());
-        let far = r#"(module (memory 1) (data (i32.const 0) "a") (data (i32.const -9) "b"))"#;
-        assert_eq!(self::image(far), Image::default());
+        for far in [r#"(i32.const -9) "b""#, r#"(i32.const 5000) "b""#] {
+            let text = format!(r#"(module (memory 1) (data (i32.const 0) "a") (data {far}))"#);
+            assert_eq!(
+                self::image(&text),
+                Image::default(),
+                "more than the module has"
+            );
+        }
+        let code =
+            r#"(module (memory 1) (func (nop)) (func (nop)) (data (i32.const 8) "behind code"))"#;
+        assert_eq!(&self::image(code).bytes[..11], b"behind code");
     }
 
     /// A memory that holds an image, and what is written over it.
@@ -221,11 +251,12 @@ mod tests {
 
     #[test]
     fn what_was_packed_comes_back_and_takes_no_page_meanwhile() {
-        let image = image(
-            r#"(module (memory 4)
-                (data (i32.const 4090) "some bytes over the end of a page")
-                (data (i32.const 70000) "more"))"#,
-        );
+        let mut image = Image {
+            start: 4088,
+            bytes: vec![0; 66_000].into(),
+        };
+        image.bytes[2..40].fill(0xab);
+        image.bytes[65_900..].fill(0xcd);
         // A generator of Marsaglia's (xorshift64); any numbers do.
         let mut state = 7u64;
         let mut random = move |below: usize| {
@@ -247,11 +278,12 @@ mod tests {
                 *bytes.last_mut().unwrap() = round;
             });
             let before = memory.bytes().to_vec();
-            let Some(packed) = Packed::pack(memory.bytes(), &image) else {
+            let Some(packed) = Packed::pack(memory.bytes(), || &image) else {
                 assert!(!testing::can_tell(), "round {round}");
                 return;
             };
-            assert!(slab::touched(memory.bytes(), |pages| panic!("{pages:?}")));
+            let none = slab::touched(memory.bytes(), 1, |pages| panic!("{pages:?}"));
+            assert!(none);
             packed.unpack(memory.bytes(), &image);
             assert!(memory.bytes() == before, "round {round}");
         }
@@ -267,13 +299,13 @@ mod tests {
         let mut memory = testing::memory(256 * KIB);
         memory.bytes()[5] = 1;
         let before = memory.bytes().to_vec();
-        if let Some(packed) = Packed::pack(memory.bytes(), &image) {
+        if let Some(packed) = Packed::pack(memory.bytes(), || &image) {
             packed.unpack(memory.bytes(), &image);
         }
         assert!(memory.bytes() == before);
         memory.bytes()[256 * KIB - 1] = 2;
         let before = memory.bytes().to_vec();
-        if let Some(packed) = Packed::pack(memory.bytes(), &image) {
+        if let Some(packed) = Packed::pack(memory.bytes(), || &image) {
             packed.unpack(memory.bytes(), &image);
         }
         assert!(memory.bytes() == before);
@@ -289,7 +321,7 @@ mod tests {
                 }
             });
             let before = memory.bytes().to_vec();
-            let packed = Packed::pack(memory.bytes(), &image).is_some();
+            let packed = Packed::pack(memory.bytes(), || &image).is_some();
             assert_eq!(memory.bytes() == before, !packed);
             packed
         };
@@ -297,19 +329,23 @@ mod tests {
         assert_eq!([every(1), every(3)], [false; 2]);
         assert_eq!([every(5), every(64)], [testing::can_tell(); 2]);
         // Nothing was touched, so there is nothing to be had.
-        assert!(Packed::pack(testing::memory(64 * KIB).bytes(), &image).is_none());
+        assert!(Packed::pack(testing::memory(64 * KIB).bytes(), || &image).is_none());
     }
 
     #[test]
     fn a_memory_of_which_much_was_touched_stays_as_it_is() {
+        let image = Image::default();
         let packs = |touched: usize| {
             let mut memory = testing::memory(4 << 20);
             for page in memory.bytes()[..touched].chunks_mut(4 * KIB) {
                 page[0] = 1;
             }
-            Packed::pack(memory.bytes(), &Image::default()).is_some()
+            Packed::pack(memory.bytes(), || &image).is_some()
         };
         assert_eq!(packs(TOUCHED_BYTES_MAX), testing::can_tell());
+        let mut long = testing::memory(MEMORY_BYTES_MAX + 64 * KIB);
+        long.bytes()[0] = 1;
+        assert!(Packed::pack(long.bytes(), || &image).is_none());
         assert!(!packs(TOUCHED_BYTES_MAX + 4 * KIB));
     }
 }

@@ -381,10 +381,16 @@ struct PageRegion {
 
 /// Calls `f` with every stretch of touched pages in a range, in memory or swapped out, until it says that it has seen
 /// enough. False when the kernel cannot say; `f` may have seen some of them.
-fn scan(
+fn scan(fd: RawFd, start: usize, len: usize, f: impl FnMut(PageRegion) -> ControlFlow<()>) -> bool {
+    scan_some(fd, start, len, 0, f)
+}
+
+/// As [`scan`]; `f` hears of so many touched pages at the most before the kernel looks further. 0: of any number.
+fn scan_some(
     fd: RawFd,
     start: usize,
     len: usize,
+    max_pages: u64,
     mut f: impl FnMut(PageRegion) -> ControlFlow<()>,
 ) -> bool {
     const PAGEMAP_SCAN: u64 = 0xC060_6610;
@@ -400,7 +406,7 @@ fn scan(
             walk_end: 0,
             vec: regions.as_mut_ptr() as u64,
             vec_len: regions.len() as u64,
-            max_pages: 0,
+            max_pages,
             // Neither the shared zero page …
             category_inverted: PAGE_IS_PFNZERO,
             category_mask: PAGE_IS_PFNZERO,
@@ -559,14 +565,16 @@ impl MemorySlot {
 }
 
 /// Names each stretch of a memory that has pages of its own, until `f` has seen enough: whether all were named. They are
-/// not if some lie in swap, where they take no memory, or the kernel cannot say.
-pub(super) fn touched(memory: &[u8], mut f: impl FnMut(Range<usize>) -> bool) -> bool {
+/// not if some lie in swap, where they take no memory, or the kernel cannot say. It looks no further than it has to, to find
+/// one page more than `max` bytes have.
+pub(super) fn touched(memory: &[u8], max: usize, mut f: impl FnMut(Range<usize>) -> bool) -> bool {
     let start = memory.as_ptr() as usize;
     let Some(fd) = page_map().filter(|_| start.is_multiple_of(page_bytes())) else {
         return false;
     };
     let mut all = true;
-    let told = scan(fd, start, memory.len(), |region| {
+    let pages = (max / page_bytes() + 1) as u64;
+    let told = scan_some(fd, start, memory.len(), pages, |region| {
         let stretch = region.start as usize - start..region.end as usize - start;
         all = region.categories & PAGE_IS_PRESENT != 0 && f(stretch);
         match all {
@@ -786,7 +794,7 @@ unsafe impl StackCreator for Stacks {
 
 /// Memories for tests of what is done with their pages.
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     use super::{MemorySlot, SlotMemory, page_map};
     use wasmtime::LinearMemory;
 
