@@ -132,6 +132,8 @@ enum Entry {
     Data(Option<i64>, Bytes),
     Received(Box<Received>),
     Notice(Box<Notice>),
+    /// A notice that was settled, and is received as it is.
+    Died(Box<Notice>),
     /// A notice that was withdrawn, or that nobody sees.
     Nothing,
 }
@@ -158,6 +160,7 @@ impl Entry {
                 Received::LinkDied { tag, .. } => *tag,
                 Received::Down { .. } | Received::NodeDown { .. } => None,
             },
+            Entry::Died(notice) => notice.tag,
             Entry::Notice(_) | Entry::Nothing => None,
         }
     }
@@ -174,36 +177,82 @@ impl Entry {
                     | Received::Down { reason, .. }
                     | Received::NodeDown { reason, .. } => reason.text_bytes(),
                 },
-                Entry::Notice(notice) => notice.reason.text_bytes(),
+                Entry::Notice(notice) | Entry::Died(notice) => notice.reason.text_bytes(),
                 Entry::Nothing => 0,
             }
     }
 
     /// Whether there is something to receive. All notices have been settled.
     fn is_something(&self) -> bool {
-        matches!(self, Entry::Data(..) | Entry::Received(_))
+        matches!(self, Entry::Data(..) | Entry::Received(_) | Entry::Died(_))
     }
 
     fn received(self) -> Option<Received> {
         match self {
             Entry::Data(tag, data) => Some(Received::Message(Message::new(tag, data))),
             Entry::Received(received) => Some(*received),
+            Entry::Died(notice) => Some(Received::LinkDied {
+                pid: notice.about,
+                tag: notice.tag,
+                reason: notice.reason,
+            }),
             Entry::Notice(_) | Entry::Nothing => None,
         }
     }
 }
 
+/// Numbers of entries, oldest first. Few processes ever have more than one notice at a time, and one needs no memory
+/// elsewhere.
+#[derive(Debug)]
+enum Notices {
+    One(Option<u64>),
+    More(VecDeque<u64>),
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Notices::One(None)
+    }
+}
+
+impl Notices {
+    fn is_empty(&self) -> bool {
+        match self {
+            Notices::One(one) => one.is_none(),
+            Notices::More(all) => all.is_empty(),
+        }
+    }
+
+    fn push(&mut self, number: u64) {
+        match self {
+            Notices::One(Some(first)) => *self = Notices::More(VecDeque::from([*first, number])),
+            Notices::One(one) => *one = Some(number),
+            Notices::More(all) => all.push_back(number),
+        }
+    }
+
+    fn pop(&mut self) -> Option<u64> {
+        match self {
+            Notices::One(one) => one.take(),
+            Notices::More(all) => all.pop_front(),
+        }
+    }
+}
+
 /// The mailbox of one process.
+///
+/// Its fields are in this order: what each message and each end looks at comes first, on the fewest cache lines.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Mailbox {
     /// Arrived, and not passed over by a receive by tag. The number of the first is `base`.
     fresh: Queue<Entry>,
     base: u64,
+    bytes: usize,
+    notices: Notices,
     /// Passed over.
     skipped: BTreeMap<u64, Entry>,
     by_tag: BTreeMap<i64, VecDeque<u64>>,
-    notices: VecDeque<u64>,
-    bytes: usize,
 }
 
 impl Mailbox {
@@ -232,7 +281,7 @@ impl Mailbox {
     }
 
     pub(crate) fn push_notice(&mut self, notice: Notice) {
-        self.notices.push_back(self.base + self.fresh.len() as u64);
+        self.notices.push(self.base + self.fresh.len() as u64);
         self.push_entry(Entry::Notice(Box::new(notice)));
     }
 
@@ -241,9 +290,9 @@ impl Mailbox {
         !self.notices.is_empty()
     }
 
-    /// Settles the oldest notice: `judge` says what the process receives instead, if anything.
-    pub(crate) fn settle(&mut self, judge: impl FnOnce(Notice) -> Option<Received>) {
-        let Some(number) = self.notices.pop_front() else {
+    /// Settles the oldest notice: `judge` says whether the process receives it.
+    pub(crate) fn settle(&mut self, judge: impl FnOnce(&Notice) -> bool) {
+        let Some(number) = self.notices.pop() else {
             return;
         };
         let at = usize::try_from(number - self.base).expect("a mailbox fits into memory");
@@ -253,9 +302,9 @@ impl Mailbox {
             .expect("a notice is not taken before");
         self.bytes -= entry.bytes();
         if let Entry::Notice(notice) = std::mem::replace(entry, Entry::Nothing)
-            && let Some(received) = judge(*notice)
+            && judge(&notice)
         {
-            *entry = Entry::Received(Box::new(received));
+            *entry = Entry::Died(notice);
         }
         self.bytes += entry.bytes();
         // A process that never receives has none of them for long.
@@ -469,20 +518,92 @@ mod tests {
         mailbox.push_message(tagged(3, "first"));
         mailbox.push_notice(notice(1));
         mailbox.push_notice(notice(2));
-        mailbox.settle(|_| None);
-        mailbox.settle(|n| {
-            Some(Received::LinkDied {
-                pid: n.about,
-                tag: n.tag,
-                reason: n.reason,
-            })
-        });
+        mailbox.settle(|_| false);
+        mailbox.settle(|_| true);
         assert_eq!(text(mailbox.pop(&Filter::Tag(3))).as_deref(), Some("first"));
         assert!(matches!(
             mailbox.pop(&Filter::Tag(3)),
             Some(Received::LinkDied { .. })
         ));
         assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn notices_are_settled_in_order_and_received_where_they_stand() {
+        let mut mailbox = Mailbox::default();
+        let about = |number: u64| Pid::new(NodeId(1), number).unwrap();
+        let notice = |number| Notice {
+            number,
+            about: about(number),
+            tag: Some(1),
+            reason: ExitReason::Trap("why".into()),
+        };
+        let died = |received: Option<Received>| match received {
+            Some(Received::LinkDied { pid, tag, reason }) => {
+                assert_eq!(tag, Some(1));
+                assert_eq!(reason, ExitReason::Trap("why".into()));
+                pid.local()
+            }
+            other => panic!("{other:?}"),
+        };
+        // One at a time.
+        for number in 1..10 {
+            mailbox.push_notice(notice(number));
+            let before = mailbox.bytes();
+            mailbox.settle(|notice| notice.number == number);
+            assert_eq!(mailbox.bytes(), before);
+            assert_eq!(died(mailbox.pop(&Filter::Any)), number);
+        }
+        assert!(matches!(mailbox.notices, Notices::One(None)), "no memory");
+        // Several at a time, twice: the second time there is room for them.
+        for _ in 0..2 {
+            for number in 1..=4 {
+                mailbox.push_notice(notice(number));
+                mailbox.push_message(tagged(2, "between"));
+            }
+            let mut settled = Vec::new();
+            while mailbox.has_notices() {
+                mailbox.settle(|notice| {
+                    settled.push(notice.number);
+                    notice.number != 2
+                });
+            }
+            assert_eq!(settled, [1, 2, 3, 4]);
+            let filter = Filter::Tag(1);
+            let received: Vec<u64> = (0..3).map(|_| died(mailbox.pop(&filter))).collect();
+            assert_eq!(received, [1, 3, 4]);
+            let rest = std::iter::from_fn(|| text(mailbox.pop(&Filter::Any)));
+            assert!(rest.eq(["between"; 4].map(String::from)));
+            assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_settled_notice_stays_where_it_was_put() {
+        let mut mailbox = Mailbox::default();
+        mailbox.push_notice(Notice {
+            number: 1,
+            about: Pid::new(NodeId(1), 1).unwrap(),
+            tag: None,
+            reason: ExitReason::NoProcess,
+        });
+        let mut place = std::ptr::null();
+        mailbox.settle(|notice| {
+            place = std::ptr::from_ref(notice);
+            true
+        });
+        let Some(Entry::Died(notice)) = mailbox.fresh.front() else {
+            panic!("it was settled");
+        };
+        assert_eq!(std::ptr::from_ref(notice.as_ref()), place);
+    }
+
+    #[test]
+    fn what_each_message_needs_comes_first() {
+        let needed = std::mem::offset_of!(Mailbox, notices) + size_of::<Notices>();
+        assert!(needed <= std::mem::offset_of!(Mailbox, skipped));
+        assert!(std::mem::offset_of!(Mailbox, bytes) < needed);
+        assert!(std::mem::offset_of!(Mailbox, skipped) < std::mem::offset_of!(Mailbox, by_tag));
     }
 
     #[test]
@@ -544,7 +665,7 @@ mod tests {
                 MAILBOX_ENTRY_BYTES + 100,
                 "its text counts"
             );
-            mailbox.settle(|_| None);
+            mailbox.settle(|_| false);
             assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
         }
     }

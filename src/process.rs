@@ -27,6 +27,7 @@
 mod parked;
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -78,35 +79,38 @@ pub trait Process: Send + Sync + fmt::Debug {
 }
 
 /// What is kept for one process, by whoever may reach it.
+///
+/// Here and in what it is made of, fields are in this order: of a process that has waited for long nothing is in a
+/// cache, so what is looked at when it is told something is together, on the fewest cache lines.
+#[repr(C)]
 pub(crate) struct Shared {
     pub(crate) pid: Pid,
     pub(crate) env: Environment,
     pub(crate) about: About,
-    core: Mutex<Core>,
-    inbox: Mutex<VecDeque<(Pid, link::Signal)>>,
     /// Bytes of a guest's linear memory; the guest's limiter keeps it.
     pub(crate) memory: AtomicUsize,
+    inbox: Mutex<VecDeque<(Pid, link::Signal)>>,
+    core: Mutex<Core>,
 }
 
-/// What a process was made from; never changes.
+/// What a process was made from; never changes. Whose it is comes first: whoever finds it looks at that, beside the
+/// counts of those who hold it.
+#[repr(C)]
 pub(crate) struct About {
     pub(crate) environ: Environ,
     pub(crate) name: Arc<str>,
-    pub(crate) module: Option<ModuleHash>,
     pub(crate) parent: Option<Pid>,
     pub(crate) config: Arc<ProcessConfig>,
-    pub(crate) origin: Origin,
     pub(crate) started_at: SystemTime,
     /// Linked to the parent; the tag is what the parent's LinkDied carries.
     pub(crate) link: Option<Option<i64>>,
+    pub(crate) module: Option<ModuleHash>,
+    pub(crate) origin: Origin,
 }
 
 /// What changes, in single steps.
+#[repr(C)]
 pub(crate) struct Core {
-    pub(crate) block: Block,
-    pub(crate) mailbox: Mailbox,
-    /// Set by anybody, obeyed by the task: why the process must end.
-    verdict: Option<ExitReason>,
     pub(crate) die_when_link_dies: bool,
     /// Since it was last polled, its code has found nothing to receive, and waits for that.
     pub(crate) receiving: bool,
@@ -115,13 +119,18 @@ pub(crate) struct Core {
     task: Option<Waker>,
     /// Wakes a receive or a call that may have a waker of its own.
     waiter: Option<Waker>,
+    /// Set by anybody, obeyed by the task: why the process must end.
+    verdict: Option<ExitReason>,
+    /// Its code, if it is parked and nothing has decided that it must end.
+    unrun: Option<Unrun>,
+    pub(crate) received: u64,
+    pub(crate) mailbox: Mailbox,
+    /// What links need of it comes first.
+    pub(crate) block: Block,
     pub(crate) linked: Option<(Pid, LinkOutcome)>,
     pub(crate) unlinked: Option<Pid>,
     /// Made for another node and not started: whom to tell if it ends before.
     parked: Option<(NodeId, u64, u64)>,
-    /// Its code, if it is parked and nothing has decided that it must end.
-    unrun: Option<Unrun>,
-    pub(crate) received: u64,
 }
 
 impl Core {
@@ -130,22 +139,16 @@ impl Core {
         while self.mailbox.has_notices() && self.verdict.is_none() {
             let (block, verdict) = (&mut self.block, &mut self.verdict);
             let die = self.die_when_link_dies;
-            self.mailbox.settle(|notice: Notice| {
-                let Notice {
-                    number,
-                    about: pid,
-                    tag,
-                    reason,
-                } = notice;
-                if !block.take(pid, number) || reason.is_normal() {
-                    return None;
+            self.mailbox.settle(|notice| {
+                let (pid, reason) = (notice.about, &notice.reason);
+                if !block.take(pid, notice.number) || reason.is_normal() {
+                    return false;
                 }
                 if die {
                     let why = bounded(reason.to_string());
                     *verdict = Some(ExitReason::LinkDied { pid, why });
-                    return None;
                 }
-                Some(Received::LinkDied { pid, tag, reason })
+                !die
             });
         }
     }
@@ -222,6 +225,13 @@ fn wake(mut core: MutexGuard<'_, Core>) {
 struct Wakers(Option<Waker>, Option<Waker>, Option<Unrun>);
 
 impl Wakers {
+    /// Those of a later change of the same step.
+    fn add(&mut self, Wakers(task, waiter, unrun): Wakers) {
+        self.0 = task.or(self.0.take());
+        self.1 = waiter.or(self.1.take());
+        self.2 = unrun.or(self.2.take());
+    }
+
     fn call(self) {
         match (self.0, self.1) {
             (Some(task), Some(waiter)) if task.will_wake(&waiter) => task.wake(),
@@ -240,17 +250,55 @@ impl Wakers {
     }
 }
 
-/// What follows from a step once its core is let go: inboxes to pump.
+/// What follows from a step once its core is let go: inboxes to pump, the last one first. Mostly there is one at the
+/// most, which needs no memory elsewhere.
 #[derive(Default)]
 #[must_use]
-pub(crate) struct After(Vec<Arc<Shared>>);
+pub(crate) struct After {
+    first: Option<Arc<Shared>>,
+    /// Nothing, if there is no first.
+    others: Vec<Arc<Shared>>,
+}
 
 impl After {
+    fn push(&mut self, shared: Arc<Shared>) {
+        match self.first {
+            None => self.first = Some(shared),
+            Some(_) => self.others.push(shared),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Arc<Shared>> {
+        self.others.pop().or_else(|| self.first.take())
+    }
+
     /// Pumps every inbox that got something, and what follows from that.
     pub(crate) fn run(mut self) {
-        while let Some(shared) = self.0.pop() {
+        while let Some(shared) = self.pop() {
             shared.pump(&mut self);
         }
+    }
+}
+
+/// Effects that a thread keeps room for. Most steps have one or two; what an end has for thousands is given back.
+const ROOM_MAX: usize = 64;
+
+thread_local! {
+    /// Room for the effects of the next step of this thread. Empty while a step has it.
+    static ROOM: Cell<Vec<Effect>> = const { Cell::new(Vec::new()) };
+}
+
+/// Room for the effects of a step.
+fn take_room() -> Vec<Effect> {
+    // There is none while a thread ends.
+    ROOM.try_with(Cell::take).unwrap_or_default()
+}
+
+/// Keeps it for the next step. All of them have been carried out.
+fn keep_room(effects: Vec<Effect>) {
+    if effects.capacity() <= ROOM_MAX {
+        // While a thread ends it is not kept.
+        let _: Result<(), _> = ROOM.try_with(|room| room.set(effects));
     }
 }
 
@@ -290,12 +338,13 @@ impl Shared {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Core, &mut Vec<Effect>) -> T,
     ) -> T {
-        let mut after = After::default();
+        let (mut after, mut wakers) = (After::default(), Wakers::default());
+        let mut effects = take_room();
         let mut core = self.core();
-        let mut effects = Vec::new();
         let value = change(&mut core, &mut effects);
-        let wakers = self.carry(&mut core, effects, &mut after);
+        self.carry(&mut core, &mut effects, &mut after, &mut wakers);
         drop(core);
+        keep_room(effects);
         wakers.call();
         after.run();
         value
@@ -332,7 +381,7 @@ impl Shared {
         } else {
             drop(core);
             self.append(from, signal);
-            after.0.push(self.clone());
+            after.push(self.clone());
         }
         after.run();
     }
@@ -352,21 +401,32 @@ impl Shared {
         signal: link::Signal,
         after: &mut After,
     ) -> Wakers {
-        let mut effects = Vec::new();
+        let mut wakers = Wakers::default();
+        let mut effects = take_room();
         core.block.handle(from, signal, &mut effects);
-        self.carry(core, effects, after)
+        self.carry(core, &mut effects, after, &mut wakers);
+        keep_room(effects);
+        wakers
     }
 
-    /// Carries out effects in order, in the same step as the change they follow from.
-    fn carry(self: &Arc<Self>, core: &mut Core, effects: Vec<Effect>, after: &mut After) -> Wakers {
-        let mut wakers = Wakers::default();
-        let mut queue = VecDeque::from(effects);
-        while let Some(effect) = queue.pop_front() {
-            let mut more = Vec::new();
+    /// Carries out effects in order, in the same step as the change they follow from. None is left.
+    fn carry(
+        self: &Arc<Self>,
+        core: &mut Core,
+        effects: &mut Vec<Effect>,
+        after: &mut After,
+        wakers: &mut Wakers,
+    ) {
+        for effect in effects.drain(..) {
             let mut wakes = true;
             match effect {
                 Effect::Send(to, signal) => {
+                    let mut more = Vec::new();
                     self.send_signal(core, to, signal, after, &mut more);
+                    // Effects of a failed send belong to the same step and come first. They send nothing, so this ends.
+                    if !more.is_empty() {
+                        self.carry(core, &mut more, after, wakers);
+                    }
                     wakes = false;
                 }
                 // Nobody sees it: the link is gone, and a process that never receives has nothing to read.
@@ -428,16 +488,10 @@ impl Shared {
                     wakes = false;
                 }
             }
-            // Effects of a failed send belong to the same step and come first.
-            for effect in more.into_iter().rev() {
-                queue.push_front(effect);
-            }
             if wakes {
-                let Wakers(task, waiter, unrun) = core.wake();
-                wakers = Wakers(task.or(wakers.0), waiter.or(wakers.1), unrun.or(wakers.2));
+                wakers.add(core.wake());
             }
         }
-        wakers
     }
 
     fn send_signal(
@@ -452,13 +506,13 @@ impl Shared {
             match self.env.find(self.about.environ, to) {
                 Some(target) => {
                     target.append(self.pid, signal);
-                    after.0.push(target);
+                    after.push(target);
                 }
                 // Through the own inbox, behind whatever the dead one said before.
                 None => {
                     if let Some(answer) = link::answer_for_nobody(&signal) {
                         self.append(to, answer);
-                        after.0.push(self.clone());
+                        after.push(self.clone());
                     }
                 }
             }
@@ -544,15 +598,20 @@ impl Shared {
     /// Looked at once in a while: whether it has waited for a message since the last look.
     pub(crate) fn has_waited(&self) -> bool {
         let mut core = self.core();
-        core.is_waiting() && core.idle.is_seen()
+        core.is_waiting() && core.idle.see()
     }
 
     /// Lets it hibernate, if it still waits for a message.
     pub(crate) fn hibernate(&self) {
         let mut core = self.core();
-        if core.is_waiting() && core.idle.is_asked() {
+        if core.is_waiting() && core.idle.ask() {
             wake(core);
         }
+    }
+
+    /// Whether it was asked to hibernate, and has not come to it.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.core().idle == Idle::Asked
     }
 
     /// The process ends: everybody who must know is told in this one step. Later calls do nothing.
@@ -661,10 +720,105 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use tidelock_proto::link::Signal;
 
     use super::*;
     use crate::{EnvironmentConfig, SpawnOptions};
+
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+
+    /// So many processes that only wait.
+    fn waiting<const COUNT: usize>() -> [Arc<Shared>; COUNT] {
+        let env = Environment::new(EnvironmentConfig::default()).unwrap();
+        std::array::from_fn(|_| {
+            let options = SpawnOptions::default();
+            let pid = env.spawn_native("it", options, |_| std::future::pending());
+            env.find(Environ::default(), pid.unwrap()).unwrap()
+        })
+    }
+
+    fn elsewhere() -> Pid {
+        Pid::new(NodeId(2), 1).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_last_inbox_is_pumped_first_and_one_needs_no_memory() {
+        let all: [_; 3] = waiting();
+        let mut after = After::default();
+        for shared in &all {
+            after.push(shared.clone());
+            assert!(after.pop().is_some_and(|one| Arc::ptr_eq(&one, shared)));
+            assert_eq!(after.others.capacity(), 0);
+        }
+        all.iter().for_each(|shared| after.push(shared.clone()));
+        let pumped = std::iter::from_fn(|| after.pop()).map(|shared| shared.pid);
+        assert!(pumped.eq(all.iter().rev().map(|shared| shared.pid)));
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_send_leads_to_comes_before_what_follows_it() {
+        let [shared] = waiting();
+        let other = elsewhere();
+        let monitor = shared.step(|core, effects| {
+            let reference = core.block.monitor(other, effects);
+            effects.push(Effect::NodeDown {
+                reference: 99,
+                node: other.node(),
+                reason: ExitReason::NoProcess,
+            });
+            reference
+        });
+        let mut received = std::iter::from_fn(|| shared.core().pop(&Filter::Any));
+        assert!(matches!(
+            received.next(),
+            Some(Received::Down { reference, .. }) if reference == monitor
+        ));
+        assert!(matches!(received.next(), Some(Received::NodeDown { .. })));
+        assert!(received.next().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_thread_keeps_room_for_the_few_effects_of_a_step() {
+        let [shared] = waiting();
+        let place = |id| {
+            shared.deliver(elsewhere(), Signal::Link { id, tag: None });
+            let room = take_room();
+            assert!(room.is_empty() && room.capacity() > 0);
+            let place = room.as_ptr();
+            keep_room(room);
+            place
+        };
+        assert_eq!(place(1), place(2));
+        let room = take_room();
+        // What thousands needed is given back.
+        keep_room(Vec::with_capacity(ROOM_MAX + 1));
+        assert_eq!(take_room().capacity(), 0);
+        drop(room);
+    }
+
+    #[test]
+    fn what_a_process_is_told_something_with_is_together() {
+        let counts = 2 * size_of::<usize>();
+        let whose = counts + offset_of!(Shared, about) + offset_of!(About, environ);
+        assert!(whose + size_of::<Environ>() <= LINE);
+        let (inbox, core) = (offset_of!(Shared, inbox), offset_of!(Shared, core));
+        assert!(inbox < core && core - inbox <= LINE);
+        // What any change looks at, then the mailbox, then what links need.
+        assert_eq!(offset_of!(Core, die_when_link_dies), 0);
+        assert!(offset_of!(Core, verdict) < offset_of!(Core, mailbox));
+        assert!(offset_of!(Core, mailbox) < offset_of!(Core, block));
+        assert!(offset_of!(Core, block) <= 5 * LINE);
+        for seldom in [
+            offset_of!(Core, linked),
+            offset_of!(Core, unlinked),
+            offset_of!(Core, parked),
+        ] {
+            assert!(seldom > offset_of!(Core, block));
+        }
+    }
 
     #[tokio::test]
     async fn a_signal_goes_through_the_inbox_only_behind_others() {

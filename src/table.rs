@@ -39,11 +39,21 @@ impl Hasher for Number {
 /// Hashes by the number, of a process or a pid.
 pub(crate) type ByNumber = BuildHasherDefault<Number>;
 
-type Shard = RwLock<HashMap<u64, Arc<Shared>, ByNumber>>;
+type Processes = HashMap<u64, Arc<Shared>, ByNumber>;
+
+/// On one cache line, and alone there: those beside it are locked by other cores at the same time.
+#[derive(Default)]
+#[repr(align(64))]
+struct Shard(RwLock<Processes>);
+
+/// Changed by each beginning and end of a process. What lies beside it is read with each message, on all cores, so it
+/// has cache lines of its own; two, since processors fetch pairs of them.
+#[repr(align(128))]
+struct Len(AtomicUsize);
 
 pub(crate) struct Table {
     shards: Box<[Shard]>,
-    len: AtomicUsize,
+    len: Len,
 }
 
 impl Table {
@@ -51,26 +61,25 @@ impl Table {
         let shards = (0..PARTS).map(|_| Shard::default()).collect();
         Table {
             shards,
-            len: AtomicUsize::new(0),
+            len: Len(AtomicUsize::new(0)),
         }
     }
 
-    fn shard(&self, pid: Pid) -> &Shard {
-        &self.shards[usize::try_from(pid.local() % PARTS as u64).expect("below 64")]
+    fn shard(&self, pid: Pid) -> &RwLock<Processes> {
+        &self.shards[usize::try_from(pid.local() % PARTS as u64).expect("below 64")].0
     }
 
     /// Makes room for one more process; `false` at `max`. [`Table::remove`] of that process gives it back.
     pub(crate) fn reserve(&self, max: usize) -> bool {
-        self.len
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |len| {
-                (len < max).then_some(len + 1)
-            })
+        let more = |len: usize| (len < max).then_some(len + 1);
+        let len = &self.len.0;
+        len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .is_ok()
     }
 
     /// Gives back the room of a process that is not made.
     pub(crate) fn give_back(&self) {
-        self.len.fetch_sub(1, Ordering::Relaxed);
+        self.len.0.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Enters a process there is room for.
@@ -88,7 +97,7 @@ impl Table {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         if shard.remove(&pid.local()).is_some() {
-            self.len.fetch_sub(1, Ordering::Relaxed);
+            self.len.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -101,12 +110,12 @@ impl Table {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
+        self.len.0.load(Ordering::Relaxed)
     }
 
     /// Those of one of the [`PARTS`].
     pub(crate) fn part(&self, number: usize) -> Vec<Arc<Shared>> {
-        let shard = self.shards[number].read();
+        let shard = self.shards[number].0.read();
         let shard = shard.unwrap_or_else(PoisonError::into_inner);
         shard.values().cloned().collect()
     }
@@ -119,5 +128,26 @@ impl Table {
         }
         all.sort_by_key(|shared| shared.pid);
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// What one core changes is on no cache line that others look at for something else.
+    #[test]
+    fn shards_and_the_count_share_no_cache_line() {
+        assert_eq!(align_of::<Shard>(), 64);
+        // Those of the model are larger.
+        #[cfg(not(feature = "loom"))]
+        assert_eq!(size_of::<Shard>(), 64);
+        let line = |at: usize| at / 128;
+        let shards = offset_of!(Table, shards);
+        assert_eq!(offset_of!(Table, len) % 128, 0);
+        assert_ne!(line(shards), line(offset_of!(Table, len)));
+        assert_eq!(align_of::<Table>(), 128);
     }
 }

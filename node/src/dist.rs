@@ -32,7 +32,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
 
-use self::known::{Known, Moment};
+use self::known::{Known, Moment, Open};
 use crate::live::{Live, Waiting};
 use crate::lock;
 use crate::modules::Fetcher;
@@ -126,6 +126,8 @@ pub struct Dist {
     fetcher: Arc<Fetcher>,
     members: RwLock<HashMap<NodeId, Member>>,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    /// Their sessions.
+    open: Arc<Open<Live>>,
     /// Until a session of any of them begins or ends.
     moment: Arc<Moment>,
     /// Keys whose nodes an operator has removed; control has the list. None is ever taken off it.
@@ -146,6 +148,8 @@ struct Peer {
     node: NodeId,
     pair: Mutex<Pair>,
     live: RwLock<Option<Arc<Live>>>,
+    /// Of the dist.
+    open: Arc<Open<Live>>,
     /// Of the dist.
     moment: Arc<Moment>,
     /// The last session ended, or the last dial failed: nobody is placed there until one opens.
@@ -188,10 +192,11 @@ impl Peer {
     }
 
     fn set_live(&self, live: Option<Arc<Live>>) {
-        let mut open = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        *open = live;
+        let mut own = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *own, live.clone());
+        self.open.change(before.as_ref(), live);
         self.moment.pass();
-        drop(open);
+        drop(own);
         self.changed.send_modify(|count| *count += 1);
     }
 
@@ -236,6 +241,7 @@ impl Dist {
             fetcher: Arc::default(),
             members: RwLock::default(),
             peers: RwLock::default(),
+            open: Open::new(),
             moment: Moment::new(),
             denied: RwLock::default(),
             newest: Mutex::default(),
@@ -414,6 +420,7 @@ impl Dist {
                 node,
                 pair: Mutex::new(Pair::new(self.us, node)),
                 live: RwLock::default(),
+                open: self.open.clone(),
                 moment: self.moment.clone(),
                 lost: AtomicBool::new(false),
                 left: AtomicBool::new(false),
@@ -770,13 +777,7 @@ impl Remote for Dist {
     }
 
     fn ended(&self, local: Pid) {
-        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
-        for peer in peers.values() {
-            // Under its lock: a count of those who hold the session would be one more that all cores share.
-            let live = peer.live.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(live) = live.as_ref() {
-                live.forget(local);
-            }
-        }
+        // Under one lock: a count of those who hold each session would be one more that all cores share.
+        self.open.each(|live| live.forget(local));
     }
 }

@@ -31,6 +31,8 @@
 //! a LinkDied is *queued* by the caller under a number, and counts only while [`Block::take`] says so.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -188,7 +190,7 @@ struct Row {
     /// An `unlink()` waits for the acknowledgement.
     unlink_waits: bool,
     /// Numbers of the LinkDieds the process has not taken yet.
-    queued: VecDeque<u64>,
+    queued: Numbers,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -197,6 +199,51 @@ enum Entry {
     None,
     Active(Option<i64>),
     Unlinking(u64),
+}
+
+/// Numbers, oldest first. Mostly there is one at the most, which needs no memory elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+enum Numbers {
+    #[default]
+    None,
+    One(u64),
+    /// Two at least.
+    More(VecDeque<u64>),
+}
+
+impl Numbers {
+    fn is_empty(&self) -> bool {
+        matches!(self, Numbers::None)
+    }
+
+    fn push(&mut self, number: u64) {
+        match self {
+            Numbers::None => *self = Numbers::One(number),
+            Numbers::One(first) => *self = Numbers::More(VecDeque::from([*first, number])),
+            Numbers::More(all) => all.push_back(number),
+        }
+    }
+
+    /// Takes a number out; `false` if it is not among them.
+    fn take(&mut self, number: u64) -> bool {
+        match self {
+            Numbers::One(only) if *only == number => {
+                *self = Numbers::None;
+                true
+            }
+            Numbers::None | Numbers::One(_) => false,
+            Numbers::More(all) => {
+                let Some(at) = all.iter().position(|other| *other == number) else {
+                    return false;
+                };
+                all.remove(at);
+                if all.len() == 1 {
+                    *self = Numbers::One(all[0]);
+                }
+                true
+            }
+        }
+    }
 }
 
 /// A `link()` that has not returned.
@@ -220,18 +267,151 @@ impl Row {
     }
 }
 
+/// Entries by key, in order. One needs no memory elsewhere, since most processes have one link at the most, and the
+/// smallest tree has room for eleven. Once there were two it is a tree.
+#[derive(Debug, Clone)]
+enum Few<K, V> {
+    One(Option<(K, V)>),
+    More(BTreeMap<K, V>),
+}
+
+impl<K: Ord + Copy, V> Few<K, V> {
+    fn len(&self) -> usize {
+        match self {
+            Few::One(one) => usize::from(one.is_some()),
+            Few::More(more) => more.len(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        match self {
+            Few::One(Some((only, value))) if *only == *key => Some(value),
+            Few::One(_) => None,
+            Few::More(more) => more.get(key),
+        }
+    }
+
+    fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        match self {
+            Few::One(Some((only, value))) if *only == *key => Some(value),
+            Few::One(_) => None,
+            Few::More(more) => more.get_mut(key),
+        }
+    }
+
+    /// The value of a key, which is entered if it is not there.
+    fn get_or_default(&mut self, key: K) -> &mut V
+    where
+        V: Default,
+    {
+        let is_full = |one: &Option<(K, V)>| one.as_ref().is_some_and(|(only, _)| *only != key);
+        if let Few::One(one) = self
+            && is_full(one)
+        {
+            let both = one.take().into_iter().collect();
+            *self = Few::More(both);
+        }
+        match self {
+            Few::One(one) => &mut one.get_or_insert_with(|| (key, V::default())).1,
+            Few::More(more) => more.entry(key).or_default(),
+        }
+    }
+
+    fn remove(&mut self, key: &K) -> Option<V> {
+        match self {
+            Few::One(one) => {
+                let taken = one.take_if(|(only, _)| *only == *key);
+                taken.map(|(_, value)| value)
+            }
+            Few::More(more) => more.remove(key),
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+        match self {
+            Few::One(one) => {
+                if one.as_ref().is_some_and(|(only, _)| !keep(only)) {
+                    *one = None;
+                }
+            }
+            Few::More(more) => more.retain(|key, _| keep(key)),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        let (one, more) = match self {
+            Few::One(one) => (one.as_ref(), None),
+            Few::More(more) => (None, Some(more)),
+        };
+        let one = one.map(|(key, value)| (key, value));
+        one.into_iter().chain(more.into_iter().flatten())
+    }
+
+    /// The keys within a range.
+    fn keys_within(&self, range: RangeInclusive<K>) -> Vec<K> {
+        match self {
+            Few::One(one) => {
+                let only = one.iter().map(|(key, _)| *key);
+                only.filter(|key| range.contains(key)).collect()
+            }
+            Few::More(more) => more.range(range).map(|(key, _)| *key).collect(),
+        }
+    }
+
+    /// All of them. Nothing is left.
+    fn take(&mut self) -> impl Iterator<Item = (K, V)> + use<K, V> {
+        let (one, more) = match std::mem::take(self) {
+            Few::One(one) => (one, BTreeMap::new()),
+            Few::More(more) => (None, more),
+        };
+        one.into_iter().chain(more)
+    }
+}
+
+impl<K, V> Default for Few<K, V> {
+    fn default() -> Self {
+        Few::One(None)
+    }
+}
+
+// However they are kept, the same entries are the same.
+impl<K: Ord + Copy, V: PartialEq> PartialEq for Few<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<K: Ord + Copy, V: Eq> Eq for Few<K, V> {}
+
+impl<K: Ord + Copy + Hash, V: Hash> Hash for Few<K, V> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.len().hash(state);
+        self.iter().for_each(|entry| entry.hash(state));
+    }
+}
+
 /// What outlives a process's code: its links, monitors, and how it ended.
 ///
 /// Every method is one step: state and effects change together, and the caller carries the effects
 /// out, in order, before anybody else touches the block.
+///
+/// Its fields are in this order: of a process that has waited for long nothing is in a cache, so what any signal about
+/// a link looks at is together, and comes first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[repr(C)]
 pub struct Block {
     me: Pid,
-    ended: Option<ExitReason>,
     /// Ids, references and numbers all come from here and are never reused.
     next: u64,
-    /// Boxed: most processes have one or two, and room for eleven comes with the first.
-    rows: BTreeMap<Pid, Box<Row>>,
+    ended: Option<ExitReason>,
+    /// Boxed: most processes have one or two, and room for eleven comes with the second.
+    rows: Few<Pid, Box<Row>>,
+    /// Remote spawns under way that I asked for.
+    asks: Few<(NodeId, u64), ()>,
     /// Monitors I hold: reference → target.
     watching: BTreeMap<u64, Pid>,
     /// The same by target.
@@ -240,8 +420,6 @@ pub struct Block {
     watching_nodes: BTreeMap<u64, NodeId>,
     /// Who watches me.
     watched_by: BTreeSet<(Pid, u64)>,
-    /// Remote spawns under way that I asked for.
-    asks: BTreeSet<(NodeId, u64)>,
 }
 
 impl Block {
@@ -249,14 +427,14 @@ impl Block {
     pub fn new(me: Pid) -> Self {
         Block {
             me,
-            ended: None,
             next: 1,
-            rows: BTreeMap::new(),
+            ended: None,
+            rows: Few::default(),
+            asks: Few::default(),
             watching: BTreeMap::new(),
             watched: BTreeSet::new(),
             watching_nodes: BTreeMap::new(),
             watched_by: BTreeSet::new(),
-            asks: BTreeSet::new(),
         }
     }
 
@@ -310,7 +488,7 @@ impl Block {
     /// Whether nothing is under way: no call pending, nothing unacknowledged, nothing queued.
     pub fn at_rest(&self) -> bool {
         self.asks.is_empty()
-            && self.rows.values().all(|row| {
+            && self.rows.iter().all(|(_, row)| {
                 matches!(row.entry, Entry::Active(_))
                     && row.call.is_none()
                     && !row.unlink_waits
@@ -335,7 +513,7 @@ impl Block {
     /// Puts one half of a link in place that a spawn made.
     pub fn adopt(&mut self, peer: Pid, tag: Option<i64>) {
         debug_assert!(self.ended.is_none(), "a process that ended adopts nobody");
-        self.rows.entry(peer).or_default().entry = Entry::Active(tag);
+        self.rows.get_or_default(peer).entry = Entry::Active(tag);
     }
 
     /// Puts the target's half of a monitor in place that a spawn made.
@@ -376,7 +554,7 @@ impl Block {
             return;
         }
         let id = self.fresh();
-        let row = self.rows.entry(peer).or_default();
+        let row = self.rows.get_or_default(peer);
         let waited = std::mem::take(&mut row.unlink_waits);
         row.entry = Entry::Active(tag);
         row.call = Some(Call { id, tag, form });
@@ -400,7 +578,7 @@ impl Block {
             return;
         };
         if !off("unlink withdraws what is queued") {
-            row.queued.clear();
+            row.queued = Numbers::None;
         }
         if row.is_linked() {
             row.call = None;
@@ -429,12 +607,11 @@ impl Block {
         let Some(row) = self.rows.get_mut(&peer) else {
             return false;
         };
-        let Some(at) = row.queued.iter().position(|queued| *queued == number) else {
-            return false;
-        };
-        row.queued.remove(at);
-        self.sweep(peer);
-        true
+        let is_queued = row.queued.take(number);
+        if is_queued {
+            self.sweep(peer);
+        }
+        is_queued
     }
 
     /// Begins to monitor `target`; the reference comes back in [`Effect::Down`].
@@ -467,12 +644,12 @@ impl Block {
 
     /// Notes a remote spawn under way, so that the end of this process cancels it.
     pub fn asks(&mut self, node: NodeId, reference: u64) {
-        self.asks.insert((node, reference));
+        self.asks.get_or_default((node, reference));
     }
 
     /// A remote spawn is over. `false` if this process had given it up.
     pub fn asked(&mut self, node: NodeId, reference: u64) -> bool {
-        self.asks.remove(&(node, reference))
+        self.asks.remove(&(node, reference)).is_some()
     }
 
     /// Handles what `from` says.
@@ -483,7 +660,7 @@ impl Block {
         }
         match signal {
             Signal::Link { id, tag } => {
-                let row = self.rows.entry(from).or_default();
+                let row = self.rows.get_or_default(from);
                 let answer = match row.entry {
                     Entry::None | Entry::Active(_) => {
                         row.entry = Entry::Active(tag);
@@ -631,7 +808,7 @@ impl Block {
             }
             (Some(tag), call) => {
                 self.next += 1;
-                row.queued.push_back(number);
+                row.queued.push(number);
                 out.push(Effect::Tell {
                     number,
                     about: peer,
@@ -690,9 +867,11 @@ impl Block {
         let low = Pid::new(node, 1);
         let high = Pid::new(node, Pid::LOCAL_MAX);
         if let (Some(low), Some(high)) = (low, high) {
-            let peers: Vec<Pid> = self.rows.range(low..=high).map(|(pid, _)| *pid).collect();
-            for peer in peers {
-                if off("a lost session answers calls") && self.rows[&peer].entry == Entry::None {
+            for peer in self.rows.keys_within(low..=high) {
+                let row = self.rows.get(&peer);
+                if off("a lost session answers calls")
+                    && row.is_some_and(|row| row.entry == Entry::None)
+                {
                     continue;
                 }
                 self.peer_gone(peer, reason, out);
@@ -735,7 +914,9 @@ impl Block {
         let reason = reason.bounded();
         let listeners = self.rows.len() + self.watched_by.len();
         let told = reason.clone().within(TOLD_BYTES_MAX / listeners.max(1));
-        for (peer, row) in std::mem::take(&mut self.rows) {
+        // Room for thousands that grows step by step is copied, and touched, twice.
+        out.reserve(listeners + self.watching.len() + self.asks.len());
+        for (peer, row) in self.rows.take() {
             if row.is_linked() {
                 let reason = told.clone();
                 out.push(Effect::Send(peer, Signal::Exit { reason }));
@@ -752,7 +933,7 @@ impl Block {
             }
             out.push(Effect::Send(target, Signal::Demonitor { reference }));
         }
-        for (node, reference) in std::mem::take(&mut self.asks) {
+        for ((node, reference), ()) in self.asks.take() {
             out.push(Effect::CancelSpawn(node, reference));
         }
         self.watching_nodes.clear();
@@ -788,5 +969,102 @@ pub fn answer_for_nobody(signal: &Signal) -> Option<Signal> {
         | Signal::Demonitor { .. }
         | Signal::Down { .. }
         | Signal::Kill => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_taken_by_name_and_one_needs_no_memory() {
+        let mut numbers = Numbers::default();
+        assert!(numbers.is_empty() && !numbers.take(1));
+        numbers.push(1);
+        assert_eq!(numbers, Numbers::One(1));
+        assert!(!numbers.take(2) && numbers.take(1) && numbers.is_empty());
+        (1..=4).for_each(|number| numbers.push(number));
+        assert!(numbers.take(2) && !numbers.take(2));
+        assert_eq!(numbers, Numbers::More(VecDeque::from([1, 3, 4])));
+        // However they came to be the same, they are the same.
+        assert!(numbers.take(1) && numbers.take(4));
+        assert_eq!(numbers, Numbers::One(3));
+        assert!(!numbers.take(9) && numbers.take(3) && numbers.is_empty());
+    }
+
+    fn hash(few: &Few<u8, u8>) -> u64 {
+        BuildHasherDefault::<DefaultHasher>::default().hash_one(few)
+    }
+
+    /// Every order of four steps with three keys, compared with a map of the standard library.
+    #[test]
+    fn few_are_a_map_however_they_are_kept() {
+        for steps in 0..6_u32.pow(4) {
+            let (mut few, mut model) = (Few::default(), BTreeMap::new());
+            for at in 0..4 {
+                let step = u8::try_from(steps / 6_u32.pow(at) % 6).unwrap();
+                let (key, value) = (step % 3, u8::try_from(at).unwrap());
+                if step < 3 {
+                    *few.get_or_default(key) = value;
+                    model.insert(key, value);
+                } else {
+                    assert_eq!(few.remove(&key), model.remove(&key));
+                }
+                assert_eq!((few.len(), few.is_empty()), (model.len(), model.is_empty()));
+                assert!(few.iter().eq(&model));
+                for key in 0..3 {
+                    assert_eq!(few.get(&key), model.get(&key));
+                    assert_eq!(few.get_mut(&key), model.get_mut(&key));
+                    for range in [0..=key, key..=2] {
+                        let within = model.range(range.clone()).map(|(key, _)| *key);
+                        assert!(few.keys_within(range).into_iter().eq(within));
+                    }
+                }
+            }
+            let mut same = Few::default();
+            for (key, value) in &model {
+                *same.get_or_default(*key) = *value;
+            }
+            assert_eq!((&few, hash(&few)), (&same, hash(&same)));
+            few.retain(|key| *key != 1);
+            model.retain(|key, _| *key != 1);
+            assert!(few.iter().eq(&model));
+            assert!(few.take().eq(model) && few.is_empty());
+        }
+    }
+
+    #[test]
+    fn one_entry_is_no_tree() {
+        let mut few = Few::default();
+        for key in 0..100 {
+            *few.get_or_default(key) = key;
+            *few.get_or_default(key) += 1;
+            assert!(matches!(few, Few::One(Some(_))));
+            assert_eq!(few.remove(&key), Some(key + 1));
+        }
+    }
+
+    #[test]
+    fn room_for_all_who_are_told_is_made_once() {
+        let mut block = Block::new(Pid::new(NodeId(1), 1).unwrap());
+        let listeners = 1000;
+        for local in 1..=listeners {
+            block.adopt(Pid::new(NodeId(2), local).unwrap(), None);
+        }
+        let mut effects = Vec::new();
+        block.end(ExitReason::Exit(1), &mut effects);
+        assert_eq!(effects.len() as u64, listeners);
+        assert_eq!(effects.capacity(), effects.len(), "grown step by step");
+    }
+
+    #[test]
+    fn what_signals_about_links_look_at_comes_first() {
+        for place in [offset_of!(Block, next), offset_of!(Block, ended)] {
+            assert!(place < offset_of!(Block, rows));
+        }
+        assert!(offset_of!(Block, rows) + size_of::<Few<Pid, Box<Row>>>() <= 96);
     }
 }

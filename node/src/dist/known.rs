@@ -2,10 +2,12 @@
 //!
 //! Whatever is said to another node begins with finding the session. That takes two locks and a count, which all cores
 //! would pass to and fro; instead each thread remembers what it found last, and the [moment](Moment) of that.
+//!
+//! The end of a process is told to all sessions, and those are in one [list](Open).
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use tidelock::NodeId;
 
@@ -68,6 +70,31 @@ impl<T> Known<T> {
     }
 }
 
+/// What is open, of all peers, behind one lock: with a lock for each, whoever looks at all of them would take as many
+/// as there were ever peers.
+pub(super) struct Open<T>(RwLock<Vec<Arc<T>>>);
+
+impl<T> Open<T> {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Open(RwLock::default()))
+    }
+
+    /// What was open of a peer is not any more, and something else is, if anything.
+    pub(super) fn change(&self, before: Option<&Arc<T>>, after: Option<Arc<T>>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = before {
+            all.retain(|one| !Arc::ptr_eq(one, before));
+        }
+        all.extend(after);
+    }
+
+    /// Does something with each. None of them is closed meanwhile.
+    pub(super) fn each(&self, act: impl FnMut(&Arc<T>)) {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().for_each(act);
+    }
+}
+
 fn place(node: NodeId) -> usize {
     usize::try_from(node.0 % PLACES).expect("it is small")
 }
@@ -97,5 +124,28 @@ mod tests {
         assert_eq!(known.get(one.now(), node), None, "its place is taken");
         drop(what);
         assert_eq!(known.get(one.now(), same_place), None, "nothing is kept");
+    }
+
+    #[test]
+    fn what_is_open_is_what_was_put_there_last() {
+        let open = Open::new();
+        let all = || {
+            let mut found = Vec::new();
+            open.each(|one: &Arc<&str>| found.push(**one));
+            found
+        };
+        let [first, later, other] = ["first", "later", "other"].map(Arc::new);
+        open.change(None, Some(first.clone()));
+        open.change(None, Some(other.clone()));
+        assert_eq!(all(), ["first", "other"]);
+        open.change(Some(&first), Some(later.clone()));
+        assert_eq!(all(), ["other", "later"]);
+        // One that is equal is another one.
+        open.change(Some(&Arc::new("other")), None);
+        open.change(Some(&later), None);
+        assert_eq!(all(), ["other"]);
+        assert_eq!(Arc::strong_count(&first), 1, "nothing is kept");
+        open.change(Some(&other), None);
+        assert_eq!(all(), [""; 0]);
     }
 }
