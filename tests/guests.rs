@@ -8,6 +8,10 @@
 
 #![allow(clippy::print_stderr, reason = "read when a test fails")]
 
+// The part of the guest library that asks the host for nothing.
+#[path = "../sdk/src/waits.rs"]
+mod waits;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -84,6 +88,22 @@ fn guests_in_wat_do_what_they_say() {
         let output = tidelock(&["run"], &example(&format!("wat/{name}.wat")), &[]);
         ends(&output, *code, lines);
     }
+}
+
+#[test]
+fn receives_wait_at_once_for_longer_the_less_is_found() {
+    let waits = waits::Waits::new();
+    // How many do so until one looks first.
+    let at_once = || (0..).take_while(|_| !waits.looks_first()).count();
+    assert_eq!((at_once(), at_once()), (0, 0), "nothing is known yet");
+    for more in [1, 3, 7, 15, 15] {
+        waits.found_nothing();
+        assert_eq!(at_once(), more);
+    }
+    waits.found_something();
+    assert_eq!((at_once(), at_once()), (0, 0), "something was there");
+    waits.found_nothing();
+    assert_eq!(at_once(), 1, "it begins anew");
 }
 
 #[test]

@@ -73,6 +73,9 @@ pub mod codes {
     /// A rejoin was to follow a start of its name that is not the newest. [`ErrorBody::newest`](super::ErrorBody)
     /// is; whoever is still there may ask again with that.
     pub const LATER_START: &str = "E1015";
+    /// Somebody has deployed under the name since this deploy began, which may have been held up on its way. The
+    /// module is kept, by its hash alone, and the name is left as it is.
+    pub const LATER_DEPLOY: &str = "E1016";
     /// No such process on this node.
     pub const NO_PROCESS: &str = "E2001";
     /// The process could not be started.
@@ -364,6 +367,11 @@ pub struct ClusterInfo {
 
 /// A module the cluster holds. `PUT /v1/modules?name=…` answers with one, `GET /v1/modules` with all.
 ///
+/// A request to deploy may be held up on its way, and be repeated. With `&after=…`, which is [`ModuleName::deploys`]
+/// as it was when the deploy began, it takes no name from a later one: it is refused with [`codes::LATER_DEPLOY`],
+/// unless the name stands for these bytes anyway. One without, as earlier versions send it, counts as a new deploy
+/// whenever it comes.
+///
 /// Its JSON has the field `name`, too: the first of the names, or null. It is for readers that know of one
 /// name only; nothing here reads it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -402,6 +410,13 @@ impl Serialize for ModuleInfo {
         fields.serialize_field("deployed_at", &self.deployed_at)?;
         fields.end()
     }
+}
+
+/// `GET /v1/module-names/{name}`, operators only: what a deploy under the name is to follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleName {
+    /// How often the name was made to stand for a module; 0 if it never was, or only before this was counted.
+    pub deploys: u64,
 }
 
 // ---------------------------------------------------------------------------------------------

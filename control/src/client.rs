@@ -45,7 +45,8 @@ pub use self::error::ClientError;
 use self::error::tls_reason;
 use crate::api::{
     ClusterInfo, CreateToken, ErrorBody, JoinRequest, JoinResponse, LeaseRequest, LeaseResponse,
-    Members, ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated, codes,
+    Members, ModuleInfo, ModuleName, NodeInfo, RejoinRequest, RenewRequest, RenewResponse,
+    TokenCreated, codes,
 };
 use crate::modules::{MODULE_BYTES_MAX, check_module_name, hash_of};
 use crate::tags::Tags;
@@ -407,31 +408,44 @@ impl Client {
         self.json(call, Repeat::IfNotSent).await
     }
 
-    /// Stores a module, operators only, and names it if `name` is given. Storing it again is harmless.
+    /// Stores a module, operators only, and names it if `name` is given. Storing it again is harmless, and so is a
+    /// request that is held up on its way: it takes no name from a deploy that came after it.
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; repeated while unreachable.
+    /// [`ClientError`]; repeated while unreachable. With [`codes::LATER_DEPLOY`] somebody else has deployed under the
+    /// name since this was called; the module is stored, by its hash alone.
     pub async fn put_module(
         &self,
         name: Option<&str>,
         bytes: impl Into<Bytes>,
     ) -> Result<ModuleInfo, ClientError> {
         let bytes = bytes.into();
-        let hash = hash_of(&bytes).to_string();
+        let mut query = vec![("hash", hash_of(&bytes).to_string())];
+        if let Some(name) = name {
+            query.push(("name", name.to_owned()));
+            let after = self.deploys(name).await?;
+            query.extend(after.map(|after| ("after", after.to_string())));
+        }
         let call = |client: &Self| {
-            let put = client
-                .http()
-                .put(client.url("modules"))
-                .query(&[("hash", &hash)]);
-            let put = put.timeout(MODULE_TIME_MAX).body(bytes.clone());
-            if let Some(name) = name {
-                put.query(&[("name", name)])
-            } else {
-                put
-            }
+            let put = client.http().put(client.url("modules")).query(&query);
+            put.timeout(MODULE_TIME_MAX).body(bytes.clone())
         };
         self.json(call, Repeat::Always).await
+    }
+
+    /// How often a module was deployed under `name`; `None` if this control does not count that.
+    async fn deploys(&self, name: &str) -> Result<Option<u64>, ClientError> {
+        // Anything but a plain name would be another path.
+        check_module_name(name).map_err(|error| ClientError::Usage(error.to_string()))?;
+        let url = self.url(&format!("module-names/{name}"));
+        let call = |client: &Self| client.http().get(&url);
+        match self.json::<ModuleName>(call, Repeat::Always).await {
+            Ok(name) => Ok(Some(name.deploys)),
+            // One of an earlier version.
+            Err(error) if error.code() == Some(codes::NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The bytes of a module, checked against `hash`.

@@ -2,11 +2,12 @@
 //!
 //! A file's name is made of the hash's digits alone, so no request can name another file. Bytes are
 //! hashed when they come in and again when they are read: a damaged disk is noticed, not deployed.
-//! Those who read a module at the same time share one copy of it.
+//! Those who read a module at the same time share one copy of it. Those who bring modules at the same time do not
+//! exceed together what all of them may take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::{fs, io};
 
 use bytes::Bytes;
@@ -74,6 +75,10 @@ pub(crate) enum ModuleError {
     },
     #[error("module {0} has the same id; guests could not tell the two apart")]
     Clash(String),
+    #[error(
+        "{name} was deployed again after this began, and is left so; these bytes are kept as {hash}"
+    )]
+    Late { name: String, hash: ModuleHash },
     #[error("the cluster holds {MODULES_BYTES_MAX} bytes of modules already")]
     Full,
     #[error("the file of module {0} is damaged or gone; deploying the module again mends that")]
@@ -88,8 +93,38 @@ pub(crate) enum ModuleError {
 pub(crate) struct Shelf {
     dir: PathBuf,
     store: Arc<Store>,
+    /// [`MODULES_BYTES_MAX`], unless a test has less.
+    bytes_max: u64,
     /// What is being sent. Locked while a file is read: its bytes are there once.
     open: Mutex<BTreeMap<ModuleHash, Weak<Vec<u8>>>>,
+    /// What is being stored and may not be listed yet. Locked while all that is held is counted.
+    coming: Mutex<BTreeMap<ModuleHash, Coming>>,
+}
+
+/// A module that is being stored.
+struct Coming {
+    bytes: u64,
+    /// By so many at once; it takes its room once.
+    by: usize,
+}
+
+/// The room of a module that is being stored. It is given back when this is dropped: by then the module is listed,
+/// or it was not stored.
+struct Room<'a> {
+    shelf: &'a Shelf,
+    hash: ModuleHash,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        let mut coming = self.shelf.coming();
+        if let Some(module) = coming.get_mut(&self.hash) {
+            module.by -= 1;
+            if module.by == 0 {
+                coming.remove(&self.hash);
+            }
+        }
+    }
 }
 
 /// A module's bytes, shared.
@@ -107,16 +142,20 @@ impl Shelf {
         Ok(Self {
             dir: dir.to_owned(),
             store,
+            bytes_max: MODULES_BYTES_MAX,
             open: Mutex::default(),
+            coming: Mutex::default(),
         })
     }
 
-    /// Keeps `bytes`, under `name` if there is one. Again is as good as once.
+    /// Keeps `bytes`, under `name` if there is one. Again is as good as once, and with `after` nothing is taken from
+    /// whoever deployed under the name since: see [`Store::put_module`].
     pub(crate) fn put(
         &self,
         bytes: &[u8],
         announced: Option<ModuleHash>,
         name: Option<String>,
+        after: Option<u64>,
         now: Timestamp,
     ) -> Result<ModuleInfo, ModuleError> {
         if let Some(name) = &name {
@@ -132,17 +171,7 @@ impl Shelf {
                 announced,
             });
         }
-        if self.store.module(hash)?.is_none() {
-            let held: u64 = self
-                .store
-                .modules()?
-                .iter()
-                .map(|info| info.size_bytes)
-                .sum();
-            if held.saturating_add(bytes.len() as u64) > MODULES_BYTES_MAX {
-                return Err(ModuleError::Full);
-            }
-        }
+        let _room = self.reserve(hash, bytes.len() as u64)?;
         // The file first: what the list names must be there. A crash in between leaves a file that
         // the next attempt replaces.
         files::replace(&self.path(hash), bytes, files::PUBLIC)?;
@@ -153,14 +182,45 @@ impl Shelf {
             size_bytes: bytes.len() as u64,
             added_at: now,
         };
-        match self.store.put_module(hash, info)? {
+        match self.store.put_module(hash, info, after)? {
             PutModule::Stored(info) => Ok(info),
+            PutModule::Late(name) => Err(ModuleError::Late { name, hash }),
             PutModule::Clash(other) => {
                 // Not listed under this hash, so nobody can be reading it.
                 let _ = fs::remove_file(self.path(hash));
                 Err(ModuleError::Clash(other))
             }
         }
+    }
+
+    /// Takes the room for a module, unless it is listed or being stored already.
+    fn reserve(&self, hash: ModuleHash, bytes: u64) -> Result<Room<'_>, ModuleError> {
+        let mut coming = self.coming();
+        if !coming.contains_key(&hash) && self.store.module(hash)?.is_none() {
+            let listed = self.store.modules()?;
+            let held: u64 = listed.iter().map(|info| info.size_bytes).sum();
+            let listed: BTreeSet<&str> = listed.iter().map(|info| info.hash.as_str()).collect();
+            // Whoever has just been listed gives its room back next.
+            let unlisted = coming
+                .iter()
+                .filter(|(hash, _)| !listed.contains(hash.to_string().as_str()));
+            let unlisted: u64 = unlisted.map(|(_, module)| module.bytes).sum();
+            if held.saturating_add(unlisted).saturating_add(bytes) > self.bytes_max {
+                return Err(ModuleError::Full);
+            }
+        }
+        coming.entry(hash).or_insert(Coming { bytes, by: 0 }).by += 1;
+        Ok(Room { shelf: self, hash })
+    }
+
+    fn coming(&self) -> MutexGuard<'_, BTreeMap<ModuleHash, Coming>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often a module was deployed under `name`.
+    pub(crate) fn deploys(&self, name: &str) -> Result<u64, ModuleError> {
+        check_module_name(name)?;
+        Ok(self.store.deploys(name)?)
     }
 
     /// The module that `which` names, by hash or by name; `None` if there is none.
@@ -221,7 +281,7 @@ mod tests {
         let shelf = Shelf::open(&dir.path().join("modules"), Arc::new(store)).unwrap();
         for (name, first) in [(None, None), (Some("b"), Some("b")), (Some("a"), Some("a"))] {
             let name = name.map(str::to_owned);
-            let info = shelf.put(WASM_HEAD, None, name, Timestamp::UNIX_EPOCH);
+            let info = shelf.put(WASM_HEAD, None, name, None, Timestamp::UNIX_EPOCH);
             let info = info.unwrap();
             let json = serde_json::to_value(&info).unwrap();
             assert_eq!(json["name"].as_str(), first);
@@ -236,7 +296,7 @@ mod tests {
         let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
         let shelf = Shelf::open(&dir.path().join("modules"), Arc::new(store)).unwrap();
         let (now, name) = (Timestamp::UNIX_EPOCH, "m".to_owned());
-        let info = shelf.put(WASM_HEAD, None, Some(name), now).unwrap();
+        let info = shelf.put(WASM_HEAD, None, Some(name), None, now).unwrap();
         let read = |which: &str| shelf.read(which).unwrap().unwrap();
         let first = read("m");
         assert_eq!(first.as_ptr(), read(&info.hash).as_ptr());
@@ -255,14 +315,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("store"), "sea", true).unwrap());
         let shelf = Shelf::open(&dir.path().join("modules"), Arc::clone(&store)).unwrap();
-        let put = |bytes: &[u8]| shelf.put(bytes, None, None, Timestamp::UNIX_EPOCH);
+        let put = |bytes: &[u8]| shelf.put(bytes, None, None, None, Timestamp::UNIX_EPOCH);
         let held = put(WASM_HEAD).unwrap();
         // As if one were all that the cluster may hold.
         let large = ModuleInfo {
             size_bytes: MODULES_BYTES_MAX,
             ..held.clone()
         };
-        store.put_module(hash_of(WASM_HEAD), large).unwrap();
+        store.put_module(hash_of(WASM_HEAD), large, None).unwrap();
         let full = put(&[WASM_HEAD, &[0, 1, 0]].concat()).unwrap_err();
         assert!(matches!(full, ModuleError::Full), "{full}");
         let refused = crate::http::ApiError::from(full);
@@ -275,5 +335,52 @@ mod tests {
         assert_eq!(error.exit_code(), 5);
         // What it holds can be deployed again.
         assert_eq!(put(WASM_HEAD).unwrap().hash, held.hash);
+    }
+
+    #[test]
+    fn modules_that_come_at_the_same_time_share_the_room_that_is_left() {
+        const EACH: usize = 4;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
+        let shelf_dir = dir.path().join("modules");
+        let mut shelf = Shelf::open(&shelf_dir, Arc::new(store)).unwrap();
+        let modules = [0, 1].map(|last| [WASM_HEAD, &[0, 1, last]].concat());
+        shelf.bytes_max = modules[0].len() as u64;
+        let put = |bytes: &[u8]| shelf.put(bytes, None, None, None, Timestamp::UNIX_EPOCH);
+        let is_full = |bytes: &[u8]| matches!(put(bytes), Err(ModuleError::Full));
+
+        // One that is being stored has its room, and whoever brings the same one shares it.
+        let [first, second] = &modules;
+        let reserve = || shelf.reserve(hash_of(first), first.len() as u64).unwrap();
+        let rooms = [reserve(), reserve()];
+        for room in rooms {
+            assert!(is_full(second));
+            drop(room);
+        }
+        // One that could not be stored has none any more.
+        fs::remove_dir(&shelf_dir).unwrap();
+        assert!(matches!(put(first), Err(ModuleError::Io(_))));
+        fs::create_dir(&shelf_dir).unwrap();
+
+        // Each of two by several at once.
+        let start = std::sync::Barrier::new(modules.len() * EACH);
+        let bring = |bytes: &[u8]| {
+            start.wait();
+            put(bytes)
+        };
+        let outcomes = std::thread::scope(|scope| {
+            let bring = &bring;
+            let all = modules.iter().cycle().take(modules.len() * EACH);
+            let all: Vec<_> = all.map(|bytes| scope.spawn(move || bring(bytes))).collect();
+            let ended = all.into_iter().map(|one| one.join().unwrap());
+            ended.collect::<Vec<_>>()
+        });
+        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let full = outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, Err(ModuleError::Full)))
+            .count();
+        assert_eq!((stored, full), (EACH, EACH));
+        assert_eq!(shelf.list().unwrap().len(), 1);
     }
 }

@@ -9,7 +9,8 @@
 //! | `DELETE /v1/nodes/{id}` | that node, operators | stop being one; `?remove=true` (operators): for good |
 //! | `GET /v1/nodes`, `/v1/watch`, `/v1/cluster` | nodes, operators | look |
 //! | `GET /v1/modules`, `/v1/modules/{hash or name}` | nodes, operators | look, fetch |
-//! | `PUT /v1/modules` | operators | deploy |
+//! | `PUT /v1/modules` | operators | deploy; after a later deploy of the name only the bytes are kept |
+//! | `GET /v1/module-names/{name}` | operators | what a deploy under the name is to follow |
 //! | `POST /v1/tokens` | operators | let somebody join |
 //! | `GET /livez` | anybody | whether the server turns |
 //!
@@ -48,8 +49,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::{
     ClusterInfo, CreateToken, JoinRequest, JoinResponse, LeaseRequest, LeaseResponse, Members,
-    ModuleInfo, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated, WatchEvent,
-    codes,
+    ModuleInfo, ModuleName, NodeInfo, RejoinRequest, RenewRequest, RenewResponse, TokenCreated,
+    WatchEvent, codes,
 };
 use crate::http::{ApiError, Caller, Json, read_body};
 use crate::limit::JoinGate;
@@ -111,6 +112,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/watch", get(watch_members))
         .route("/v1/modules", get(modules).put(put_module))
         .route("/v1/modules/{which}", get(module))
+        .route("/v1/module-names/{name}", get(module_name))
         .with_state(app)
 }
 
@@ -410,10 +412,25 @@ fn too_many_joins() -> ApiError {
     ApiError::new(status, codes::TOO_MANY, "too many attempts to join")
 }
 
+async fn module_name(
+    State(app): Shared,
+    caller: Caller,
+    name: Result<Path<String>, PathRejection>,
+) -> Answer<ModuleName> {
+    caller.require(&[Role::Operator])?;
+    let name = part(name)?;
+    blocking(app, move |app| {
+        let deploys = app.shelf.deploys(&name)?;
+        Ok(Json(ModuleName { deploys }))
+    })
+    .await
+}
+
 #[derive(Deserialize)]
 struct PutModuleQuery {
     name: Option<String>,
     hash: Option<String>,
+    after: Option<u64>,
 }
 
 async fn put_module(
@@ -423,7 +440,7 @@ async fn put_module(
     request: Request,
 ) -> Answer<ModuleInfo> {
     caller.require(&[Role::Operator])?;
-    let Query(PutModuleQuery { name, hash }) =
+    let Query(PutModuleQuery { name, hash, after }) =
         query.map_err(|error| ApiError::bad_request(error.to_string()))?;
     let announced = match hash {
         Some(hash) => Some(
@@ -438,6 +455,7 @@ async fn put_module(
             &bytes,
             announced,
             name,
+            after,
             Timestamp::now(),
         )?))
     })
@@ -770,6 +788,7 @@ impl From<ModuleError> for ApiError {
                 (StatusCode::UNPROCESSABLE_ENTITY, codes::MODULE_REFUSED)
             }
             ModuleError::Clash(_) => (StatusCode::CONFLICT, codes::MODULE_REFUSED),
+            ModuleError::Late { .. } => (StatusCode::CONFLICT, codes::LATER_DEPLOY),
             ModuleError::Full => (StatusCode::INSUFFICIENT_STORAGE, codes::MODULE_REFUSED),
             // Asking again does not mend it.
             ModuleError::Damaged(_) => (StatusCode::INTERNAL_SERVER_ERROR, codes::STORE),
@@ -777,7 +796,11 @@ impl From<ModuleError> for ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, codes::STORE)
             }
         };
-        Self::new(status, code, error.to_string())
+        let answer = Self::new(status, code, error.to_string());
+        match error {
+            ModuleError::Late { .. } => answer.next("tidelock modules"),
+            _ => answer,
+        }
     }
 }
 

@@ -44,6 +44,8 @@ const REMOVED_KEYS: TableDefinition<&[u8], u64> = TableDefinition::new("removed 
 /// By module id, which is what guests know a module as: two modules may not share one.
 const MODULES: TableDefinition<u64, &[u8]> = TableDefinition::new("modules");
 const MODULE_NAMES: TableDefinition<&str, &[u8]> = TableDefinition::new("module names");
+/// How often each name was made to stand for a module. It only grows; stores of earlier versions have none.
+const MODULE_DEPLOYS: TableDefinition<&str, u64> = TableDefinition::new("module deploys");
 
 const FORMAT: &str = "format";
 const FORMAT_VERSION: u64 = 1;
@@ -148,6 +150,8 @@ pub(crate) struct Admission<'a> {
 pub(crate) enum PutModule {
     /// It is there now.
     Stored(ModuleInfo),
+    /// It is there now, but this name was deployed under since, and stands for what it did.
+    Late(String),
     /// Another module has the same id.
     Clash(String),
 }
@@ -224,9 +228,14 @@ impl Store {
                     transaction.open_table(REMOVED_KEYS)?;
                     transaction.open_table(MODULES)?;
                     transaction.open_table(MODULE_NAMES)?;
+                    transaction.open_table(MODULE_DEPLOYS)?;
                     Ok(Ok(()))
                 }
-                (Some(FORMAT_VERSION), Some(theirs)) if theirs == cluster => Ok(Ok(())),
+                (Some(FORMAT_VERSION), Some(theirs)) if theirs == cluster => {
+                    // An earlier version did not make it.
+                    transaction.open_table(MODULE_DEPLOYS)?;
+                    Ok(Ok(()))
+                }
                 (Some(FORMAT_VERSION), theirs) => Ok(Err(StoreError::OtherCluster {
                     path: shown,
                     theirs: theirs.unwrap_or_default(),
@@ -413,36 +422,63 @@ impl Store {
 
     /// Keeps what is known of a module whose bytes are on disk already. The names that come with it stand for it
     /// from now on, and for no other; all that do come back.
+    ///
+    /// With `after` a name is left alone that was not deployed under so often, unless it stands for this module
+    /// anyway: what asks was held up on its way, or is sent again.
     pub(crate) fn put_module(
         &self,
         hash: ModuleHash,
         mut info: ModuleInfo,
+        after: Option<u64>,
     ) -> Result<PutModule, StoreError> {
         let put = self.write(|transaction| {
             let mut modules = transaction.open_table(MODULES)?;
             let known = modules.get(hash.module_id())?;
             let known: Option<ModuleInfo> = known.map(|bytes| decode(bytes.value())).transpose()?;
+            let mut deployed_before = None;
             if let Some(known) = known {
                 if known.hash != info.hash {
                     return Ok(Err(known.hash));
                 }
                 info.added_at = known.added_at;
                 info.deployed_at = info.deployed_at.or(known.deployed_at);
+                deployed_before = known.deployed_at;
             }
             let mut names = transaction.open_table(MODULE_NAMES)?;
+            let mut deploys = transaction.open_table(MODULE_DEPLOYS)?;
+            let mut late = None;
             for name in std::mem::take(&mut info.names) {
-                names.insert(name.as_str(), hash.0.as_slice())?;
+                let count = deploys.get(name.as_str())?;
+                let count = count.map_or(0, |count| count.value());
+                if after.is_none_or(|after| after == count) {
+                    names.insert(name.as_str(), hash.0.as_slice())?;
+                    deploys.insert(name.as_str(), count + 1)?;
+                    continue;
+                }
+                let stands_for = names.get(name.as_str())?;
+                if stands_for.is_none_or(|other| other.value() != hash.0.as_slice()) {
+                    info.deployed_at = deployed_before;
+                    late = Some(name);
+                }
             }
             // Without them: what a name stands for is in one place.
             modules.insert(hash.module_id(), encode(&info).as_slice())?;
             info.names = names_by_hash(&names)?
                 .remove(&info.hash)
                 .unwrap_or_default();
-            Ok(Ok(info))
+            Ok(Ok(match late {
+                Some(name) => PutModule::Late(name),
+                None => PutModule::Stored(info),
+            }))
         })?;
-        Ok(match put {
-            Ok(info) => PutModule::Stored(info),
-            Err(other) => PutModule::Clash(other),
+        Ok(put.unwrap_or_else(PutModule::Clash))
+    }
+
+    /// How often `name` was made to stand for a module, since that is counted.
+    pub(crate) fn deploys(&self, name: &str) -> Result<u64, StoreError> {
+        self.read(|transaction| {
+            let deploys = transaction.open_table(MODULE_DEPLOYS)?;
+            Ok(deploys.get(name)?.map_or(0, |count| count.value()))
         })
     }
 

@@ -51,6 +51,7 @@ mod pid;
 mod process;
 mod registry;
 mod sys;
+mod waits;
 
 pub use message::{
     Data, Down, LinkDied, Next, NodeDown, Reason, Received, TimerId, cancel_timer, handle, receive,

@@ -11,6 +11,8 @@ use std::io::Write;
 use std::string::FromUtf8Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::waits::Waits;
+
 mod process {
     #[link(wasm_import_module = "lunatic::process")]
     unsafe extern "C" {
@@ -298,41 +300,22 @@ fn into_vector(receive: impl FnOnce(*mut u8, usize, *mut Found) -> i32) -> Kind 
     (kind, found.tag, bytes)
 }
 
-/// After a look that found nothing: how many receives do not look first, but wait at once, which costs one call instead of
-/// two. Whoever asks and is answered always waits; whoever is told by many finds something there.
-static WAITS: AtomicUsize = AtomicUsize::new(0);
-/// How many of those are still to come.
-static WAITS_LEFT: AtomicUsize = AtomicUsize::new(0);
-/// So many at most: what comes and is there is looked for again soon.
-const WAITS_MAX: usize = 15;
-
-/// Whether a receive looks first.
-fn may_be_there() -> bool {
-    let left = WAITS_LEFT.load(Ordering::Relaxed);
-    WAITS_LEFT.store(left.saturating_sub(1), Ordering::Relaxed);
-    left == 0
-}
-
-/// A look found nothing.
-fn was_not_there() {
-    let waits = (2 * WAITS.load(Ordering::Relaxed) + 1).min(WAITS_MAX);
-    WAITS.store(waits, Ordering::Relaxed);
-    WAITS_LEFT.store(waits, Ordering::Relaxed);
-}
+/// Whether receives look first, or wait at once.
+static WAITS: Waits = Waits::new();
 
 /// Receives.
 pub(crate) fn receive(tags: &[i64], timeout: i64) -> Kind {
     into_vector(|data, room, found| {
         let (tags, length) = (tags.as_ptr(), tags.len());
-        if timeout == 0 || may_be_there() {
+        if timeout == 0 || WAITS.looks_first() {
             // SAFETY: see the module.
             let kind = unsafe { tidelock::try_receive(tags, length, data, room, found) };
             match kind {
-                TIMED_OUT if timeout != 0 => was_not_there(),
+                TIMED_OUT if timeout != 0 => WAITS.found_nothing(),
                 TOO_MANY => {}
                 kind => {
                     if kind != TIMED_OUT {
-                        WAITS.store(0, Ordering::Relaxed);
+                        WAITS.found_something();
                     }
                     return kind;
                 }

@@ -127,14 +127,18 @@ fn two_modules_cannot_share_an_id() {
     second.0[31] = 8;
     assert_eq!(first.module_id(), second.module_id());
 
-    let stored = store.put_module(first, info(first, Some("a"))).unwrap();
+    let stored = store
+        .put_module(first, info(first, Some("a")), None)
+        .unwrap();
     assert_eq!(stored, PutModule::Stored(info(first, Some("a"))));
-    let clash = store.put_module(second, info(second, Some("a"))).unwrap();
+    let clash = store
+        .put_module(second, info(second, Some("a")), None)
+        .unwrap();
     assert_eq!(clash, PutModule::Clash(first.to_string()));
     assert_eq!(store.module(second).unwrap(), None);
     assert_eq!(store.module_named("a").unwrap(), Some(first));
     // The same one again is no clash, and keeps its name.
-    let again = store.put_module(first, info(first, None)).unwrap();
+    let again = store.put_module(first, info(first, None), None).unwrap();
     assert_eq!(again, PutModule::Stored(info(first, Some("a"))));
 }
 
@@ -144,10 +148,12 @@ fn a_name_stands_for_one_module() {
     let store = Store::open(&dir.path().join("store"), "sea", true).unwrap();
     let (old, new) = (ModuleHash([1; 32]), ModuleHash([2; 32]));
     for (hash, name) in [(old, "b"), (old, "a"), (new, "a"), (new, "c")] {
-        store.put_module(hash, info(hash, Some(name))).unwrap();
+        store
+            .put_module(hash, info(hash, Some(name)), None)
+            .unwrap();
     }
     // The old one again, without a name: it takes none back.
-    let again = store.put_module(old, info(old, None)).unwrap();
+    let again = store.put_module(old, info(old, None), None).unwrap();
     assert_eq!(again, PutModule::Stored(info(old, Some("b"))));
     let named = |hash: ModuleHash| {
         let mut modules = store.modules().unwrap();
@@ -159,6 +165,55 @@ fn a_name_stands_for_one_module() {
         (vec!["b".to_owned()], vec!["a".to_owned(), "c".to_owned()])
     );
     assert_eq!(store.module_named("a").unwrap(), Some(new));
+}
+
+#[test]
+fn a_name_is_left_to_whoever_deployed_under_it_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path, "sea", true).unwrap();
+    let (old, new) = (ModuleHash([1; 32]), ModuleHash([2; 32]));
+    let put = |store: &Store, hash, after| {
+        let info = ModuleInfo {
+            deployed_at: Some(jiff::Timestamp::UNIX_EPOCH),
+            ..info(hash, Some("a"))
+        };
+        let put = store.put_module(hash, info, after).unwrap();
+        (
+            put == PutModule::Late("a".into()),
+            store.deploys("a").unwrap(),
+        )
+    };
+    assert_eq!(store.deploys("a").unwrap(), 0);
+    assert_eq!(put(&store, old, Some(0)), (false, 1));
+    // Its answer was lost.
+    assert_eq!(put(&store, old, Some(0)), (false, 1));
+    assert_eq!(put(&store, new, Some(1)), (false, 2));
+    assert_eq!(put(&store, old, Some(0)), (true, 2));
+    assert_eq!(store.module_named("a").unwrap(), Some(new));
+    // Back to the old one, on purpose: the new one does not come back.
+    assert_eq!(put(&store, old, Some(2)), (false, 3));
+    assert_eq!(put(&store, new, Some(1)), (true, 3));
+    // On purpose once more, though it is there: what began before that comes late, too.
+    assert_eq!(put(&store, old, Some(3)), (false, 4));
+    assert_eq!(put(&store, new, Some(3)), (true, 4));
+    assert_eq!(store.module_named("a").unwrap(), Some(old));
+    // Of one that is late the bytes are kept, and nothing was deployed.
+    let third = ModuleHash([3; 32]);
+    assert_eq!(put(&store, third, Some(3)), (true, 4));
+    assert_eq!(store.module(third).unwrap(), Some(info(third, None)));
+
+    // By a client that does not count, and in a store whose version did not.
+    assert_eq!(put(&store, new, None), (false, 5));
+    let forgotten = store.write(|transaction| {
+        transaction.delete_table(MODULE_DEPLOYS)?;
+        Ok(Ok::<_, ()>(()))
+    });
+    forgotten.unwrap().unwrap();
+    drop(store);
+    let store = Store::open(&path, "sea", false).unwrap();
+    assert_eq!(store.deploys("a").unwrap(), 0);
+    assert_eq!(put(&store, old, Some(0)), (false, 1));
 }
 
 #[test]

@@ -57,6 +57,80 @@ async fn modules_are_known_by_their_content() {
 }
 
 #[tokio::test]
+async fn a_deploy_that_comes_late_takes_no_name_back() {
+    let mut bench = Bench::new().await;
+    let operator = load_operator(bench.control.as_ref().unwrap());
+    let put = async |bench: &Bench, query: &str, bytes: &[u8]| {
+        let url = bench.url(&format!("/v1/modules?name=m{query}"));
+        let put = bench.raw(Some(&operator)).put(url).body(bytes.to_vec());
+        let answer = put.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let refused = answer.json::<crate::api::ErrorBody>().await;
+        (status, refused.ok().map(|body| body.code))
+    };
+    let (done, late) = ((200, None), (409, Some(codes::LATER_DEPLOY.to_owned())));
+    let other = [WASM, &[0, 2, 1, b'x']].concat();
+    // Twice, as if the first answer was lost; then a later one.
+    assert_eq!(put(&bench, "&after=0", WASM).await, done);
+    assert_eq!(put(&bench, "&after=0", WASM).await, done);
+    let deploy = bench.operator.put_module(Some("m"), other.clone());
+    assert_eq!(deploy.await.unwrap().names, ["m"]);
+    for _ in 0..2 {
+        assert_eq!(put(&bench, "&after=0", WASM).await, late);
+        assert_eq!(bench.operator.module_named("m").await.unwrap().1, other);
+        bench.restart().await;
+    }
+    // Back, on purpose: the one in between does not come again.
+    bench.operator.put_module(Some("m"), WASM).await.unwrap();
+    assert_eq!(put(&bench, "&after=1", &other).await, late);
+    assert_eq!(bench.operator.module_named("m").await.unwrap().1, WASM);
+    // Somebody whose version says nothing of what it follows.
+    assert_eq!(put(&bench, "", &other).await, done);
+    assert_eq!(bench.operator.module_named("m").await.unwrap().1, other);
+    assert_eq!(put(&bench, "&after=-1", WASM).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_client_says_what_its_deploy_follows() {
+    use std::sync::{Arc, Mutex};
+
+    use axum::Router;
+    use axum::extract::RawQuery;
+    use axum::http::StatusCode;
+
+    use crate::api::ModuleName;
+    use crate::http::ApiError;
+
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let modules = || {
+        let asked = Arc::clone(&asked);
+        axum::routing::put(move |RawQuery(query): RawQuery| {
+            asked.lock().unwrap().push(query.unwrap());
+            async { ApiError::new(StatusCode::CONFLICT, codes::LATER_DEPLOY, "later") }
+        })
+    };
+    let name = axum::routing::get(|| async { axum::Json(ModuleName { deploys: 7 }) });
+    // One of an earlier version does not count.
+    let earlier = Router::new().route("/v1/modules", modules());
+    let counts = Router::new()
+        .route("/v1/modules", modules())
+        .route("/v1/module-names/m", name);
+    for control in [earlier, counts] {
+        let (client, serving) = in_place_of_control(control);
+        let put = within(client.put_module(Some("m"), WASM)).await;
+        assert_eq!(code(put), codes::LATER_DEPLOY);
+        serving.abort();
+    }
+    let asked = asked.lock().unwrap();
+    let after: Vec<_> = asked
+        .iter()
+        .map(|query| query.split('&').find(|part| part.starts_with("after=")))
+        .collect();
+    // Each is asked once: somebody has to look whether it is still wanted.
+    assert_eq!(after, [None, Some("after=7")]);
+}
+
+#[tokio::test]
 async fn bad_modules_are_refused() {
     let bench = Bench::new().await;
     let operator = load_operator(bench.control.as_ref().unwrap());

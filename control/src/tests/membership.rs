@@ -232,6 +232,7 @@ async fn roles_are_kept_apart() {
         ("GET", "/v1/cluster"),
         ("GET", "/v1/modules"),
         ("GET", "/v1/modules/x"),
+        ("GET", "/v1/module-names/x"),
         ("PUT", "/v1/modules"),
         ("DELETE", "/v1/nodes/n1"),
         ("DELETE", "/v1/nodes/n1?remove=true"),

@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tempfile::NamedTempFile;
 use tidelock_certs::{Identity, Role, tls::https_client_config};
 use tidelock_control::api::{
-    CreateToken, ErrorBody, Members, ModuleInfo, NodeInfo, NodeState, NodeStatus, OperatorContext,
-    ProcessInfo, TokenCreated, codes,
+    CreateToken, ErrorBody, Members, ModuleInfo, ModuleName, NodeInfo, NodeState, NodeStatus,
+    OperatorContext, ProcessInfo, TokenCreated, codes,
 };
+use tidelock_control::modules::check_module_name;
 use tidelock_node::config::user_state_dir;
 use tidelock_proto::Pid;
 use tokio::sync::mpsc;
@@ -533,12 +534,29 @@ impl Cluster {
         self.ask(Whom::Control, request).await
     }
 
-    /// Gives the cluster a module.
+    /// Gives the cluster a module. A request that is held up on its way takes no name from a later one.
     pub(crate) async fn put_module(&self, name: &str, bytes: Vec<u8>) -> Outcome<ModuleInfo> {
-        let request = self
-            .to_control(Method::PUT, "/v1/modules")
-            .query(&[("name", name)]);
+        let mut query = vec![("name", name.to_owned())];
+        let after = self.deploys(name).await?;
+        query.extend(after.map(|after| ("after", after.to_string())));
+        let request = self.to_control(Method::PUT, "/v1/modules").query(&query);
         self.ask(Whom::Control, request.body(bytes)).await
+    }
+
+    /// How often a module was deployed under `name`; `None` if this control does not count that.
+    async fn deploys(&self, name: &str) -> Outcome<Option<u64>> {
+        if check_module_name(name).is_err() {
+            // It would be another path. Control says what is wrong with it.
+            return Ok(None);
+        }
+        let path = format!("/v1/module-names/{name}");
+        let request = self.to_control(Method::GET, &path);
+        match self.ask::<ModuleName>(Whom::Control, request).await {
+            Ok(name) => Ok(Some(name.deploys)),
+            // One of an earlier version.
+            Err(Failure::Letter(letter)) if letter.code == codes::NOT_FOUND => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Makes a join token.

@@ -285,6 +285,11 @@ told and asks again by itself, for half a minute. So this is seen only where som
 and key all the while: a copy of the state directory. Nothing was changed. The move is that of whoever runs the
 two: end one, and give each machine a state directory and a name of its own."
 
+"E1016" Refused "somebody else has deployed under this name meanwhile"
+"A deploy says what it follows, so that a request that was held up on its way takes its name from no later one. Since
+this one began another module was deployed under the name, which stands for that. This one is kept as well, by its
+hash: `tidelock modules` shows both. Whoever still wants the name for it deploys it again."
+
 "E2001" Missing "the node knows no such process"
 "See E0020."
 
@@ -321,5 +326,6 @@ mod tests {
         assert!(text(codes::MODULE_REFUSED).contains(&held));
         assert!(text(codes::STORE).contains("deployed again"));
         assert!(text(codes::LATER_START).contains("state directory"));
+        assert!(text(codes::LATER_DEPLOY).contains("deploys it again"));
     }
 }
