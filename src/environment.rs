@@ -70,11 +70,10 @@ pub struct Limits {
     /// Directories that processes spawned from other nodes may be given, with all below them. Others
     /// are left out of what such a process sees.
     pub remote_preopens: Vec<PathBuf>,
-    /// A guest that has waited for a message for so long, or up to twice as long, hibernates until one comes (where many do, some
-    /// twelve thousand of them a second): what
-    /// differs from the data of its module is packed, and the pages of its memory go back to the kernel. None:
-    /// no guest does. Only memories in slots are packed, up to 1 MiB that was touched, and only if that saves half of
-    /// it; the kernel must say what was touched (`PAGEMAP_SCAN`, Linux 6.7).
+    /// A guest that has waited for a message for so long, or up to twice as long, hibernates until one comes: what differs
+    /// from the data of its module is packed, and the pages of its memory go back to the kernel. Where many do, some twelve
+    /// thousand of them a second. None: no guest does. Only memories in slots are packed, of 64 MiB at the most of which
+    /// 1 MiB was touched, and only if that saves half of it; the kernel must say what was touched (`PAGEMAP_SCAN`, Linux 6.7).
     pub hibernate_after: Option<Duration>,
 }
 

@@ -15,7 +15,7 @@ mod queue;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use tidelock_proto::{ExitReason, NodeId, Pid};
+use tidelock_proto::{ExitReason, NodeId, Numbers, Pid};
 
 use self::queue::Queue;
 use crate::Resource;
@@ -201,44 +201,6 @@ impl Entry {
     }
 }
 
-/// Numbers of entries, oldest first. Few processes ever have more than one notice at a time, and one needs no memory
-/// elsewhere.
-#[derive(Debug)]
-enum Notices {
-    One(Option<u64>),
-    More(VecDeque<u64>),
-}
-
-impl Default for Notices {
-    fn default() -> Self {
-        Notices::One(None)
-    }
-}
-
-impl Notices {
-    fn is_empty(&self) -> bool {
-        match self {
-            Notices::One(one) => one.is_none(),
-            Notices::More(all) => all.is_empty(),
-        }
-    }
-
-    fn push(&mut self, number: u64) {
-        match self {
-            Notices::One(Some(first)) => *self = Notices::More(VecDeque::from([*first, number])),
-            Notices::One(one) => *one = Some(number),
-            Notices::More(all) => all.push_back(number),
-        }
-    }
-
-    fn pop(&mut self) -> Option<u64> {
-        match self {
-            Notices::One(one) => one.take(),
-            Notices::More(all) => all.pop_front(),
-        }
-    }
-}
-
 /// The mailbox of one process.
 ///
 /// Its fields are in this order: what each message and each end looks at comes first, on the fewest cache lines.
@@ -249,7 +211,7 @@ pub(crate) struct Mailbox {
     fresh: Queue<Entry>,
     base: u64,
     bytes: usize,
-    notices: Notices,
+    notices: Numbers,
     /// Passed over.
     skipped: BTreeMap<u64, Entry>,
     by_tag: BTreeMap<i64, VecDeque<u64>>,
@@ -554,8 +516,8 @@ mod tests {
             assert_eq!(mailbox.bytes(), before);
             assert_eq!(died(mailbox.pop(&Filter::Any)), number);
         }
-        assert!(matches!(mailbox.notices, Notices::One(None)), "no memory");
-        // Several at a time, twice: the second time there is room for them.
+        assert!(matches!(mailbox.notices, Numbers::None), "no memory");
+        // Several at a time, twice.
         for _ in 0..2 {
             for number in 1..=4 {
                 mailbox.push_notice(notice(number));
@@ -600,7 +562,7 @@ mod tests {
 
     #[test]
     fn what_each_message_needs_comes_first() {
-        let needed = std::mem::offset_of!(Mailbox, notices) + size_of::<Notices>();
+        let needed = std::mem::offset_of!(Mailbox, notices) + size_of::<Numbers>();
         assert!(needed <= std::mem::offset_of!(Mailbox, skipped));
         assert!(std::mem::offset_of!(Mailbox, bytes) < needed);
         assert!(std::mem::offset_of!(Mailbox, skipped) < std::mem::offset_of!(Mailbox, by_tag));

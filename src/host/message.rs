@@ -368,8 +368,8 @@ async fn hibernate(
     deadline: Option<tokio::time::Instant>,
 ) -> Option<Received> {
     // A guest without a memory may wait, too.
-    let asleep = call.parts().ok();
-    let asleep = asleep.and_then(|(memory, state)| Asleep::fall(memory, state));
+    let memory = call.memory();
+    let asleep = memory.and_then(|memory| Asleep::fall(memory, &mut call.caller));
     let received = {
         let mut wait = pin!(call.state().context.receive(filter, deadline));
         let mut begun = false;
@@ -383,8 +383,7 @@ async fn hibernate(
         .await
     };
     if let Some(asleep) = asleep {
-        let (memory, state) = call.parts().expect("it was packed");
-        asleep.wake(memory, state);
+        asleep.wake(&mut call.caller);
     }
     received
 }

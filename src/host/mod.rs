@@ -117,17 +117,21 @@ impl<'a> Call<'a> {
         trap_in(self.name, text)
     }
 
+    /// The guest's memory, if it has one.
+    fn memory(&mut self) -> Option<wasmtime::Memory> {
+        self.caller.data().memory().or_else(|| {
+            // In a start function, before the instance is known.
+            let export = self.caller.get_export("memory");
+            export.and_then(wasmtime::Extern::into_memory)
+        })
+    }
+
     /// The guest's memory and the state beside it.
     fn parts(&mut self) -> Result<(&mut [u8], &mut State)> {
-        let memory = match self.caller.data().memory() {
-            Some(memory) => memory,
-            // In a start function, before the instance is known.
-            None => match self.caller.get_export("memory") {
-                Some(wasmtime::Extern::Memory(memory)) => memory,
-                _ => return Err(self.trap("the module has no export \"memory\"")),
-            },
-        };
-        Ok(memory.data_and_store_mut(&mut self.caller))
+        match self.memory() {
+            Some(memory) => Ok(memory.data_and_store_mut(&mut self.caller)),
+            None => Err(self.trap("the module has no export \"memory\"")),
+        }
     }
 
     fn outside(&self, arg: &str, ptr: u32, len: u64) -> Error {

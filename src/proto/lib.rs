@@ -37,6 +37,7 @@
 //!
 //! It does not retry, log, sleep or measure time. It does not know what a guest is.
 
+mod few;
 mod ids;
 pub mod lease;
 pub mod link;
@@ -48,6 +49,7 @@ pub mod spawn;
 pub mod switch;
 pub mod wire;
 
+pub use few::Numbers;
 pub use ids::{Environ, ModuleHash, NodeId, ParseIdError, Pid};
 pub use reason::{ExitReason, TEXT_BYTES_MAX, bounded};
 

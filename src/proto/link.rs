@@ -30,12 +30,11 @@
 //! It does not know where a process lives: local links obey the same table. It holds no mailbox:
 //! a LinkDied is *queued* by the caller under a number, and counts only while [`Block::take`] says so.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{Hash, Hasher};
-use std::ops::RangeInclusive;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::few::{Few, Numbers};
 use crate::switch::off;
 use crate::{ExitReason, NodeId, Pid};
 
@@ -201,51 +200,6 @@ enum Entry {
     Unlinking(u64),
 }
 
-/// Numbers, oldest first. Mostly there is one at the most, which needs no memory elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-enum Numbers {
-    #[default]
-    None,
-    One(u64),
-    /// Two at least.
-    More(VecDeque<u64>),
-}
-
-impl Numbers {
-    fn is_empty(&self) -> bool {
-        matches!(self, Numbers::None)
-    }
-
-    fn push(&mut self, number: u64) {
-        match self {
-            Numbers::None => *self = Numbers::One(number),
-            Numbers::One(first) => *self = Numbers::More(VecDeque::from([*first, number])),
-            Numbers::More(all) => all.push_back(number),
-        }
-    }
-
-    /// Takes a number out; `false` if it is not among them.
-    fn take(&mut self, number: u64) -> bool {
-        match self {
-            Numbers::One(only) if *only == number => {
-                *self = Numbers::None;
-                true
-            }
-            Numbers::None | Numbers::One(_) => false,
-            Numbers::More(all) => {
-                let Some(at) = all.iter().position(|other| *other == number) else {
-                    return false;
-                };
-                all.remove(at);
-                if all.len() == 1 {
-                    *self = Numbers::One(all[0]);
-                }
-                true
-            }
-        }
-    }
-}
-
 /// A `link()` that has not returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Call {
@@ -264,133 +218,6 @@ impl Row {
 
     fn is_linked(&self) -> bool {
         matches!(self.entry, Entry::Active(_)) || self.call.is_some()
-    }
-}
-
-/// Entries by key, in order. One needs no memory elsewhere, since most processes have one link at the most, and the
-/// smallest tree has room for eleven. Once there were two it is a tree.
-#[derive(Debug, Clone)]
-enum Few<K, V> {
-    One(Option<(K, V)>),
-    More(BTreeMap<K, V>),
-}
-
-impl<K: Ord + Copy, V> Few<K, V> {
-    fn len(&self) -> usize {
-        match self {
-            Few::One(one) => usize::from(one.is_some()),
-            Few::More(more) => more.len(),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn get(&self, key: &K) -> Option<&V> {
-        match self {
-            Few::One(Some((only, value))) if *only == *key => Some(value),
-            Few::One(_) => None,
-            Few::More(more) => more.get(key),
-        }
-    }
-
-    fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        match self {
-            Few::One(Some((only, value))) if *only == *key => Some(value),
-            Few::One(_) => None,
-            Few::More(more) => more.get_mut(key),
-        }
-    }
-
-    /// The value of a key, which is entered if it is not there.
-    fn get_or_default(&mut self, key: K) -> &mut V
-    where
-        V: Default,
-    {
-        let is_full = |one: &Option<(K, V)>| one.as_ref().is_some_and(|(only, _)| *only != key);
-        if let Few::One(one) = self
-            && is_full(one)
-        {
-            let both = one.take().into_iter().collect();
-            *self = Few::More(both);
-        }
-        match self {
-            Few::One(one) => &mut one.get_or_insert_with(|| (key, V::default())).1,
-            Few::More(more) => more.entry(key).or_default(),
-        }
-    }
-
-    fn remove(&mut self, key: &K) -> Option<V> {
-        match self {
-            Few::One(one) => {
-                let taken = one.take_if(|(only, _)| *only == *key);
-                taken.map(|(_, value)| value)
-            }
-            Few::More(more) => more.remove(key),
-        }
-    }
-
-    fn retain(&mut self, keep: impl Fn(&K) -> bool) {
-        match self {
-            Few::One(one) => {
-                if one.as_ref().is_some_and(|(only, _)| !keep(only)) {
-                    *one = None;
-                }
-            }
-            Few::More(more) => more.retain(|key, _| keep(key)),
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        let (one, more) = match self {
-            Few::One(one) => (one.as_ref(), None),
-            Few::More(more) => (None, Some(more)),
-        };
-        let one = one.map(|(key, value)| (key, value));
-        one.into_iter().chain(more.into_iter().flatten())
-    }
-
-    /// The keys within a range.
-    fn keys_within(&self, range: RangeInclusive<K>) -> Vec<K> {
-        match self {
-            Few::One(one) => {
-                let only = one.iter().map(|(key, _)| *key);
-                only.filter(|key| range.contains(key)).collect()
-            }
-            Few::More(more) => more.range(range).map(|(key, _)| *key).collect(),
-        }
-    }
-
-    /// All of them. Nothing is left.
-    fn take(&mut self) -> impl Iterator<Item = (K, V)> + use<K, V> {
-        let (one, more) = match std::mem::take(self) {
-            Few::One(one) => (one, BTreeMap::new()),
-            Few::More(more) => (None, more),
-        };
-        one.into_iter().chain(more)
-    }
-}
-
-impl<K, V> Default for Few<K, V> {
-    fn default() -> Self {
-        Few::One(None)
-    }
-}
-
-// However they are kept, the same entries are the same.
-impl<K: Ord + Copy, V: PartialEq> PartialEq for Few<K, V> {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl<K: Ord + Copy, V: Eq> Eq for Few<K, V> {}
-
-impl<K: Ord + Copy + Hash, V: Hash> Hash for Few<K, V> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.len().hash(state);
-        self.iter().for_each(|entry| entry.hash(state));
     }
 }
 
@@ -974,78 +801,9 @@ pub fn answer_for_nobody(signal: &Signal) -> Option<Signal> {
 
 #[cfg(test)]
 mod tests {
-    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
     use std::mem::offset_of;
 
     use super::*;
-
-    #[test]
-    fn numbers_are_taken_by_name_and_one_needs_no_memory() {
-        let mut numbers = Numbers::default();
-        assert!(numbers.is_empty() && !numbers.take(1));
-        numbers.push(1);
-        assert_eq!(numbers, Numbers::One(1));
-        assert!(!numbers.take(2) && numbers.take(1) && numbers.is_empty());
-        (1..=4).for_each(|number| numbers.push(number));
-        assert!(numbers.take(2) && !numbers.take(2));
-        assert_eq!(numbers, Numbers::More(VecDeque::from([1, 3, 4])));
-        // However they came to be the same, they are the same.
-        assert!(numbers.take(1) && numbers.take(4));
-        assert_eq!(numbers, Numbers::One(3));
-        assert!(!numbers.take(9) && numbers.take(3) && numbers.is_empty());
-    }
-
-    fn hash(few: &Few<u8, u8>) -> u64 {
-        BuildHasherDefault::<DefaultHasher>::default().hash_one(few)
-    }
-
-    /// Every order of four steps with three keys, compared with a map of the standard library.
-    #[test]
-    fn few_are_a_map_however_they_are_kept() {
-        for steps in 0..6_u32.pow(4) {
-            let (mut few, mut model) = (Few::default(), BTreeMap::new());
-            for at in 0..4 {
-                let step = u8::try_from(steps / 6_u32.pow(at) % 6).unwrap();
-                let (key, value) = (step % 3, u8::try_from(at).unwrap());
-                if step < 3 {
-                    *few.get_or_default(key) = value;
-                    model.insert(key, value);
-                } else {
-                    assert_eq!(few.remove(&key), model.remove(&key));
-                }
-                assert_eq!((few.len(), few.is_empty()), (model.len(), model.is_empty()));
-                assert!(few.iter().eq(&model));
-                for key in 0..3 {
-                    assert_eq!(few.get(&key), model.get(&key));
-                    assert_eq!(few.get_mut(&key), model.get_mut(&key));
-                    for range in [0..=key, key..=2] {
-                        let within = model.range(range.clone()).map(|(key, _)| *key);
-                        assert!(few.keys_within(range).into_iter().eq(within));
-                    }
-                }
-            }
-            let mut same = Few::default();
-            for (key, value) in &model {
-                *same.get_or_default(*key) = *value;
-            }
-            assert_eq!((&few, hash(&few)), (&same, hash(&same)));
-            few.retain(|key| *key != 1);
-            model.retain(|key, _| *key != 1);
-            assert!(few.iter().eq(&model));
-            assert!(few.take().eq(model) && few.is_empty());
-        }
-    }
-
-    #[test]
-    fn one_entry_is_no_tree() {
-        let mut few = Few::default();
-        for key in 0..100 {
-            *few.get_or_default(key) = key;
-            *few.get_or_default(key) += 1;
-            assert!(matches!(few, Few::One(Some(_))));
-            assert_eq!(few.remove(&key), Some(key + 1));
-        }
-    }
 
     #[test]
     fn room_for_all_who_are_told_is_made_once() {

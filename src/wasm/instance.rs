@@ -10,7 +10,10 @@ use futures_util::poll;
 use tidelock_proto::spawn::{Param, ProcessConfig};
 use tidelock_proto::{ExitReason, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::{Error, Instance, ResourceLimiter, Store, Trap, UpdateDeadline, Val, WasmBacktrace};
+use wasmtime::{
+    AsContextMut, Error, Instance, Memory, ResourceLimiter, Store, Trap, UpdateDeadline, Val,
+    WasmBacktrace,
+};
 use wasmtime_wasi::I32Exit;
 
 use super::module::{EntryError, ModuleError, Native};
@@ -133,6 +136,7 @@ pub(crate) async fn run(start: Start, context: Context) -> ExitReason {
         reservation,
     } = start;
     let _ticks = module.engine().running();
+    // Others are never asked to.
     if matches!(reservation.place, Place::Slot(_)) {
         context.may_hibernate();
     }
@@ -353,12 +357,11 @@ async fn handle(
         let kind = match kind {
             Some(kind) => kind,
             None => {
-                let asleep =
-                    memory_of(store).and_then(|(memory, state)| Asleep::fall(memory, state));
+                let memory = store.data().memory();
+                let asleep = memory.and_then(|memory| Asleep::fall(memory, &mut *store));
                 let kind = store.data_mut().message_at_last().await;
                 if let Some(asleep) = asleep {
-                    let (memory, state) = memory_of(store).expect("it was packed");
-                    asleep.wake(memory, state);
+                    asleep.wake(&mut *store);
                 }
                 kind
             }
@@ -376,36 +379,30 @@ async fn handle(
     }
 }
 
-/// The memory of a guest and the state beside it, if it has a memory.
-fn memory_of(store: &mut Store<State>) -> Option<(&mut [u8], &State)> {
-    let memory = store.data().memory()?;
-    let (memory, state) = memory.data_and_store_mut(store);
-    Some((memory, state))
-}
-
 /// A guest that hibernates: nobody looks at its memory until it is woken. Dropped without that, the memory is lost, as
 /// it is with its process.
 pub(crate) struct Asleep {
+    memory: Memory,
     packed: Packed,
     _counted: Hibernating,
 }
 
 impl Asleep {
-    /// Packs the memory of a guest that has waited for long. None: it stays as it is.
-    pub(crate) fn fall(memory: &mut [u8], state: &State) -> Option<Self> {
-        let packed = state
-            .limits
-            .in_slot
-            .then(|| Packed::pack(memory, || state.module().image()))??;
+    /// Packs the memory of a guest that was asked to hibernate. None: it stays as it is.
+    pub(crate) fn fall(memory: Memory, mut guest: impl AsContextMut<Data = State>) -> Option<Self> {
+        let (bytes, state) = memory.data_and_store_mut(&mut guest);
+        let packed = Packed::pack(bytes, || state.module().image())?;
         Some(Self {
+            memory,
             packed,
             _counted: state.environment().hibernating(),
         })
     }
 
     /// Gives it its memory back, as it was.
-    pub(crate) fn wake(self, memory: &mut [u8], state: &State) {
-        self.packed.unpack(memory, state.module().image());
+    pub(crate) fn wake(self, mut guest: impl AsContextMut<Data = State>) {
+        let (bytes, state) = self.memory.data_and_store_mut(&mut guest);
+        self.packed.unpack(bytes, state.module().image());
     }
 }
 
@@ -514,7 +511,6 @@ fn short_name(name: &str) -> &str {
 pub(crate) struct Limits {
     /// A slot until the memory is made in it; what is guarded as long as the memory is there.
     place: Place,
-    in_slot: bool,
     memory_bytes_max: usize,
     memory_refused: bool,
     refused_at_start: Option<String>,
@@ -531,7 +527,6 @@ impl Limits {
             Place::Anywhere | Place::Guarded { .. } => usize::MAX,
         };
         Self {
-            in_slot: matches!(place, Place::Slot(_)),
             place,
             memory_bytes_max: memory_bytes_max.min(room),
             memory_refused: false,

@@ -801,8 +801,12 @@ pub(crate) mod testing {
     pub(crate) struct Memory(SlotMemory);
 
     pub(crate) fn memory(size: usize) -> Memory {
-        let slot = MemorySlot::take(size, size).unwrap().0;
-        Memory(SlotMemory { slot, size })
+        Memory(slot_memory(size, size))
+    }
+
+    pub(super) fn slot_memory(size: usize, max: usize) -> SlotMemory {
+        let slot = MemorySlot::take(size, max).unwrap().0;
+        SlotMemory { slot, size }
     }
 
     impl Memory {
@@ -822,6 +826,7 @@ pub(crate) mod testing {
 mod tests {
     use std::pin::pin;
 
+    use super::testing::slot_memory as memory;
     use super::*;
 
     thread_local! {
@@ -832,13 +837,6 @@ mod tests {
     #[expect(clippy::mut_from_ref, reason = "each test owns its memories")]
     fn bytes(memory: &SlotMemory) -> &mut [u8] {
         unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), memory.byte_capacity()) }
-    }
-
-    fn memory(size: usize, max: usize) -> SlotMemory {
-        SlotMemory {
-            slot: MemorySlot::take(size, max).unwrap().0,
-            size,
-        }
     }
 
     #[test]

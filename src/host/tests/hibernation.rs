@@ -59,13 +59,16 @@ const MEMORY: &str = r#"
             (br_if $more (i32.lt_u (local.get $at) (i32.const 65536))))
         (local.get $sum))"#;
 
+/// A guest with that memory, where guests hibernate soon; None as for [`sleepy`].
+async fn sleepy_guest(imports: &str, body: &str) -> Option<(Environment, Module)> {
+    let env = sleepy(Profile::Dense)?;
+    let module = guest(&env, imports, &format!("{MEMORY}{body}")).await;
+    Some((env, module))
+}
+
 #[tokio::test]
 async fn a_guest_that_hibernates_has_its_memory_when_it_wakes() {
-    let Some(env) = sleepy(Profile::Dense) else {
-        return;
-    };
-    let body = format!(
-        r#"{MEMORY}
+    let body = r#"
         (func (export "_start") (local $sum i64)
             (call $fill)
             (local.set $sum (call $sum))
@@ -75,9 +78,10 @@ async fn a_guest_that_hibernates_has_its_memory_when_it_wakes() {
             (i32.store8 (i32.const 12000) (i32.const 1))
             (local.set $sum (call $sum))
             (call $check32 (call $receive (i32.const 0) (i32.const 0) (i64.const -1)) (i32.const 0))
-            (call $check (call $sum) (local.get $sum)))"#
-    );
-    let module = guest(&env, RECEIVE, &body).await;
+            (call $check (call $sum) (local.get $sum)))"#;
+    let Some((env, module)) = sleepy_guest(RECEIVE, body).await else {
+        return;
+    };
     let all: Vec<Pid> = (0..3).map(|_| start(&env, &module)).collect();
     hibernate(&env, 3).await;
     wake(&env, all[0]);
@@ -106,14 +110,10 @@ async fn a_guest_that_hibernates_has_its_memory_when_it_wakes() {
 
 #[tokio::test]
 async fn what_is_received_after_a_hibernation_comes_into_the_memory_as_it_was() {
-    let Some(env) = sleepy(Profile::Dense) else {
-        return;
-    };
     let imports = r#"(import "tidelock" "receive"
         (func $receive (param i32 i32 i64 i32 i32 i32) (result i32)))"#;
     // The tag lies in the memory that is packed, and so does the place of the message.
-    let body = format!(
-        r#"{MEMORY}
+    let body = r#"
         (func (export "_start") (local $sum i64)
             (call $fill)
             (i64.store (i32.const 100) (i64.const 5))
@@ -127,9 +127,10 @@ async fn what_is_received_after_a_hibernation_comes_into_the_memory_as_it_was() 
             (i64.store (i32.const 30008) (i64.const 0))
             (memory.init $data (i32.const 8192) (i32.const 2) (i32.const 4))
             (call $check (call $sum) (local.get $sum)))
-        (data $data "across two pages")"#
-    );
-    let module = guest(&env, imports, &body).await;
+        (data $data "across two pages")"#;
+    let Some((env, module)) = sleepy_guest(imports, body).await else {
+        return;
+    };
     let pid = start(&env, &module);
     hibernate(&env, 1).await;
     wake(&env, pid);
@@ -138,19 +139,16 @@ async fn what_is_received_after_a_hibernation_comes_into_the_memory_as_it_was() 
 
 #[tokio::test]
 async fn a_receive_that_times_out_wakes_a_guest_that_hibernates() {
-    let Some(env) = sleepy(Profile::Dense) else {
-        return;
-    };
-    let body = format!(
-        r#"{MEMORY}
+    let body = r#"
         (func (export "_start") (local $sum i64)
             (call $fill)
             (local.set $sum (call $sum))
             (call $check32 (call $receive (i32.const 0) (i32.const 0) (i64.const 300))
                 (i32.const 9027))
-            (call $check (call $sum) (local.get $sum)))"#
-    );
-    let module = guest(&env, RECEIVE, &body).await;
+            (call $check (call $sum) (local.get $sum)))"#;
+    let Some((env, module)) = sleepy_guest(RECEIVE, body).await else {
+        return;
+    };
     let pid = start(&env, &module);
     hibernate(&env, 1).await;
     assert_eq!(end(&env, pid).await, ExitReason::Normal);
@@ -159,12 +157,8 @@ async fn a_receive_that_times_out_wakes_a_guest_that_hibernates() {
 
 #[tokio::test]
 async fn handlers_hibernate_between_two_messages() {
-    let Some(env) = sleepy(Profile::Dense) else {
-        return;
-    };
     let imports = r#"(import "tidelock" "handle" (func $handle (param i32 i32 i32 i64)))"#;
-    let body = format!(
-        r#"{MEMORY}
+    let body = r#"
         (global $sum (mut i64) (i64.const 0))
         (data (i32.const 8400) "on")
         (func (export "_start")
@@ -175,9 +169,10 @@ async fn handlers_hibernate_between_two_messages() {
             (call $check (call $sum) (global.get $sum))
             (i32.store8 (i32.const 300) (i32.add (i32.load8_u (i32.const 300)) (i32.const 1)))
             (global.set $sum (call $sum))
-            (i32.eq (i32.load8_u (i32.const 300)) (i32.const 2)))"#
-    );
-    let module = guest(&env, imports, &body).await;
+            (i32.eq (i32.load8_u (i32.const 300)) (i32.const 2)))"#;
+    let Some((env, module)) = sleepy_guest(imports, body).await else {
+        return;
+    };
     let pid = start(&env, &module);
     for _ in 0..2 {
         hibernate(&env, 1).await;
@@ -189,16 +184,13 @@ async fn handlers_hibernate_between_two_messages() {
 
 #[tokio::test]
 async fn one_that_is_killed_while_it_hibernates_leaves_nothing() {
-    let Some(env) = sleepy(Profile::Dense) else {
-        return;
-    };
-    let body = format!(
-        r#"{MEMORY}
+    let body = r#"
         (func (export "_start")
             (call $fill)
-            (drop (call $receive (i32.const 0) (i32.const 0) (i64.const -1))))"#
-    );
-    let module = guest(&env, RECEIVE, &body).await;
+            (drop (call $receive (i32.const 0) (i32.const 0) (i64.const -1))))"#;
+    let Some((env, module)) = sleepy_guest(RECEIVE, body).await else {
+        return;
+    };
     let all: Vec<Pid> = (0..20).map(|_| start(&env, &module)).collect();
     hibernate(&env, 20).await;
     for pid in &all {
@@ -238,6 +230,7 @@ async fn whoever_has_guarded_memory_or_much_of_its_own_keeps_it() {
                 (i64.const 0x9e3779b97f4a7c15)))
         (local.set $at (i32.add (local.get $at) (i32.const 8)))
         (br_if $more (i32.lt_u (local.get $at) (i32.const 65536))))"#;
+    let touches = "(i32.store (i32.const 0) (i32.const 1))";
     let (Some(compute), Some(dense)) = (sleepy(Profile::Compute), sleepy(Profile::Dense)) else {
         return;
     };
@@ -248,7 +241,7 @@ async fn whoever_has_guarded_memory_or_much_of_its_own_keeps_it() {
     )
     .await;
     let full = guest(&dense, RECEIVE, &code(random)).await;
-    let guarded = guest(&compute, RECEIVE, &code("")).await;
+    let guarded = guest(&compute, RECEIVE, &code(touches)).await;
     let others = [start(&dense, &full), start(&compute, &guarded)];
     // One after the other, each after several looks at the others.
     for _ in 0..3 {
