@@ -24,10 +24,12 @@
 //!
 //! A process that is parked (made for another node, not started) has no task yet: see [`parked`].
 
+mod after;
 mod parked;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -42,6 +44,7 @@ use tidelock_proto::link::{self, Block, Effect, LinkOutcome};
 use tidelock_proto::spawn::ProcessConfig;
 use tidelock_proto::{Environ, ExitReason, ModuleHash, NodeId, Pid, bounded};
 
+use self::after::{After, Wakers, keep_room, take_room, wake};
 pub use self::parked::Parked;
 pub(crate) use self::parked::Parking;
 use self::parked::Unrun;
@@ -191,10 +194,6 @@ impl Core {
         }
     }
 
-    fn wake(&mut self) -> Wakers {
-        Wakers(self.task.take(), self.waiter.take(), self.doomed())
-    }
-
     /// Remembers whom to wake when something changes.
     pub(crate) fn wake_me(&mut self, poller: &Poller<'_>) {
         // The task itself is woken anyway.
@@ -209,96 +208,6 @@ fn register(slot: &mut Option<Waker>, poller: &Poller<'_>) {
     match slot {
         Some(waker) if waker.will_wake(poller.waker()) => {}
         _ => *slot = Some(poller.waker().clone()),
-    }
-}
-
-/// Lets go of the lock, and wakes whoever waits for a change.
-fn wake(mut core: MutexGuard<'_, Core>) {
-    let wakers = core.wake();
-    drop(core);
-    wakers.call();
-}
-
-/// Wakers to call once no lock is held, and a parked process to be ended then.
-#[derive(Default)]
-#[must_use]
-struct Wakers(Option<Waker>, Option<Waker>, Option<Unrun>);
-
-impl Wakers {
-    /// Those of a later change of the same step.
-    fn add(&mut self, Wakers(task, waiter, unrun): Wakers) {
-        self.0 = task.or(self.0.take());
-        self.1 = waiter.or(self.1.take());
-        self.2 = unrun.or(self.2.take());
-    }
-
-    fn call(self) {
-        match (self.0, self.1) {
-            (Some(task), Some(waiter)) if task.will_wake(&waiter) => task.wake(),
-            (task, waiter) => {
-                if let Some(task) = task {
-                    task.wake();
-                }
-                if let Some(waiter) = waiter {
-                    waiter.wake();
-                }
-            }
-        }
-        if let Some(unrun) = self.2 {
-            unrun.end();
-        }
-    }
-}
-
-/// What follows from a step once its core is let go: inboxes to pump, the last one first. Mostly there is one at the
-/// most, which needs no memory elsewhere.
-#[derive(Default)]
-#[must_use]
-pub(crate) struct After {
-    first: Option<Arc<Shared>>,
-    /// Nothing, if there is no first.
-    others: Vec<Arc<Shared>>,
-}
-
-impl After {
-    fn push(&mut self, shared: Arc<Shared>) {
-        match self.first {
-            None => self.first = Some(shared),
-            Some(_) => self.others.push(shared),
-        }
-    }
-
-    fn pop(&mut self) -> Option<Arc<Shared>> {
-        self.others.pop().or_else(|| self.first.take())
-    }
-
-    /// Pumps every inbox that got something, and what follows from that.
-    pub(crate) fn run(mut self) {
-        while let Some(shared) = self.pop() {
-            shared.pump(&mut self);
-        }
-    }
-}
-
-/// Effects that a thread keeps room for. Most steps have one or two; what an end has for thousands is given back.
-const ROOM_MAX: usize = 64;
-
-thread_local! {
-    /// Room for the effects of the next step of this thread. Empty while a step has it.
-    static ROOM: Cell<Vec<Effect>> = const { Cell::new(Vec::new()) };
-}
-
-/// Room for the effects of a step.
-fn take_room() -> Vec<Effect> {
-    // There is none while a thread ends.
-    ROOM.try_with(Cell::take).unwrap_or_default()
-}
-
-/// Keeps it for the next step. All of them have been carried out.
-fn keep_room(effects: Vec<Effect>) {
-    if effects.capacity() <= ROOM_MAX {
-        // While a thread ends it is not kept.
-        let _: Result<(), _> = ROOM.try_with(|room| room.set(effects));
     }
 }
 
@@ -716,124 +625,4 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     bounded(text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::mem::offset_of;
-
-    use tidelock_proto::link::Signal;
-
-    use super::*;
-    use crate::{EnvironmentConfig, SpawnOptions};
-
-    /// Bytes of a cache line.
-    const LINE: usize = 64;
-
-    /// So many processes that only wait.
-    fn waiting<const COUNT: usize>() -> [Arc<Shared>; COUNT] {
-        let env = Environment::new(EnvironmentConfig::default()).unwrap();
-        std::array::from_fn(|_| {
-            let options = SpawnOptions::default();
-            let pid = env.spawn_native("it", options, |_| std::future::pending());
-            env.find(Environ::default(), pid.unwrap()).unwrap()
-        })
-    }
-
-    fn elsewhere() -> Pid {
-        Pid::new(NodeId(2), 1).unwrap()
-    }
-
-    #[tokio::test]
-    async fn the_last_inbox_is_pumped_first_and_one_needs_no_memory() {
-        let all: [_; 3] = waiting();
-        let mut after = After::default();
-        for shared in &all {
-            after.push(shared.clone());
-            assert!(after.pop().is_some_and(|one| Arc::ptr_eq(&one, shared)));
-            assert_eq!(after.others.capacity(), 0);
-        }
-        all.iter().for_each(|shared| after.push(shared.clone()));
-        let pumped = std::iter::from_fn(|| after.pop()).map(|shared| shared.pid);
-        assert!(pumped.eq(all.iter().rev().map(|shared| shared.pid)));
-    }
-
-    #[tokio::test]
-    async fn what_a_failed_send_leads_to_comes_before_what_follows_it() {
-        let [shared] = waiting();
-        let other = elsewhere();
-        let monitor = shared.step(|core, effects| {
-            let reference = core.block.monitor(other, effects);
-            effects.push(Effect::NodeDown {
-                reference: 99,
-                node: other.node(),
-                reason: ExitReason::NoProcess,
-            });
-            reference
-        });
-        let mut received = std::iter::from_fn(|| shared.core().pop(&Filter::Any));
-        assert!(matches!(
-            received.next(),
-            Some(Received::Down { reference, .. }) if reference == monitor
-        ));
-        assert!(matches!(received.next(), Some(Received::NodeDown { .. })));
-        assert!(received.next().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_thread_keeps_room_for_the_few_effects_of_a_step() {
-        let [shared] = waiting();
-        let place = |id| {
-            shared.deliver(elsewhere(), Signal::Link { id, tag: None });
-            let room = take_room();
-            assert!(room.is_empty() && room.capacity() > 0);
-            let place = room.as_ptr();
-            keep_room(room);
-            place
-        };
-        assert_eq!(place(1), place(2));
-        let room = take_room();
-        // What thousands needed is given back.
-        keep_room(Vec::with_capacity(ROOM_MAX + 1));
-        assert_eq!(take_room().capacity(), 0);
-        drop(room);
-    }
-
-    #[test]
-    fn what_a_process_is_told_something_with_is_together() {
-        let counts = 2 * size_of::<usize>();
-        let whose = counts + offset_of!(Shared, about) + offset_of!(About, environ);
-        assert!(whose + size_of::<Environ>() <= LINE);
-        let (inbox, core) = (offset_of!(Shared, inbox), offset_of!(Shared, core));
-        assert!(inbox < core && core - inbox <= LINE);
-        // What any change looks at, then the mailbox, then what links need.
-        assert_eq!(offset_of!(Core, die_when_link_dies), 0);
-        assert!(offset_of!(Core, verdict) < offset_of!(Core, mailbox));
-        assert!(offset_of!(Core, mailbox) < offset_of!(Core, block));
-        assert!(offset_of!(Core, block) <= 5 * LINE);
-        for seldom in [
-            offset_of!(Core, linked),
-            offset_of!(Core, unlinked),
-            offset_of!(Core, parked),
-        ] {
-            assert!(seldom > offset_of!(Core, block));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_signal_goes_through_the_inbox_only_behind_others() {
-        let env = Environment::new(EnvironmentConfig::default()).unwrap();
-        let options = SpawnOptions::default();
-        let pid = env.spawn_native("it", options, |_| std::future::pending());
-        let shared = env.find(Environ::default(), pid.unwrap()).unwrap();
-        let other = Pid::new(NodeId(2), 1).unwrap();
-        let links = || shared.core().block.links().collect::<Vec<_>>();
-        shared.deliver(other, Signal::Link { id: 1, tag: None });
-        assert_eq!((links(), shared.inbox().capacity()), (vec![other], 0));
-        // Somebody has appended it, and has not come to handle it.
-        shared.append(other, Signal::Unlink { id: 2 });
-        shared.deliver(other, Signal::Link { id: 3, tag: None });
-        assert!(shared.inbox().is_empty());
-        assert_eq!(links(), [other], "linked again");
-    }
 }

@@ -126,7 +126,10 @@ const RULES: &[Rule] = &[
             is_rust(path)
                 && ![
                     "src/host/sqlite.rs",
+                    "src/host/sqlite/bounds.rs",
+                    "src/host/sqlite/bounds/tests.rs",
                     "src/host/sqlite/connection.rs",
+                    "src/host/sqlite/connection/tests.rs",
                     "src/host/sqlite/functions.rs",
                     "src/host/sqlite/stack.rs",
                 ]
@@ -142,7 +145,11 @@ const RULES: &[Rule] = &[
         about: |path| {
             is_rust(path)
                 && ![
-                    "src/wasm/slab.rs",
+                    "src/wasm/slab/memories.rs",
+                    "src/wasm/slab/pages.rs",
+                    "src/wasm/slab/stacks.rs",
+                    "src/wasm/slab/testing.rs",
+                    "src/wasm/slab/tests.rs",
                     "src/wasm/cache.rs",
                     "src/host/sqlite/stack.rs",
                     "sdk/src/sys.rs",

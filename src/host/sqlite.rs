@@ -8,6 +8,7 @@
 //!                 the last row of each statement
 //! ```
 
+mod bounds;
 mod connection;
 mod functions;
 mod stack;
@@ -26,7 +27,8 @@ use super::directories::{Directories, Directory, Origin};
 use super::process::NAME_BYTES_MAX;
 use super::state::Table;
 use super::{Call, Caller, Linker, Result, sync, waits};
-use connection::{Answer, Connection, Fault, Kept, Place, SQL_BYTES_MAX};
+use bounds::SQL_BYTES_MAX;
+use connection::{Answer, Connection, Fault, Kept, Place};
 
 /// Databases one process may have open.
 const CONNECTIONS_MAX: usize = 16;

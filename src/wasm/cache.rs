@@ -14,7 +14,7 @@
 
 #![allow(
     unsafe_code,
-    reason = "loading precompiled code is unsafe in wasmtime; the only other unsafe code is in slab.rs"
+    reason = "loading precompiled code is unsafe in wasmtime; the only other unsafe code is in slab/"
 )]
 
 use std::fs::{self, File};

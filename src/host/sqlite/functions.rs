@@ -28,7 +28,7 @@ use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error, Result, Statement, ffi};
 use self_cell::self_cell;
 
-use super::connection::VALUE_BYTES_MAX;
+use super::bounds::VALUE_BYTES_MAX;
 
 /// Bytes of a format of `printf`: with as many numbers of 16 MiB as fit into it, half a minute.
 const FORMAT_BYTES_MAX: usize = 16 << 10;

@@ -2,7 +2,7 @@
 //!
 //! SQLite looks at a query by calling itself, for each query within it and each view it names. Its limits bound each of these
 //! by itself and not their product. So the stack itself is watched at two places that lie on every such way down: where
-//! SQLite asks for memory, and where it asks whether a statement may do what it says (`permit` in `connection.rs`). Beyond
+//! SQLite asks for memory, and where it asks whether a statement may do what it says (`permit` in `bounds.rs`). Beyond
 //! [`DEEP_BYTES`] the one has none and the other refuses; the statement fails, and the database goes on.
 //!
 //! What walks a tree that is already made asks for nothing. No tree is deeper than what made it could go, though, and
