@@ -20,6 +20,9 @@ impl std::fmt::Debug for CertificatePair {
 /// The runtime has no part in who is who, so whoever sets an environment up brings this along. It is
 /// called on a thread for blocking work. An error says what of the input is wrong.
 pub trait Certificates: Send + Sync + 'static {
+    /// Bytes of one certificate, key or request at the most; a longer one is refused before it is copied.
+    fn input_bytes_max(&self) -> usize;
+
     /// A root to try things with, made when first asked for. It is the same until this value is dropped.
     fn test_root(&self) -> CertificatePair;
 

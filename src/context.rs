@@ -205,6 +205,11 @@ impl Context {
         }
     }
 
+    /// Takes note that its memory is packed until the present receive ends.
+    pub(crate) fn sleeps(&self) {
+        self.shared.core().idle = Idle::Asleep;
+    }
+
     /// The present moment of the mailbox, for [`Filter::Since`].
     pub fn mark(&mut self) -> Mark {
         let mut core = self.shared.core();

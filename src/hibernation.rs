@@ -6,9 +6,9 @@
 //! before it; and nothing is done for each receive but to note that a new one has begun.
 //!
 //! ```text
-//!   Busy ──look──▶ Seen ──look──▶ Asked ──woken, finds nothing──▶ Told
-//!    ▲               │               │                             │
-//!    └───────────────┴───────────────┴── the next receive begins ──┘
+//!   Busy ──look──▶ Seen ──look──▶ Asked ──woken, finds nothing──▶ Told ──packed──▶ Asleep
+//!    ▲               │               │                             │                │
+//!    └───────────────┴───────────────┴── the next receive begins ──┴────────────────┘
 //! ```
 //!
 //! The time after which is OTP's `hibernate_after` of `gen_server`.
@@ -44,6 +44,8 @@ pub(crate) enum Idle {
     Seen,
     Asked,
     Told,
+    /// Told, and its memory is packed as long as it waits.
+    Asleep,
 }
 
 impl Idle {
@@ -182,6 +184,14 @@ mod tests {
         assert!(!idle.found_nothing(true) && idle.see() && idle.ask());
         // What came at last was received before it could hibernate.
         assert!(!idle.found_nothing(false) && !idle.ask() && !idle.see());
+    }
+
+    #[test]
+    fn whoever_hibernates_is_left_alone_until_its_next_receive() {
+        let mut idle = Idle::Asleep;
+        assert!(!idle.see() && !idle.ask());
+        assert_eq!(idle, Idle::Asleep);
+        assert_eq!((idle.found_nothing(false), idle), (false, Idle::Busy));
     }
 
     #[test]

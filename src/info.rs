@@ -116,6 +116,8 @@ pub struct ProcessInfo {
     pub parked: bool,
     /// Its code waits for a message, and has looked at all that is in its mailbox.
     pub waiting: bool,
+    /// It waits so, and [hibernates](crate::Limits::hibernate_after).
+    pub hibernating: bool,
 }
 
 /// Totals since the start.
@@ -153,6 +155,7 @@ impl Shared {
             traps_exits: !core.die_when_link_dies,
             parked: core.is_parked(),
             waiting: core.is_waiting(),
+            hibernating: core.is_hibernating(),
         }
     }
 }

@@ -178,6 +178,11 @@ impl Core {
         self.receiving && self.task.is_some()
     }
 
+    /// Whether it waits so, and its memory is packed meanwhile.
+    pub(crate) fn is_hibernating(&self) -> bool {
+        self.is_waiting() && self.idle == Idle::Asleep
+    }
+
     pub(crate) fn is_parked(&self) -> bool {
         self.parked.is_some()
     }

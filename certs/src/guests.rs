@@ -17,6 +17,9 @@ use crate::authority::{
     DEFAULT_LIFETIME, REQUEST_BYTES_MAX, common_name, generate_key, period, serial_number,
 };
 
+/// No certificate, key or request of a guest is longer.
+pub const INPUT_BYTES_MAX: usize = REQUEST_BYTES_MAX;
+
 /// How long a root lives.
 const ROOT_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The names of a server's certificate: the first one is what Lunatic's nodes ask for.
@@ -122,8 +125,8 @@ fn issuer(root: &Pair) -> Result<Issuer<'static, KeyPair>, GuestCertError> {
 }
 
 fn check_size(what: &'static str, text: &str) -> Result<(), GuestCertError> {
-    if text.len() > REQUEST_BYTES_MAX {
-        let why = format!("more than {REQUEST_BYTES_MAX} bytes");
+    if text.len() > INPUT_BYTES_MAX {
+        let why = format!("more than {INPUT_BYTES_MAX} bytes");
         return Err(GuestCertError { what, why });
     }
     Ok(())
@@ -201,6 +204,6 @@ mod tests {
         assert!(told(&other("x", key), "").starts_with("the root's certificate: "));
         assert!(told(&other(cert, "x"), "").starts_with("the root's key: "));
         assert!(told(&root, "x").starts_with("the signing request: "));
-        assert!(told(&root, &"x".repeat(REQUEST_BYTES_MAX + 1)).contains("more than"));
+        assert!(told(&root, &"x".repeat(INPUT_BYTES_MAX + 1)).contains("more than"));
     }
 }

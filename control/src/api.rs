@@ -444,12 +444,16 @@ pub struct ProcessInfo {
     pub pid: String,
     /// The name it is registered under on its node, if any; of several the first in their order.
     pub name: Option<String>,
-    /// The module's name or hash; none for processes of the runtime itself.
+    /// The hash of its module (`"b3:…"`): control knows which names stand for it. None for processes of the runtime
+    /// itself.
     pub module: Option<String>,
     /// The function it was started with; empty if that is not known any more.
     pub entry: String,
     /// What it is doing.
     pub state: ProcessState,
+    /// It has waited for so long that its memory is packed until a message comes.
+    #[serde(default)]
+    pub hibernating: bool,
     /// Messages in its mailbox. An ended process has no mailbox, memory, links or monitors: 0.
     pub queued: u64,
     /// Bytes in its mailbox, with 64 for each message.
@@ -551,7 +555,8 @@ pub struct Ended {
     pub own: bool,
 }
 
-/// `GET /v1/processes/{pid}/blast`: what killing the process would do.
+/// What killing a process would do. No node answers this: `tidelock kill --dry-run` follows the links of
+/// [`ProcessDetail`] from process to process, over all nodes, and prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlastRadius {
     /// The process asked about.

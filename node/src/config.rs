@@ -64,8 +64,8 @@ macro_rules! table {
 table! {
     /// A node: where guests run.
     NodeTable ["node"] {
-        /// The stable name, part of the certificate. Empty: that of the saved identity, else the machine's
-        /// host name.
+        /// The stable name, part of the certificate. Empty: that of the saved identity, else one made of the
+        /// machine's host name: small letters, and `-` for whatever cannot stand in a name.
         name: String = String::new(),
         /// UDP address for other nodes; port 0 takes a free one.
         listen: SocketAddr = loopback(7717),
@@ -184,7 +184,7 @@ pub enum Origin {
     File(PathBuf),
     /// An environment variable.
     Environment(String),
-    /// A flag of the command.
+    /// A flag of the command, without its dashes.
     Flag(String),
 }
 
@@ -322,7 +322,7 @@ impl Loaded {
             }
         }
         for (table, key, text) in flags {
-            loaded.set_text(table, key, text, Origin::Flag(key.replace('_', "-")))?;
+            loaded.set_text(table, key, text, Origin::Flag(flag_of(table, key)))?;
         }
         Ok(loaded)
     }
@@ -514,6 +514,15 @@ fn check_table(name: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// What the command calls the flag of a setting: as its key, but for two.
+fn flag_of(table: &str, key: &str) -> String {
+    match (table, key) {
+        ("node", "control") => "join".to_owned(),
+        ("node", "admin_listen") => "admin".to_owned(),
+        _ => key.replace('_', "-"),
+    }
+}
+
 fn defaults() -> Table {
     Table::try_from(Settings::default()).expect("the defaults are plain values")
 }
@@ -604,6 +613,10 @@ mod tests {
         let flags = [("node", "lease_ms", "soon".to_owned())];
         let error = Loaded::load(&[], &nothing, &flags).unwrap_err().to_string();
         assert!(error.starts_with("node.lease_ms (--lease-ms)"), "{error}");
+
+        let flags = [("node", "admin_listen", "here".to_owned())];
+        let error = Loaded::load(&[], &nothing, &flags).unwrap_err().to_string();
+        assert!(error.starts_with("node.admin_listen (--admin)"), "{error}");
     }
 
     #[test]

@@ -8,9 +8,6 @@ use std::sync::Arc;
 use super::{Call, Caller, Linker, Result, waits};
 use crate::{CertificatePair, Certificates};
 
-/// Bytes of one certificate, key or request.
-const PEM_BYTES_MAX: u32 = 64 << 10;
-
 pub(super) fn link(linker: &mut Linker) -> Result<()> {
     waits! { linker, "lunatic::distributed";
         "test_root_cert" => test_root_cert(len_ptr: u32);
@@ -26,9 +23,16 @@ pub(super) fn link(linker: &mut Linker) -> Result<()> {
 }
 
 impl Call<'_> {
+    fn certificates(&mut self) -> Result<Arc<dyn Certificates>> {
+        let environment = self.state().context.environment();
+        let certificates = environment.certificates().cloned();
+        certificates.ok_or_else(|| self.trap("this program makes no certificates for guests"))
+    }
+
     fn pem(&mut self, arg: &str, ptr: u32, len: u32) -> Result<String> {
-        if len > PEM_BYTES_MAX {
-            return Err(self.trap(format_args!("{arg}: more than {PEM_BYTES_MAX} bytes")));
+        let max = self.certificates()?.input_bytes_max();
+        if len as usize > max {
+            return Err(self.trap(format_args!("{arg}: more than {max} bytes")));
         }
         self.text(arg, ptr, len)
     }
@@ -48,10 +52,7 @@ impl Call<'_> {
         + Send
         + 'static,
     ) -> Result<u32> {
-        let certificates = self.state().context.environment().certificates();
-        let Some(certificates) = certificates.map(Arc::clone) else {
-            return Err(self.trap("this program makes no certificates for guests"));
-        };
+        let certificates = self.certificates()?;
         let made = tokio::task::spawn_blocking(move || work(&*certificates)).await;
         let made = made.unwrap_or_else(|error| Err(error.to_string()));
         let texts = made.map_err(|error| self.trap(error))?;

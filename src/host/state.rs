@@ -11,6 +11,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 
 use super::networking::Sockets;
 use super::sqlite::Sqlite;
+use crate::hibernation::Hibernating;
 use crate::wasm::{Limits, Module};
 use crate::{Context, Environment, Resource};
 
@@ -82,6 +83,12 @@ impl State {
     /// Where its process lives.
     pub(crate) fn environment(&self) -> &Environment {
         self.context.environment()
+    }
+
+    /// Its memory is packed: takes note of that, and counts it.
+    pub(crate) fn sleeps(&self) -> Hibernating {
+        self.context.sleeps();
+        self.environment().hibernating()
     }
 
     /// The module this process runs.

@@ -395,7 +395,7 @@ impl Asleep {
         Some(Self {
             memory,
             packed,
-            _counted: state.environment().hibernating(),
+            _counted: state.sleeps(),
         })
     }
 

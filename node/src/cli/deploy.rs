@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tidelock::{Environment, EnvironmentConfig, ModuleError};
+use tidelock_control::modules::check_module_name;
 use wasmparser::{BinaryReaderError, Parser, Payload, Validator};
 
 use super::{
     Output,
     connect::Cluster,
     failure::{Failure, Outcome},
+    names,
     output::size,
-    run::{module_name, not_runnable, read_module},
+    run::{not_runnable, read_module},
 };
 
 /// Give the cluster a module; prints its hash
@@ -19,7 +21,7 @@ use super::{
 pub(crate) struct Deploy {
     /// A .wasm or .wat file
     file: PathBuf,
-    /// The name to deploy it under; the file's if left out
+    /// The name to deploy it under; the file's, without its ending, if left out
     #[arg(long)]
     name: Option<String>,
 }
@@ -28,7 +30,7 @@ impl Deploy {
     pub(crate) async fn run(&self, out: &Output, cluster: &Cluster) -> Outcome {
         let bytes = read_module(&self.file)?;
         check(&self.file, &bytes)?;
-        let name = self.name.clone().unwrap_or_else(|| module_name(&self.file));
+        let name = self.name()?;
         let module = cluster.put_module(&name, bytes).await?;
         out.one(&module, &module.hash, &module.hash)?;
         if !out.machine() {
@@ -38,6 +40,25 @@ impl Deploy {
             ));
         }
         Ok(())
+    }
+
+    /// Others call the module by it, so none is made up for them. Control judges one that was given.
+    fn name(&self) -> Outcome<String> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let name = names::stem(&self.file);
+        check_module_name(&name).map_err(|error| {
+            let message = format!(
+                "{}: the module cannot have the file's name",
+                self.file.display()
+            );
+            let like = format!("--name {}", names::of_module(&self.file));
+            Failure::new("E0002", message)
+                .detail(error)
+                .next(like, "names it, or any other name that may be")
+        })?;
+        Ok(name)
     }
 }
 
@@ -90,6 +111,25 @@ mod tests {
             Err(Failure::Letter(letter)) => Some(format!("{} {}", letter.code, letter.message)),
             _ => None,
         }
+    }
+
+    #[test]
+    fn whoever_has_to_name_a_module_is_told_how() {
+        let named = |file: &str, name: Option<&str>| {
+            let deploy = Deploy {
+                file: file.into(),
+                name: name.map(str::to_owned),
+            };
+            deploy.name()
+        };
+        assert_eq!(named("a/app.wasm", None).unwrap(), "app");
+        assert_eq!(named("my app.wasm", Some("x y")).unwrap(), "x y");
+        let Err(Failure::Letter(letter)) = named("my app.wasm", None) else {
+            panic!("a blank is no part of a name");
+        };
+        assert!(letter.message.contains("my app.wasm"), "{letter:?}");
+        assert_eq!(letter.next[0].command, "--name my-app");
+        assert_eq!(letter.exit, 2);
     }
 
     #[tokio::test]

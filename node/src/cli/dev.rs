@@ -14,8 +14,9 @@ use super::{
     cluster::{Daemon, LocalCluster, Shape},
     connect::{Cluster, Line},
     failure::{Exit, Failure, Outcome},
+    names,
     output::{Tone, printable, size},
-    run::{ended_badly, exit_code, module_name, no_option, program_name, read_module, variables},
+    run::{ended_badly, exit_code, no_option, program_name, read_module, variables},
 };
 use build::Source;
 
@@ -83,7 +84,7 @@ impl Dev {
             .collect();
         let wire = cluster.wire.clone();
         let admin = cluster.nodes[0].ready.admin_addr;
-        let module = wire.put_module(&module_name(file), bytes).await?;
+        let module = wire.put_module(&names::of_module(file), bytes).await?;
         let spawned = start(&wire, &cluster.nodes[0], &module, file, args).await?;
         let path = format!("/v1/processes/{}/wait", spawned.pid);
         let ended: Ended = match wire.wait_for(admin, &path).await {
@@ -121,7 +122,7 @@ impl Dev {
                     ));
             }
         }
-        let source = Source::find(&self.app)?;
+        let source = Source::find(&self.app).await?;
         let shape = self.shape();
         let mut cluster = tokio::select! {
             cluster = LocalCluster::start(&shape, out) => cluster?,
@@ -227,7 +228,7 @@ impl Guest<'_> {
     async fn replace(&mut self, first: &NodeInfo, file: &Path, args: &[String]) -> Outcome {
         let module = self
             .wire
-            .put_module(&module_name(file), read_module(file)?)
+            .put_module(&names::of_module(file), read_module(file)?)
             .await?;
         if let Some(pid) = self.pid.take() {
             // It may have ended by itself.
@@ -242,7 +243,7 @@ impl Guest<'_> {
         self.out.say(format_args!(
             "  {} guest         {} {}, {}, runs as {}",
             self.out.tone_err(Tone::Good, "✓"),
-            module_name(file),
+            names::of_module(file),
             super::ps::short(&module.hash),
             size(module.size_bytes),
             printable(&spawned.pid)

@@ -152,11 +152,8 @@ were deployed under. A beginning that several share names none of them. `tideloc
 
 "E0030" Failed "the file is not a module that can run"
 "It must be a core WebAssembly module, binary (.wasm) or text (.wat), that imports only what the
-runtime offers. Rust guests are built with `cargo build --release --target wasm32-wasip1`."
-
-"E0031" Failed "a link cannot be made to a process whose node has left"
-"Links and monitors belong to the session between two nodes. When it ends, both sides are told once,
-and nothing of it is ever repaired: a machine that comes back is a new node with new processes."
+runtime offers. Rust guests are built with `cargo build --release --target wasm32-wasip1`. `tidelock dev` without a file
+does that in its folder, unless that is a project which cannot be a guest: name a file then, or go to another folder."
 
 "E0032" Refused "the process could not be started"
 "The node is full, is draining, has no directory that the process was to use, or the module has no such entry
@@ -237,7 +234,9 @@ back with a new token."
 "The node, module or path does not exist there."
 
 "E1006" Refused "the body is larger than the server takes"
-"Modules have a size limit, which the operator of the control plane sets."
+"A module has 64 MiB at the most, other requests far less, and no setting changes that: the message says how many
+bytes were allowed. Nothing was stored. The move is that of whoever sent it: make the module smaller, say by building
+it without debug information (`cargo build --release`, `strip = true`)."
 
 "E1007" Refused "the signing request was not accepted"
 "It is malformed, its signature is wrong, or its key is too weak. The node makes these itself; removing
@@ -302,7 +301,12 @@ hash: `tidelock modules` shows both. Whoever still wants the name for it deploys
 
 #[cfg(test)]
 mod tests {
-    use tidelock_control::{api::codes, modules::MODULES_BYTES_MAX};
+    use std::{fs, path::Path};
+
+    use tidelock_control::{
+        api::codes,
+        modules::{MODULE_BYTES_MAX, MODULES_BYTES_MAX},
+    };
 
     use super::*;
 
@@ -324,8 +328,35 @@ mod tests {
         let text = |code| page(code).map_or("", |page| page.text);
         let held = format!("{} GiB", MODULES_BYTES_MAX >> 30);
         assert!(text(codes::MODULE_REFUSED).contains(&held));
+        let one = format!("{} MiB", MODULE_BYTES_MAX >> 20);
+        assert!(text(codes::TOO_LARGE).contains(&one));
         assert!(text(codes::STORE).contains("deployed again"));
         assert!(text(codes::LATER_START).contains("state directory"));
         assert!(text(codes::LATER_DEPLOY).contains("deploys it again"));
+    }
+
+    /// A page that no error leads to explains what does not happen.
+    #[test]
+    fn every_page_is_of_an_error_that_there_is() {
+        let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut code = fs::read_to_string(crate_dir.join("../control/src/api.rs")).unwrap();
+        read_all(&crate_dir.join("src"), &mut code);
+        for page in PAGES {
+            // Here, and where it is made.
+            let quoted = format!("\"{}\"", page.code);
+            assert!(code.matches(&quoted).count() > 1, "{}", page.code);
+        }
+    }
+
+    /// Adds the text of all files with code.
+    fn read_all(folder: &Path, code: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read_all(&path, code);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                code.push_str(&fs::read_to_string(&path).unwrap());
+            }
+        }
     }
 }

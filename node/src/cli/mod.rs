@@ -18,6 +18,7 @@ mod failure;
 mod kill;
 mod logs;
 mod modules;
+mod names;
 mod node;
 mod nodes;
 mod open_files;

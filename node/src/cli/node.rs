@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use tidelock::Stdio;
-use tidelock_certs::{Identity, JoinToken};
+use tidelock_certs::{Identity, JoinToken, check_name};
 use tidelock_control::{api::codes, client::ClientError};
 use tidelock_node::{NodeConfig, StartError, config::Settings};
 
@@ -20,7 +20,7 @@ use super::{
     control::state_dir,
     daemon::{self, Service},
     failure::{Exit, Failure, Outcome, plain},
-    open_files,
+    names, open_files,
     run::{CompiledFor, engine},
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct Node {
     /// A token that lets it join; better given in the environment, where `ps` does not show it
     #[arg(long, env = "TIDELOCK_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// The stable name; that of the saved identity or the machine's host name if left out
+    /// The stable name; that of the saved identity, or one made of the machine's host name, if left out
     #[arg(long)]
     name: Option<String>,
     /// UDP address for other nodes
@@ -209,11 +209,14 @@ impl Node {
     }
 }
 
+/// A node's name that is made of the machine's: that has other letters, and may be longer.
 fn host_name() -> Outcome<String> {
-    let name = nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok());
-    name.ok_or_else(|| {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    named_after(&host.to_string_lossy())
+}
+
+fn named_after(host: &str) -> Outcome<String> {
+    names::proper(host, |name| check_name(name).is_ok()).ok_or_else(|| {
         Failure::new("E0003", "this machine has no usable host name")
             .next("--name NAME", "names it")
     })
@@ -283,9 +286,43 @@ fn cannot_start(name: &str, control: &str, error: &StartError) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use tidelock_node::config::PROFILES;
+    use clap::FromArgMatches as _;
+    use tidelock_node::config::{Loaded, PROFILES};
 
     use super::*;
+
+    #[test]
+    fn a_node_without_a_name_gets_a_proper_one_of_its_machines() {
+        assert_eq!(named_after("Web 1.Example").unwrap(), "web-1.example");
+        check_name(&named_after(&"X-".repeat(40)).unwrap()).unwrap();
+        let Err(Failure::Letter(letter)) = named_after("...") else {
+            panic!("nothing of it can stand in a name");
+        };
+        assert_eq!(letter.next[0].command, "--name NAME");
+    }
+
+    #[test]
+    fn a_setting_from_a_flag_names_the_flag() {
+        let command = Node::augment_args(clap::Command::new("node"));
+        let args = "node --join a:1 --name a --listen 127.0.0.1:1 --admin 127.0.0.1:2 \
+                    --advertise 127.0.0.1 --tags a=b --state-dir a --lease-ms 200 --mesh-max 3 \
+                    --profile dense";
+        let matches = command
+            .clone()
+            .try_get_matches_from(args.split_whitespace());
+        let node = Node::from_arg_matches(&matches.unwrap()).unwrap();
+        let flags = node.flags();
+        assert_eq!(flags.len(), 10);
+        let loaded = Loaded::load(&[], &|_: &str| None, &flags).unwrap();
+        let known: Vec<String> = command
+            .get_arguments()
+            .filter_map(|arg| Some(format!("--{}", arg.get_long()?)))
+            .collect();
+        for (table, key, _) in &flags {
+            let flag = loaded.origin(table, key).to_string();
+            assert!(known.contains(&flag), "{table}.{key}: {flag}");
+        }
+    }
 
     #[test]
     fn the_settings_know_every_profile() {

@@ -427,7 +427,7 @@ pub(crate) fn grouped(number: u64) -> String {
 pub(crate) fn shaped(state: &str) -> String {
     let shape = match state {
         "running" | "alive" | "ready" => "●",
-        "waiting" | "parked" | "draining" => "○",
+        "waiting" | "hibernating" | "parked" | "draining" => "○",
         _ => "✕",
     };
     format!("{shape} {state}")

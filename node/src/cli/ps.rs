@@ -57,7 +57,7 @@ impl Ps {
                 vec![
                     row.pid.clone(),
                     row.name.clone().unwrap_or_else(|| row.entry.clone()),
-                    shaped(state(row.state)),
+                    shaped(doing(row)),
                     row.queued.to_string(),
                     size(row.memory_bytes),
                     row.links.to_string(),
@@ -99,10 +99,11 @@ impl Names {
     }
 }
 
-/// The word of a state.
-pub(super) fn state(state: ProcessState) -> &'static str {
-    match state {
+/// The word for what a process is doing.
+pub(super) fn doing(info: &ProcessInfo) -> &'static str {
+    match info.state {
         ProcessState::Running => "running",
+        ProcessState::Waiting if info.hibernating => "hibernating",
         ProcessState::Waiting => "waiting",
         ProcessState::Parked => "parked",
         ProcessState::Ended => "ended",
@@ -120,6 +121,27 @@ pub(super) fn short(module: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_process_does_has_one_word_and_a_shape() {
+        let mut info: ProcessInfo = serde_json::from_str(
+            r#"{"pid": "n1.1", "entry": "", "state": "waiting", "queued": 0, "memory_bytes": 0, "links": 0, "monitors": 0}"#,
+        )
+        .expect("what a node without hibernation says");
+        assert_eq!(doing(&info), "waiting");
+        info.hibernating = true;
+        assert_eq!(shaped(doing(&info)), "○ hibernating");
+        for state in [
+            ProcessState::Running,
+            ProcessState::Parked,
+            ProcessState::Ended,
+        ] {
+            info.state = state;
+            assert_eq!(serde_json::to_value(state).unwrap(), doing(&info));
+            let is_over = state == ProcessState::Ended;
+            assert_eq!(shaped(doing(&info)).starts_with('✕'), is_over);
+        }
+    }
 
     #[test]
     fn a_module_that_no_name_stands_for_has_a_hash() {

@@ -211,14 +211,6 @@ pub(super) fn not_runnable(file: &Path, error: &ModuleError) -> Failure {
     Failure::new("E0030", format!("{}: {error}", file.display()))
 }
 
-/// The name a module is deployed under.
-pub(super) fn module_name(file: &Path) -> String {
-    file.file_stem()
-        .unwrap_or(file.as_os_str())
-        .to_string_lossy()
-        .into_owned()
-}
-
 /// Argument number 0.
 pub(super) fn program_name(file: &Path) -> String {
     file.file_name()

@@ -43,7 +43,7 @@ fn text(out: &Output, detail: &ProcessDetail) -> String {
     };
     row("pid", info.pid.clone());
     row("name", info.name.clone().unwrap_or_default());
-    row("state", shaped(ps::state(info.state)));
+    row("state", shaped(ps::doing(info)));
     row("reason", detail.reason.clone().unwrap_or_default());
     row("module", info.module.clone().unwrap_or_default());
     row("entry", info.entry.clone());

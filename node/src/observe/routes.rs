@@ -300,6 +300,7 @@ fn info(process: &tidelock::ProcessInfo, name: Option<String>) -> ProcessInfo {
         } else {
             ProcessState::Running
         },
+        hibernating: process.hibernating,
         queued: process.queued as u64,
         queued_bytes: process.queued_bytes as u64,
         memory_bytes: process.memory_bytes as u64,
@@ -363,6 +364,7 @@ fn remembered(state: &State, pid: Pid, reason: &ExitReason) -> ProcessDetail {
             module,
             entry: entry.unwrap_or_default(),
             state: ProcessState::Ended,
+            hibernating: false,
             queued: 0,
             queued_bytes: 0,
             memory_bytes: 0,

@@ -16,6 +16,10 @@ const IMPORTS: &str = r#"
 pub(super) struct Told;
 
 impl Certificates for Told {
+    fn input_bytes_max(&self) -> usize {
+        40_000
+    }
+
     fn test_root(&self) -> CertificatePair {
         CertificatePair {
             certificate: "CERT".to_owned(),
@@ -98,9 +102,9 @@ async fn what_cannot_be_made_traps_and_says_why() {
         ),
         (
             Some(told),
-            "(drop (call $server (i32.const 0) (i32.const 65537) (i32.const 0) (i32.const 0)
+            "(drop (call $server (i32.const 0) (i32.const 40001) (i32.const 0) (i32.const 0)
                 (i32.const 0)))",
-            "cert_ptr: more than 65536 bytes",
+            "cert_ptr: more than 40000 bytes",
         ),
     ];
     for (certificates, code, text) in cases {

@@ -36,6 +36,20 @@ async fn hibernate(env: &Environment, count: u64) {
         .unwrap_or_else(|_| panic!("{:?}", env.counters()));
 }
 
+/// Waits until it is seen hibernating: it is counted a moment before.
+async fn seen_asleep(env: &Environment, pid: Pid) {
+    let looks = async {
+        while !env.info(pid).expect("it lives").hibernating {
+            tokio::time::sleep(Duration::from_millis(1)).await; // a look at what nobody tells
+        }
+    };
+    let looks = tokio::time::timeout(Duration::from_secs(20), looks);
+    looks
+        .await
+        .unwrap_or_else(|_| panic!("{:?}", env.info(pid)));
+    assert!(env.info(pid).expect("it lives").waiting);
+}
+
 fn wake(env: &Environment, pid: Pid) {
     let message = Message::new(Some(5), Bytes::from_static(b"wake"));
     let process = env.process(pid);
@@ -84,6 +98,9 @@ async fn a_guest_that_hibernates_has_its_memory_when_it_wakes() {
     };
     let all: Vec<Pid> = (0..3).map(|_| start(&env, &module)).collect();
     hibernate(&env, 3).await;
+    for pid in &all {
+        seen_asleep(&env, *pid).await;
+    }
     wake(&env, all[0]);
     wake(&env, all[1]);
     let received = || {
@@ -253,6 +270,7 @@ async fn whoever_has_guarded_memory_or_much_of_its_own_keeps_it() {
     }
     assert_eq!(compute.counters().hibernating, 0);
     for (env, pid) in [&dense, &compute].into_iter().zip(others) {
+        assert!(!env.info(pid).expect("it lives").hibernating);
         wake(env, pid);
         assert_eq!(end(env, pid).await, ExitReason::Normal);
     }

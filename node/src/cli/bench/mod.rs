@@ -209,8 +209,8 @@ impl Plan {
         if !(SIZE_MIN..=most).contains(&bytes) {
             let message =
                 format!("--size {bytes}: a message of the bench has {SIZE_MIN} to {most} bytes");
-            return Err(Failure::new("E0002", message)
-                .detail("It carries its number and its time, and has to fit into a mailbox."));
+            let why = "It carries its number and its time, and has to fit into a mailbox.";
+            return Err(self.too_much(message, why));
         }
         if self.under_way > most_in_mailbox(bytes) {
             let message = format!(
@@ -219,10 +219,22 @@ impl Plan {
                 most_in_mailbox(bytes),
                 size(bytes)
             );
-            return Err(Failure::new("E0002", message)
-                .detail("One more would end its owner, and there would be nothing to measure."));
+            let why = "One more would end its owner, and there would be nothing to measure.";
+            return Err(self.too_much(message, why));
         }
         Ok(())
+    }
+
+    /// A node tells its limits beside one of its processes, and there is none yet.
+    fn too_much(&self, message: String, why: &str) -> Failure {
+        let failure = Failure::new("E0002", message).detail(why);
+        match self.between {
+            None => failure,
+            Some(_) => failure.detail(
+                "These are the default limits: those of the two nodes, [limits] in their settings, \
+                 are not asked for. Ask for no more than this, and for less if theirs are smaller.",
+            ),
+        }
     }
 
     /// The words that the guest reads.
@@ -247,4 +259,34 @@ fn most_in_mailbox(bytes: u64) -> u64 {
     let limits = Limits::default();
     (limits.mailbox_bytes_max as u64 / (bytes + MAILBOX_ENTRY_BYTES as u64))
         .min(limits.mailbox_len_max as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_names_nodes_is_told_whose_limits_count() {
+        let told = |size: u64, under_way: Option<u64>, between: Option<Vec<String>>| {
+            let load = Load {
+                rate: None,
+                time: Duration::from_secs(1),
+                between,
+            };
+            let pairs = Pairs {
+                load,
+                size,
+                pairs: 1,
+            };
+            match Plan::new(Kind::Message(Messages { pairs, under_way })) {
+                Err(Failure::Letter(letter)) => letter.detail.unwrap_or_default(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let nodes = || Some(vec!["n1".to_owned(), "n2".to_owned()]);
+        for (size, under_way) in [(1 << 30, None), (1 << 20, Some(100_000))] {
+            assert!(told(size, under_way, nodes()).contains("default limits"));
+            assert!(!told(size, under_way, None).contains("default limits"));
+        }
+    }
 }
