@@ -6,10 +6,9 @@ mod links;
 mod spawns;
 mod timers;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use tidelock_proto::{Environ, ExitReason, NodeId, Pid};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::spawns::SpawnRequest;
-use self::timers::Timer;
+use self::timers::Timers;
 use crate::environment::Environment;
 use crate::hibernation::Idle;
 use crate::host::Origin;
@@ -38,12 +37,8 @@ pub struct Context {
     shared: Arc<Shared>,
     /// Whom it sent to last on this node: most send to the same one again.
     last: Option<Arc<Shared>>,
-    timers: HashMap<u64, Timer>,
-    /// At how many the finished ones are swept out next.
-    timers_swept: usize,
-    next_timer: u64,
-    /// Bytes of those that have not fired. Each of them holds it, too, so its holders tell how many there are.
-    timers_held: Option<Arc<AtomicUsize>>,
+    /// Most processes never set one.
+    timers: Option<Box<Timers>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -57,10 +52,7 @@ impl Context {
         Context {
             shared,
             last: None,
-            timers: HashMap::new(),
-            timers_swept: 64,
-            next_timer: 0,
-            timers_held: None,
+            timers: None,
         }
     }
 
@@ -155,17 +147,24 @@ impl Context {
 
     /// As [`Context::receive`], of tags [in order](is_in_order). `Ok(None)`: it has waited for so long that its guest is
     /// to hibernate, and may go on.
-    pub(crate) async fn receive_or_idle(
+    pub(crate) fn receive_or_idle(
         &mut self,
         filter: &Filter,
         deadline: Option<Instant>,
-    ) -> Result<Option<Received>, TimedOut> {
-        let wait = self.wait_for(filter, |core, waits_since_before| {
+    ) -> impl Future<Output = Result<Option<Received>, TimedOut>> {
+        let mut wait = self.wait_for(filter, |core, waits_since_before| {
             core.idle.found_nothing(waits_since_before)
         });
-        match deadline {
-            None => Ok(wait.await),
-            Some(deadline) => timeout_at(deadline, wait).await.map_err(|_| TimedOut),
+        // Every guest that waits keeps this: an `async fn` would hold twice what it is given, and a timer, which most
+        // do without, is in a box.
+        async move {
+            match deadline {
+                None => Ok((&mut wait).await),
+                Some(deadline) => {
+                    let wait = Box::pin(timeout_at(deadline, &mut wait));
+                    wait.await.map_err(|_| TimedOut)
+                }
+            }
         }
     }
 
@@ -378,4 +377,28 @@ pub(crate) fn unreachable(node: NodeId, reason: &ExitReason) -> SpawnError {
         other => other.to_string(),
     };
     SpawnError::Unreachable { node, how }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EnvironmentConfig, SpawnOptions};
+
+    #[tokio::test]
+    async fn whoever_waits_without_a_limit_keeps_no_room_for_a_timer() {
+        let env = Environment::new(EnvironmentConfig::default()).unwrap();
+        let (size, told) = tokio::sync::oneshot::channel();
+        let options = SpawnOptions::default();
+        let spawned = env.spawn_native("it", options, |mut me| async move {
+            let filter = Filter::Any;
+            let bytes = size_of_val(&me.receive_or_idle(&filter, None));
+            assert!(me.timers.is_none());
+            size.send(bytes).unwrap();
+            ExitReason::Normal
+        });
+        spawned.unwrap();
+        let bytes = told.await.unwrap();
+        let timer = size_of::<tokio::time::Sleep>();
+        assert!(bytes < timer, "{bytes} bytes, a timer takes {timer}");
+    }
 }

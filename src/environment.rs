@@ -72,7 +72,7 @@ struct Inner {
     engine: Engine,
     scheduler: Scheduler,
     table: Table,
-    next: AtomicU64,
+    made: Made,
     remote: OnceLock<Weak<dyn Remote>>,
     registry: Registry,
     modules: ModuleStore,
@@ -95,7 +95,22 @@ struct Inner {
     /// Wakes whoever counts all ends; whoever waits for one process is in `ends`.
     ended: Notify,
     counting: AtomicUsize,
+    over: Over,
+}
+
+/// Changed by each beginning. As with the table's count, what is looked at by all cores lies on other cache lines.
+#[repr(align(128))]
+struct Made {
+    /// The number of the next process.
+    next: AtomicU64,
+    /// How many were made.
     spawned: AtomicU64,
+}
+
+/// Changed by each end; likewise.
+#[derive(Default)]
+#[repr(align(128))]
+struct Over {
     normal: AtomicU64,
     abnormal: AtomicU64,
 }
@@ -140,7 +155,10 @@ impl Environment {
             engine,
             scheduler: Scheduler::new(tokio::runtime::Handle::current()),
             table: Table::new(),
-            next: AtomicU64::new(1),
+            made: Made {
+                next: AtomicU64::new(1),
+                spawned: AtomicU64::new(0),
+            },
             remote: OnceLock::new(),
             registry: Registry::new(config.limits.names_max),
             modules: ModuleStore::new(config.limits.modules_bytes_max),
@@ -159,9 +177,7 @@ impl Environment {
             ends: Mutex::default(),
             ended: Notify::new(),
             counting: AtomicUsize::new(0),
-            spawned: AtomicU64::new(0),
-            normal: AtomicU64::new(0),
-            abnormal: AtomicU64::new(0),
+            over: Over::default(),
         }));
         let engine = env.0.engine.clone();
         env.0.scheduler.preempt_by(move || engine.preempt());
@@ -321,9 +337,9 @@ impl Environment {
         Counters {
             alive: self.0.table.len() as u64,
             hibernating: self.0.hibernation.asleep() as u64,
-            spawned: self.0.spawned.load(Ordering::Relaxed),
-            ended_normally: self.0.normal.load(Ordering::Relaxed),
-            ended_abnormally: self.0.abnormal.load(Ordering::Relaxed),
+            spawned: self.0.made.spawned.load(Ordering::Relaxed),
+            ended_normally: self.0.over.normal.load(Ordering::Relaxed),
+            ended_abnormally: self.0.over.abnormal.load(Ordering::Relaxed),
         }
     }
 
@@ -340,8 +356,12 @@ impl Environment {
 
     pub(crate) fn happened(&self, shared: &Arc<Shared>, what: Happening) {
         if self.0.events.receiver_count() > 0 {
+            let at = match &what {
+                Happening::Spawned { .. } => shared.about.started_at,
+                _ => SystemTime::now(),
+            };
             let event = Event {
-                at: SystemTime::now(),
+                at,
                 pid: shared.pid,
                 what,
             };

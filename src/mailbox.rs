@@ -134,12 +134,52 @@ enum Entry {
     Notice(Box<Notice>),
     /// A notice that was settled, and is received as it is.
     Died(Box<Notice>),
+    /// A notice of an end with an exit code, settled or not.
+    Exited(Exited),
     /// A notice that was withdrawn, or that nobody sees.
     Nothing,
 }
 
+/// A notice of an end with an exit code. It needs no memory of its own, which whoever tells of the end would make, and
+/// whoever is told would give back, mostly on another thread.
+#[derive(Debug)]
+struct Exited {
+    number: u64,
+    about: Pid,
+    tag: Option<i64>,
+    code: i32,
+    /// Whether it is received as it is.
+    settled: bool,
+}
+
+impl Exited {
+    fn notice(&self) -> Notice {
+        Notice {
+            number: self.number,
+            about: self.about,
+            tag: self.tag,
+            reason: ExitReason::Exit(self.code),
+        }
+    }
+}
+
 /// A backlog is counted in these.
 const _: () = assert!(size_of::<Entry>() <= 48);
+
+impl From<Notice> for Entry {
+    fn from(notice: Notice) -> Self {
+        match notice.reason {
+            ExitReason::Exit(code) => Entry::Exited(Exited {
+                number: notice.number,
+                about: notice.about,
+                tag: notice.tag,
+                code,
+                settled: false,
+            }),
+            _ => Entry::Notice(Box::new(notice)),
+        }
+    }
+}
 
 impl From<Message> for Entry {
     fn from(message: Message) -> Self {
@@ -161,6 +201,7 @@ impl Entry {
                 Received::Down { .. } | Received::NodeDown { .. } => None,
             },
             Entry::Died(notice) => notice.tag,
+            Entry::Exited(exited) => exited.tag,
             Entry::Notice(_) | Entry::Nothing => None,
         }
     }
@@ -178,13 +219,17 @@ impl Entry {
                     | Received::NodeDown { reason, .. } => reason.text_bytes(),
                 },
                 Entry::Notice(notice) | Entry::Died(notice) => notice.reason.text_bytes(),
-                Entry::Nothing => 0,
+                Entry::Exited(_) | Entry::Nothing => 0,
             }
     }
 
     /// Whether there is something to receive. All notices have been settled.
     fn is_something(&self) -> bool {
-        matches!(self, Entry::Data(..) | Entry::Received(_) | Entry::Died(_))
+        match self {
+            Entry::Data(..) | Entry::Received(_) | Entry::Died(_) => true,
+            Entry::Exited(exited) => exited.settled,
+            Entry::Notice(_) | Entry::Nothing => false,
+        }
     }
 
     fn received(self) -> Option<Received> {
@@ -196,7 +241,12 @@ impl Entry {
                 tag: notice.tag,
                 reason: notice.reason,
             }),
-            Entry::Notice(_) | Entry::Nothing => None,
+            Entry::Exited(exited) if exited.settled => Some(Received::LinkDied {
+                pid: exited.about,
+                tag: exited.tag,
+                reason: ExitReason::Exit(exited.code),
+            }),
+            Entry::Exited(_) | Entry::Notice(_) | Entry::Nothing => None,
         }
     }
 }
@@ -244,7 +294,7 @@ impl Mailbox {
 
     pub(crate) fn push_notice(&mut self, notice: Notice) {
         self.notices.push(self.base + self.fresh.len() as u64);
-        self.push_entry(Entry::Notice(Box::new(notice)));
+        self.push_entry(notice.into());
     }
 
     /// Whether there are notices to settle.
@@ -263,10 +313,19 @@ impl Mailbox {
             .get_mut(at)
             .expect("a notice is not taken before");
         self.bytes -= entry.bytes();
-        if let Entry::Notice(notice) = std::mem::replace(entry, Entry::Nothing)
-            && judge(&notice)
-        {
-            *entry = Entry::Died(notice);
+        match std::mem::replace(entry, Entry::Nothing) {
+            Entry::Notice(notice) => {
+                if judge(&notice) {
+                    *entry = Entry::Died(notice);
+                }
+            }
+            Entry::Exited(mut exited) => {
+                exited.settled = judge(&exited.notice());
+                if exited.settled {
+                    *entry = Entry::Exited(exited);
+                }
+            }
+            other => debug_assert!(false, "no notice: {other:?}"),
         }
         self.bytes += entry.bytes();
         // A process that never receives has none of them for long.
@@ -538,6 +597,39 @@ mod tests {
             assert!(rest.eq(["between"; 4].map(String::from)));
             assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
         }
+    }
+
+    #[test]
+    fn an_exit_code_is_told_as_any_other_end_and_needs_no_memory() {
+        let mut mailbox = Mailbox::default();
+        let about = Pid::new(NodeId(1), 9).unwrap();
+        let notice = |number| Notice {
+            number,
+            about,
+            tag: Some(3),
+            reason: ExitReason::Exit(-7),
+        };
+        for received in [true, false] {
+            mailbox.push_message(tagged(2, "first"));
+            mailbox.push_notice(notice(5));
+            assert_eq!(mailbox.bytes(), 2 * MAILBOX_ENTRY_BYTES + 5);
+            assert!(matches!(mailbox.fresh.get_mut(1), Some(Entry::Exited(_))));
+            mailbox.settle(|told| {
+                assert_eq!((told.number, told.about, told.tag), (5, about, Some(3)));
+                assert_eq!(told.reason, ExitReason::Exit(-7));
+                received
+            });
+            let died = mailbox.pop(&Filter::Tag(3));
+            let is_told = matches!(
+                died,
+                Some(Received::LinkDied { pid, tag: Some(3), reason: ExitReason::Exit(-7) })
+                    if pid == about
+            );
+            assert_eq!((is_told, died.is_some()), (received, received));
+            assert_eq!(text(mailbox.pop(&Filter::Any)).as_deref(), Some("first"));
+            assert_eq!((mailbox.len(), mailbox.bytes()), (0, 0));
+        }
+        assert!(mailbox.by_tag.is_empty());
     }
 
     #[test]

@@ -536,16 +536,17 @@ impl Shared {
                 return None;
             }
             core.block.end(reason.clone(), effects);
-            if let (Some((node, epoch, reference)), Some(remote)) =
-                (core.parked.take(), self.env.remote())
+            if let Some((node, epoch, reference)) = core.parked.take()
+                && let Some(remote) = self.env.remote()
             {
                 remote.parked_ended(node, epoch, reference);
             }
-            Some(std::mem::take(&mut core.mailbox))
+            let told = first_told(effects, self.env.node());
+            Some((std::mem::take(&mut core.mailbox), told))
         });
-        if let Some(mailbox) = ended {
+        if let Some((mailbox, told)) = ended {
             drop(mailbox);
-            self.env.ended(self, reason);
+            self.env.ended(self, reason, told);
         }
     }
 
@@ -565,6 +566,14 @@ impl Shared {
     {
         spawn(self.env.scheduler(), live(self.clone(), code));
     }
+}
+
+/// The first other node that hears of an end by an Exit.
+fn first_told(effects: &[Effect], here: NodeId) -> Option<NodeId> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send(to, link::Signal::Exit { .. }) if to.node() != here => Some(to.node()),
+        _ => None,
+    })
 }
 
 /// The task of one process: signals first, then its code, then everybody is told.

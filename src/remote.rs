@@ -98,6 +98,8 @@ pub trait Remote: Send + Sync + 'static {
     /// A parked child ended before it was started.
     fn parked_ended(&self, node: NodeId, epoch: u64, reference: u64);
 
-    /// A local process ended; it need not be told of anything any more.
-    fn ended(&self, local: Pid);
+    /// A local process ended; it need not be told of anything any more. An Exit of it was handed to
+    /// [`Remote::signal`] for somebody on `told`, so the session with that node has forgotten it, or is over. Others that
+    /// took one are told again, which does nothing.
+    fn ended(&self, local: Pid, told: Option<NodeId>);
 }

@@ -564,5 +564,5 @@ impl Remote for Lane {
 
     fn parked_ended(&self, _node: NodeId, _epoch: u64, _reference: u64) {}
 
-    fn ended(&self, _local: Pid) {}
+    fn ended(&self, _local: Pid, _told: Option<NodeId>) {}
 }

@@ -228,19 +228,23 @@ impl Play {
                 }
                 4 => assert_eq!(self.session.renew(renew(input)), Ok(self.renews)),
                 _ => {
-                    // It ended; what it waits for is given up.
                     let local = here(input);
-                    let asked = self.asked.clone();
-                    for (reference, _) in asked.iter().filter(|(_, parent)| **parent == local) {
-                        self.cancel(*reference);
-                    }
+                    self.end_of(local);
                     self.session.forget(local);
-                    self.involved.remove(&local);
-                    self.ended.insert(local);
                 }
             },
             _ => self.transmit(),
         }
+    }
+
+    /// A process here ends; what it waits for is given up.
+    fn end_of(&mut self, local: Pid) {
+        let asked = self.asked.clone();
+        for (reference, _) in asked.iter().filter(|(_, parent)| **parent == local) {
+            self.cancel(*reference);
+        }
+        self.involved.remove(&local);
+        self.ended.insert(local);
     }
 
     fn cancel(&mut self, reference: u64) {
@@ -268,6 +272,8 @@ impl Play {
                         ..
                     }
                     | Signal::MonitorAck { exists: false, .. } => route.from = here_pid(NOBODY),
+                    // Its last word: the session forgets it with that.
+                    Signal::Exit { .. } => self.end_of(route.from),
                     _ => {}
                 }
                 let Route { environ, from, to } = route;
@@ -308,6 +314,15 @@ impl Play {
     }
 
     fn drain(&mut self, input: &mut Input<'_>) {
+        let several = input.byte();
+        if several.is_multiple_of(2) {
+            let mut others = Vec::new();
+            self.session
+                .poll_others(1 + usize::from(several), &mut others);
+            for action in &others {
+                self.act(action);
+            }
+        }
         for _ in 0..=input.byte() {
             let Some(action) = self.session.poll_action() else {
                 break;

@@ -776,8 +776,13 @@ impl Remote for Dist {
         }
     }
 
-    fn ended(&self, local: Pid) {
+    fn ended(&self, local: Pid, told: Option<NodeId>) {
         // Under one lock: a count of those who hold each session would be one more that all cores share.
-        self.open.each(|live| live.forget(local));
+        self.open.each(|live| {
+            // The session that took its Exit has forgotten it, and its lock is where all meet who send.
+            if told != Some(live.peer) {
+                live.forget(local);
+            }
+        });
     }
 }

@@ -11,7 +11,7 @@
 //! 1. A block's change and the appending of its signals are one step under the block's lock;
 //!    the session's lock is taken inside it, never the other way round.
 //! 2. Actions are carried out in order before more bytes are read: one by one, but messages in a row for one process,
-//!    which change nothing else, in one step.
+//!    which change nothing else, in one step. Several may be taken out of the session at once.
 //! 3. *Adopt* enters the parent's half, appends Start and answers the parent in one step under the
 //!    parent's lock.
 //! 4. At the end: what had arrived whole is carried out, then waiting spawns, parked children and
@@ -109,6 +109,8 @@ pub(crate) struct Live {
     behind: Mutex<Behind>,
     /// As many as the session has, for whoever need not lock it.
     locals: AtomicUsize,
+    /// Whether the session is over or congested, for whoever need not lock it.
+    is_shut: AtomicBool,
     rtt_ns: AtomicU64,
     /// Everybody has been told of the end.
     done: AtomicBool,
@@ -155,6 +157,7 @@ impl Live {
             bulk_backlog: AtomicU64::new(0),
             behind: Mutex::default(),
             locals: AtomicUsize::new(0),
+            is_shut: AtomicBool::new(false),
             rtt_ns: AtomicU64::new(0),
             done: AtomicBool::new(false),
             told: Notify::new(),
@@ -173,6 +176,7 @@ impl Live {
         if locals != self.locals.load(Ordering::Relaxed) {
             self.locals.store(locals, Ordering::Relaxed);
         }
+        self.note_shut(&session);
         drop(session);
         if before == 0 && after > 0 {
             self.unsent.notify_one();
@@ -183,10 +187,17 @@ impl Live {
         value
     }
 
+    /// Notes whether the session takes frames of guests. Follows each change of that, under the session's lock.
+    fn note_shut(&self, session: &Session) {
+        let is_shut = session.is_over() || session.is_congested();
+        if is_shut != self.is_shut.load(Ordering::Relaxed) {
+            self.is_shut.store(is_shut, Ordering::Release);
+        }
+    }
+
     /// Whether a frame that a guest makes may be appended now.
     pub(crate) fn is_open(&self) -> bool {
-        let session = lock(&self.session);
-        !session.is_over() && !self.is_congested(&session)
+        !self.is_shut.load(Ordering::Acquire) && !self.is_behind()
     }
 
     /// As [`Live::is_open`], for a message of so many bytes.
@@ -196,8 +207,12 @@ impl Live {
     }
 
     fn is_congested(&self, session: &Session) -> bool {
-        let has_bulk = || self.bulk_backlog.load(Ordering::Relaxed) > 0;
-        session.is_congested() || has_bulk() && lock(&self.behind).is_congested()
+        session.is_congested() || self.is_behind()
+    }
+
+    /// Whether as much waits behind bulk messages as may.
+    fn is_behind(&self) -> bool {
+        self.bulk_backlog.load(Ordering::Relaxed) > 0 && lock(&self.behind).is_congested()
     }
 
     /// Whether a message should wait: as everything does, and for what waits behind bulk messages of its own pair. A
@@ -405,7 +420,12 @@ impl Live {
     async fn tell(&self, env: &Environment, why: &SessionError) {
         let node = self.peer;
         let how = why.to_string();
-        let ending = lock(&self.session).end();
+        let ending = {
+            let mut session = lock(&self.session);
+            let ending = session.end();
+            self.note_shut(&session);
+            ending
+        };
         for reference in ending.asks {
             if let Some(waiting) = lock(&self.waiting).remove(&reference) {
                 let how = how.clone();
@@ -468,6 +488,7 @@ async fn write_lane(live: Arc<Live>, mut lane: LaneWriter, lease: Duration) {
                 let mut session = lock(&live.session);
                 let was = live.is_congested(&session);
                 session.transmitted(end - start);
+                live.note_shut(&session);
                 was && !live.is_congested(&session)
             };
             if was {

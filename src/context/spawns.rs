@@ -43,8 +43,8 @@ impl Context {
         let options = self.options_of(request.config, request.link);
         self.shared.env.spawn_wasm_from(
             Some(&self.shared),
-            &request.module,
-            &request.entry,
+            request.module,
+            request.entry,
             request.params,
             options,
         )
@@ -60,8 +60,8 @@ impl Context {
         self.shared.env.spawn_wasm_named(
             &self.shared,
             name,
-            &request.module,
-            &request.entry,
+            request.module,
+            request.entry,
             request.params,
             options,
         )
@@ -138,11 +138,16 @@ impl Context {
             }
             return self.spawn(request);
         }
-        if self.ready(node, deadline).await == Ready::TimedOut {
-            return Err(SpawnError::TimedOut);
+        let alone = || unreachable(node, &not_clustered(node));
+        let mut remote = self.shared.env.remote().ok_or_else(alone)?;
+        if !remote.is_ready(node) {
+            // Nobody is kept alive by waiting for it.
+            drop(remote);
+            if self.ready(node, deadline).await == Ready::TimedOut {
+                return Err(SpawnError::TimedOut);
+            }
+            remote = self.shared.env.remote().ok_or_else(alone)?;
         }
-        let remote = self.shared.env.remote();
-        let remote = remote.ok_or_else(|| unreachable(node, &not_clustered(node)))?;
         let config = request.config.unwrap_or_else(|| self.config().clone());
         let prepare = Prepare {
             environ: self.shared.about.environ,
@@ -162,6 +167,7 @@ impl Context {
             core.block.asks(node, asked.0);
             Ok::<_, SpawnError>(asked)
         })?;
+        drop(remote);
         let mut asking = PendingSpawn {
             shared: &self.shared,
             node,

@@ -2,7 +2,8 @@
 //!
 //! A timer that was set outlives its process. How many there may be, and with how much in them, is bounded.
 
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,8 +15,32 @@ use crate::SendError;
 use crate::mailbox::Message;
 use crate::timers::{Place, message_bytes};
 
+/// Timers from which on those that have fired are swept out.
+const SWEPT_MIN: usize = 64;
+
+/// The timers of one process.
+pub(super) struct Timers {
+    set: HashMap<u64, Timer>,
+    /// At how many the finished ones are swept out next.
+    swept_at: usize,
+    next: u64,
+    /// Bytes of those that have not fired. Each of them holds it, too, so its holders tell how many there are.
+    held: Arc<AtomicUsize>,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Timers {
+            set: HashMap::new(),
+            swept_at: SWEPT_MIN,
+            next: 0,
+            held: Arc::default(),
+        }
+    }
+}
+
 /// A timer that was set. Whoever takes the message out first, to send it or to have it back, has it alone.
-pub(super) struct Timer {
+struct Timer {
     unsent: Weak<Mutex<Option<Unsent>>>,
     task: AbortHandle,
 }
@@ -43,10 +68,11 @@ impl Context {
                 return timer;
             }
         };
-        if self.timers.len() >= self.timers_swept {
-            self.timers
-                .retain(|_, timer| timer.unsent.strong_count() > 0);
-            self.timers_swept = (self.timers.len() * 2).max(64);
+        let timers = self.timers.get_or_insert_default();
+        if timers.set.len() >= timers.swept_at {
+            let set = &mut timers.set;
+            set.retain(|_, timer| timer.unsent.strong_count() > 0);
+            timers.swept_at = (timers.set.len() * 2).max(SWEPT_MIN);
         }
         let (env, environ, from) = (
             self.shared.env.clone(),
@@ -66,21 +92,22 @@ impl Context {
             unsent: kept,
             task: task.abort_handle(),
         };
-        self.timers.insert(timer, set);
+        timers.set.insert(timer, set);
         timer
     }
 
     /// The number of a timer that has fired, since its message is for nobody.
     pub(crate) fn fired_timer(&mut self) -> u64 {
-        let timer = self.next_timer;
-        self.next_timer += 1;
+        let timers = self.timers.get_or_insert_default();
+        let timer = timers.next;
+        timers.next += 1;
         timer
     }
 
     /// A message for a timer, with its room; without any, the bound that is reached.
     fn unsent(&mut self, message: Message) -> Result<Unsent, String> {
         let env = &self.shared.env;
-        let own = self.timers_held.get_or_insert_default();
+        let own = &self.timers.get_or_insert_default().held;
         let bytes = message_bytes(&message);
         let full = |max: usize, what: &str| {
             Err(format!(
@@ -105,7 +132,9 @@ impl Context {
 
     /// Takes a timer back; `false` if there is none, or it has fired. Its message is sent if and only if it has.
     pub fn cancel_timer(&mut self, timer: u64) -> bool {
-        let Some(Timer { unsent, task }) = self.timers.remove(&timer) else {
+        let timers = self.timers.as_mut();
+        let set = timers.and_then(|timers| timers.set.remove(&timer));
+        let Some(Timer { unsent, task }) = set else {
             return false;
         };
         let unsent = unsent.upgrade();

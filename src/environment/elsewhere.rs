@@ -28,7 +28,7 @@ impl Environment {
     pub fn park(
         &self,
         prepare: Prepare,
-        module: &Module,
+        module: Module,
         epoch: u64,
         reference: u64,
     ) -> Result<Parked, Refusal> {
@@ -50,7 +50,8 @@ impl Environment {
             SpawnError::Refused(refusal) => refusal,
             other => Refusal::Full(other.to_string()),
         };
-        let start = reserve(module, &entry, params, &config).map_err(refused)?;
+        let start = reserve(module, entry, params, &config).map_err(refused)?;
+        let module = Some(start.module.hash());
         let options = SpawnOptions {
             config,
             parent: Some(parent),
@@ -59,7 +60,7 @@ impl Environment {
             name: None,
         };
         let shared = self
-            .make(options, &entry, Some(module.hash()), Origin::Elsewhere)
+            .make(options, &start.entry, module, Origin::Elsewhere)
             .map_err(refused)?;
         {
             let mut core = shared.core();
@@ -131,15 +132,13 @@ impl Environment {
         let known = {
             let last = self.last_allowed();
             let same = last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, &asked));
-            same.map(|(_, allowed)| allowed.clone())
+            let allowed = same.map(|(_, allowed)| allowed);
+            if allowed.is_some_and(|allowed| Arc::ptr_eq(allowed, &asked)) {
+                // All were open to others. Whether they are still is asked again when one is opened.
+                return asked;
+            }
+            allowed.cloned()
         };
-        let were_open = known
-            .as_ref()
-            .is_some_and(|known| Arc::ptr_eq(known, &asked));
-        if were_open {
-            // All were open to others. Whether they are still is asked again when one is opened.
-            return asked;
-        }
         // Another node's word does not open this machine's files. A file system may take its time, so nobody waits for this.
         let is_open = |dir: &&String| self.0.directories.is_open_to_others(dir);
         let open: Vec<String> = asked.preopens.iter().filter(is_open).cloned().collect();

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 
-use tidelock_proto::{ExitReason, Pid};
+use tidelock_proto::{ExitReason, NodeId, Pid};
 use tokio::sync::Notify;
 
 use super::Environment;
@@ -17,15 +17,35 @@ use crate::sync::{AtomicUsize, fence};
 use crate::table::ByNumber;
 
 /// How processes ended, for whoever asks later.
+///
+/// Next to nobody does. So they lie in a row, whose end is in the caches, and whoever asks looks through 8 bytes of each:
+/// half a megabyte for as many as are remembered by default.
 #[derive(Default)]
 pub(super) struct Ends {
-    reasons: HashMap<Pid, ExitReason, ByNumber>,
+    /// The oldest first.
     order: VecDeque<Pid>,
+    /// Of the same processes.
+    reasons: VecDeque<ExitReason>,
     /// Whom somebody waits for. Held weakly: a waiter that gave up leaves nothing alive.
     awaited: HashMap<Pid, Weak<Notify>, ByNumber>,
 }
 
 impl Ends {
+    /// Remembers one more. If there are `max`, the oldest makes room.
+    fn remember(&mut self, pid: Pid, reason: ExitReason, max: usize) {
+        if self.order.len() >= max && self.order.pop_front().is_some() {
+            self.reasons.pop_front();
+        }
+        self.order.push_back(pid);
+        self.reasons.push_back(reason);
+    }
+
+    fn find(&self, pid: Pid) -> Option<&ExitReason> {
+        // Who asks mostly asks soon.
+        let place = self.order.iter().rposition(|other| *other == pid);
+        self.reasons.get(place?)
+    }
+
     /// What is notified once this process has ended.
     fn of(&mut self, pid: Pid) -> Arc<Notify> {
         if let Some(ended) = self.awaited.get(&pid).and_then(Weak::upgrade) {
@@ -63,28 +83,23 @@ impl Drop for Counting<'_> {
 }
 
 impl Environment {
-    pub(crate) fn ended(&self, shared: &Arc<Shared>, reason: ExitReason) {
+    /// Remembers an end, and wakes who waits for it. Somebody on `told` was sent the Exit.
+    pub(crate) fn ended(&self, shared: &Arc<Shared>, reason: ExitReason, told: Option<NodeId>) {
         let awaited = {
             let mut ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
             // Under the same lock: whoever finds it gone finds out why.
             self.0.table.remove(shared.pid);
-            if ends.order.len() >= self.0.limits.ends_max
-                && let Some(oldest) = ends.order.pop_front()
-            {
-                ends.reasons.remove(&oldest);
-            }
-            ends.order.push_back(shared.pid);
-            ends.reasons.insert(shared.pid, reason.clone());
+            ends.remember(shared.pid, reason.clone(), self.0.limits.ends_max);
             let awaited = !ends.awaited.is_empty();
             awaited.then(|| ends.awaited.remove(&shared.pid)).flatten()
         };
         if let Some(remote) = self.remote() {
-            remote.ended(shared.pid);
+            remote.ended(shared.pid, told);
         }
         let counter = if reason.is_normal() {
-            &self.0.normal
+            &self.0.over.normal
         } else {
-            &self.0.abnormal
+            &self.0.over.abnormal
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if let Some(ended) = awaited.and_then(|ended| ended.upgrade()) {
@@ -108,8 +123,11 @@ impl Environment {
 
     /// How a process of this node ended, if it did and that is not forgotten yet.
     pub fn end_of(&self, pid: Pid) -> Option<ExitReason> {
+        if pid.node() != self.0.node {
+            return None;
+        }
         let ends = self.0.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.reasons.get(&pid).cloned()
+        ends.find(pid).cloned()
     }
 
     /// Waits until a process of this node has ended. [`ExitReason::NoProcess`] if it never was, or
@@ -124,11 +142,8 @@ impl Environment {
             ended.as_mut().enable();
             // Not `exists`: an end is remembered when the process leaves the table, not before.
             let alive = pid.node() == self.0.node && self.0.table.find(pid).is_some();
-            if let Some(reason) = self.end_of(pid) {
-                return reason;
-            }
             if !alive {
-                return ExitReason::NoProcess;
+                return self.end_of(pid).unwrap_or(ExitReason::NoProcess);
             }
             ended.await;
         }

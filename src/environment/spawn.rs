@@ -98,20 +98,21 @@ impl Environment {
         params: Vec<Param>,
         options: SpawnOptions,
     ) -> Result<Pid, SpawnError> {
-        self.spawn_wasm_from(None, module, entry, params, options)
+        self.spawn_wasm_from(None, module.clone(), entry.to_owned(), params, options)
     }
 
     pub(crate) fn spawn_wasm_from(
         &self,
         parent: Option<&Arc<Shared>>,
-        module: &Module,
-        entry: &str,
+        module: Module,
+        entry: String,
         params: Vec<Param>,
         options: SpawnOptions,
     ) -> Result<Pid, SpawnError> {
         let start = reserve(module, entry, params, &options.config)?;
         self.grant(parent, &options.config);
-        let shared = self.make(options, entry, Some(module.hash()), origin_of(parent))?;
+        let module = Some(start.module.hash());
+        let shared = self.make(options, &start.entry, module, origin_of(parent))?;
         self.enter(parent, &shared);
         shared.start(wasm::run(start, Context::new(shared.clone())));
         Ok(shared.pid)
@@ -122,8 +123,8 @@ impl Environment {
         &self,
         parent: &Arc<Shared>,
         name: &str,
-        module: &Module,
-        entry: &str,
+        module: Module,
+        entry: String,
         params: Vec<Param>,
         options: SpawnOptions,
     ) -> Result<Named, SpawnError> {
@@ -133,7 +134,8 @@ impl Environment {
         let mut child = None;
         let enter = || {
             let origin = origin_of(Some(parent));
-            let shared = self.make(options, entry, Some(module.hash()), origin)?;
+            let module = Some(start.module.hash());
+            let shared = self.make(options, &start.entry, module, origin)?;
             self.enter(Some(parent), &shared);
             let pid = shared.pid;
             child = Some(shared);
@@ -172,7 +174,7 @@ impl Environment {
         if !self.0.table.reserve(max) {
             return Err(full().into());
         }
-        let local = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let local = self.0.made.next.fetch_add(1, Ordering::Relaxed);
         // 2^40 - 1 is the node itself.
         let pid = Pid::new(self.0.node, local).filter(|pid| pid.local() < Pid::LOCAL_MAX);
         let Some(pid) = pid else {
@@ -190,7 +192,7 @@ impl Environment {
             started_at: SystemTime::now(),
             link: options.link,
         };
-        self.0.spawned.fetch_add(1, Ordering::Relaxed);
+        self.0.made.spawned.fetch_add(1, Ordering::Relaxed);
         Ok(Shared::new(self.clone(), pid, about))
     }
 
@@ -218,8 +220,8 @@ fn origin_of(parent: Option<&Arc<Shared>>) -> Origin {
 }
 
 pub(super) fn reserve(
-    module: &Module,
-    entry: &str,
+    module: Module,
+    entry: String,
     params: Vec<Param>,
     config: &ProcessConfig,
 ) -> Result<wasm::Start, SpawnError> {
@@ -227,8 +229,8 @@ pub(super) fn reserve(
         .reserve(config)
         .map_err(|error| SpawnError::Refused(Refusal::OutOfMemory(error.to_string())))?;
     Ok(wasm::Start {
-        module: module.clone(),
-        entry: entry.to_owned(),
+        module,
+        entry,
         params,
         reservation,
     })

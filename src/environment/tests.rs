@@ -7,7 +7,7 @@ use super::*;
 #[tokio::test]
 async fn a_spawn_for_which_no_pid_is_left_takes_no_place() {
     let env = Environment::new(EnvironmentConfig::default()).unwrap();
-    env.0.next.store(Pid::LOCAL_MAX, Ordering::Relaxed);
+    env.0.made.next.store(Pid::LOCAL_MAX, Ordering::Relaxed);
     let options = SpawnOptions::default();
     let refused = env.spawn_native("none", options, |_| std::future::pending());
     let refused = refused.unwrap_err().to_string();
@@ -80,4 +80,49 @@ async fn a_child_of_a_native_process_is_granted_what_was_missing() {
     });
     parent.unwrap();
     assert_eq!(is_granted.await.unwrap(), (false, true));
+}
+
+#[tokio::test]
+async fn of_ends_the_oldest_are_forgotten_first() {
+    let limits = Limits {
+        ends_max: 3,
+        ..Limits::default()
+    };
+    let env = Environment::new(EnvironmentConfig {
+        limits,
+        ..EnvironmentConfig::default()
+    });
+    let env = env.unwrap();
+    let mut pids = Vec::new();
+    for code in 1..=5 {
+        let options = SpawnOptions::default();
+        let pid = env.spawn_native(
+            "it",
+            options,
+            move |_| async move { ExitReason::Exit(code) },
+        );
+        pids.push(pid.unwrap());
+        assert_eq!(env.wait(pids[pids.len() - 1]).await, ExitReason::Exit(code));
+    }
+    let ends: Vec<_> = pids.iter().map(|pid| env.end_of(*pid)).collect();
+    let some = |code| Some(ExitReason::Exit(code));
+    assert_eq!(ends, [None, None, some(3), some(4), some(5)]);
+    assert_eq!(env.wait(pids[0]).await, ExitReason::NoProcess);
+    assert_eq!(env.wait(pids[2]).await, ExitReason::Exit(3));
+}
+
+#[tokio::test]
+async fn a_process_is_said_to_have_begun_when_it_did() {
+    let env = Environment::new(EnvironmentConfig::default()).unwrap();
+    let mut events = env.events();
+    let options = SpawnOptions::default();
+    let pid = env.spawn_native("it", options, |_| std::future::pending());
+    let begun = env.info(pid.unwrap()).unwrap().started_at;
+    assert_eq!(events.recv().await.unwrap().at, begun);
+}
+
+#[test]
+fn what_each_process_changes_is_on_cache_lines_of_its_own() {
+    assert_eq!((align_of::<Made>(), size_of::<Made>()), (128, 128));
+    assert_eq!((align_of::<Over>(), size_of::<Over>()), (128, 128));
 }

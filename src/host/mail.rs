@@ -5,6 +5,7 @@
 //! guest's bytes ◀──receive─── own mailbox;  the slot, if they have no room
 //! ```
 
+use std::future::Future;
 use std::ops::Range;
 use std::task::Poll;
 
@@ -160,7 +161,7 @@ fn try_receive(
 }
 
 /// As [`try_receive`], waiting.
-async fn receive(
+fn receive(
     mut call: Call<'_>,
     tags_ptr: u32,
     tags_len: u32,
@@ -168,12 +169,15 @@ async fn receive(
     ptr: u32,
     len: u32,
     found_ptr: u32,
-) -> Result<u32> {
-    let place = Place::new(&mut call, ("ptr", ptr, len), found_ptr)?;
-    let filter = filter(&mut call, tags_ptr, tags_len)?;
-    let deadline = deadline(timeout);
-    let received = next(&mut call, filter, timeout, deadline).await;
-    give(&mut call, received, place)
+) -> impl Future<Output = Result<u32>> {
+    let place = Place::new(&mut call, ("ptr", ptr, len), found_ptr);
+    let wanted = place.and_then(|place| Ok((place, filter(&mut call, tags_ptr, tags_len)?)));
+    // What is looked at once is not kept while the guest waits.
+    async move {
+        let (place, filter) = wanted?;
+        let received = next(&mut call, filter, timeout, deadline(timeout)).await;
+        give(&mut call, received, place)
+    }
 }
 
 /// Moves the message in the slot to its place, as if it had been received there.

@@ -7,7 +7,7 @@
 //! ```
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -337,29 +337,45 @@ async fn wait(
 
 /// The next message that fits, at once if it is there. A guest that waits for long hibernates: its memory is not to be
 /// looked at until this returns.
-pub(super) async fn next(
+pub(super) fn next(
     call: &mut Call<'_>,
     mut filter: Filter,
     timeout: u64,
     deadline: Option<tokio::time::Instant>,
-) -> Option<Received> {
+) -> impl Future<Output = Option<Received>> {
     filter.bring_in_order();
-    // Who waits without a limit looks first, too.
-    if deadline.is_some() || timeout == 0 {
-        match call.state().context.receive_step(&filter) {
-            Poll::Ready(Some(received)) => return Some(received),
-            Poll::Ready(None) if timeout == 0 => return None,
-            Poll::Pending if timeout == 0 => return Box::pin(look(call.state(), &filter)).await,
-            // It goes on looking, if need be.
-            Poll::Ready(None) | Poll::Pending => {}
+    // Every guest that waits keeps this, and an `async fn` would hold twice what it is given.
+    async move {
+        // Who waits without a limit looks first, too.
+        if deadline.is_some() || timeout == 0 {
+            match call.state().context.receive_step(&filter) {
+                Poll::Ready(Some(received)) => return Some(received),
+                Poll::Ready(None) if timeout == 0 => return None,
+                Poll::Pending if timeout == 0 => {
+                    return Box::pin(look(call.state(), &filter)).await;
+                }
+                // It goes on looking, if need be.
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+        }
+        let context = &mut call.state().context;
+        match context.receive_or_idle(&filter, deadline).await {
+            Ok(None) => hibernating(call, filter, deadline).await,
+            Ok(received) => received,
+            Err(TimedOut) => None,
         }
     }
-    let context = &mut call.state().context;
-    match context.receive_or_idle(&filter, deadline).await {
-        Ok(None) => Box::pin(hibernate(call, filter, deadline)).await,
-        Ok(received) => received,
-        Err(TimedOut) => None,
-    }
+}
+
+/// [`hibernate`] in a box, which is made in a frame of its own: calls run on the stack of the guest, and one that has
+/// waited for long has nothing of that in a cache.
+#[inline(never)]
+fn hibernating(
+    call: &mut Call<'_>,
+    filter: Filter,
+    deadline: Option<tokio::time::Instant>,
+) -> Pin<Box<impl Future<Output = Option<Received>>>> {
+    Box::pin(hibernate(call, filter, deadline))
 }
 
 async fn hibernate(

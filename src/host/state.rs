@@ -27,15 +27,25 @@ const MODULES_BYTES_MAX: usize = 256 << 20;
 const SPARE_BYTES_MAX: usize = 64;
 
 /// The data of a guest's store.
+///
+/// Its fields are in this order: of a process that has waited for long nothing is in a cache, so what its messages need
+/// is together, on the fewest cache lines.
+#[repr(C)]
 pub(crate) struct State {
     pub(super) context: Context,
-    pub(crate) limits: Limits,
-    pub(super) message_bytes_max: usize,
-    module: Module,
     memory: Option<Memory>,
-    instantiated: bool,
+    pub(super) message_bytes_max: usize,
+    /// Ticks in a row this guest computed through without waiting for anything.
+    pub(crate) busy_ticks: u32,
+    /// Functions of the guest that its own calls are calling, inside each other.
+    pub(super) depth: u32,
     /// The scratch slot: the outgoing message, or the last received one.
     pub(super) held: Option<Held>,
+    /// What is called with each message once the entry has returned.
+    pub(crate) handler: Option<Handler>,
+    module: Module,
+    pub(crate) limits: Limits,
+    instantiated: bool,
     pub(super) modules: Modules,
     /// Shared with the processes that were spawned with them.
     pub(super) configs: Table<Arc<ProcessConfig>>,
@@ -44,16 +54,10 @@ pub(crate) struct State {
     pub(super) errors: Table<String>,
     /// Answers of node look-ups not yet copied.
     pub(super) lookups: Table<Vec<u64>>,
-    /// What is called with each message once the entry has returned.
-    pub(crate) handler: Option<Handler>,
     /// Most processes never open one.
     sockets: Option<Box<Sockets>>,
     pub(super) wasi: Option<Box<WasiP1Ctx>>,
     pub(super) sqlite: Option<Box<Sqlite>>,
-    /// Functions of the guest that its own calls are calling, inside each other.
-    pub(super) depth: u32,
-    /// Ticks in a row this guest computed through without waiting for anything.
-    pub(crate) busy_ticks: u32,
 }
 
 impl State {
@@ -284,7 +288,24 @@ impl Modules {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
+
+    #[test]
+    fn what_messages_need_is_together() {
+        let end = offset_of!(State, held) + size_of::<Option<Held>>();
+        for needed in [
+            offset_of!(State, context),
+            offset_of!(State, memory),
+            offset_of!(State, message_bytes_max),
+            offset_of!(State, busy_ticks),
+        ] {
+            assert!(needed < offset_of!(State, held));
+        }
+        assert!(end <= 3 * 64, "{end} bytes");
+        assert!(offset_of!(State, limits) >= end);
+    }
 
     #[test]
     fn room_that_was_asked_for_and_not_used_does_not_travel() {

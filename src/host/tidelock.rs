@@ -118,27 +118,28 @@ fn died_ref(mut call: Call<'_>) -> Result<u64> {
     }
 }
 
-fn reason(call: &mut Call<'_>) -> Result<ExitReason> {
+/// What is read of the reason of the end in the slot.
+fn reason<T>(call: &mut Call<'_>, read: impl FnOnce(&ExitReason) -> T) -> Result<T> {
     match &call.state().held {
         Some(
             Held::LinkDied { reason, .. }
             | Held::Down { reason, .. }
             | Held::NodeDown { reason, .. },
-        ) => Ok(reason.clone()),
+        ) => Ok(read(reason)),
         _ => Err(call.trap(NO_END)),
     }
 }
 
 /// Copies the text as far as it fits; its whole length.
 fn exit_reason(mut call: Call<'_>, ptr: u32, len: u32) -> Result<u32> {
-    let text = reason(&mut call)?.to_string();
+    let text = reason(&mut call, ToString::to_string)?;
     let copied = &text.as_bytes()[..text.len().min(len as usize)];
     call.put("ptr", ptr, copied)?;
     Ok(u32::try_from(text.len()).expect("reasons are bounded"))
 }
 
 fn exit_code(mut call: Call<'_>) -> Result<i32> {
-    Ok(match reason(&mut call)? {
+    reason(&mut call, |reason| match reason {
         ExitReason::Killed(_) => 137,
         ExitReason::NoProcess => 254,
         ExitReason::NodeDown { .. } => 255,

@@ -1,7 +1,8 @@
 //! First in, first out, in pieces: a long queue is never moved to a larger place, and gives back what is read.
 //!
 //! A `VecDeque` that doubles has touched twice the memory of what it holds, and memory that is touched for the
-//! first time is what a backlog costs most. A queue that stays short is one `VecDeque` and nothing else.
+//! first time is what a backlog costs most. A queue that stays short is one `VecDeque` and nothing else, and one that
+//! never holds two things has no memory elsewhere.
 
 use std::collections::VecDeque;
 
@@ -10,7 +11,10 @@ const PIECE: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    /// The oldest.
+    /// The oldest, if there was nothing else when it came. Most mailboxes hold one thing at the most, and whoever is
+    /// woken for it has it at hand.
+    one: Option<T>,
+    /// The next ones.
     first: VecDeque<T>,
     /// The others. All but the last are full.
     #[expect(clippy::box_collection, reason = "few queues ever have others")]
@@ -20,6 +24,7 @@ pub(super) struct Queue<T> {
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         Self {
+            one: None,
             first: VecDeque::new(),
             later: None,
         }
@@ -32,11 +37,16 @@ impl<T> Queue<T> {
             let last = later.back().map_or(0, VecDeque::len);
             later.len().saturating_sub(1) * PIECE + last
         });
-        self.first.len() + later
+        usize::from(self.one.is_some()) + self.first.len() + later
     }
 
     #[inline]
     pub(super) fn push_back(&mut self, entry: T) {
+        // Where there are later ones, there are first ones.
+        if self.one.is_none() && self.first.is_empty() {
+            self.one = Some(entry);
+            return;
+        }
         let is_short = self.later.as_ref().is_none_or(|later| later.is_empty());
         if is_short && self.first.len() < PIECE {
             return self.first.push_back(entry);
@@ -54,6 +64,9 @@ impl<T> Queue<T> {
 
     #[inline]
     pub(super) fn pop_front(&mut self) -> Option<T> {
+        if self.one.is_some() {
+            return self.one.take();
+        }
         let entry = self.first.pop_front()?;
         if self.first.is_empty()
             && let Some(later) = &mut self.later
@@ -67,10 +80,16 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn front(&self) -> Option<&T> {
-        self.first.front()
+        self.one.as_ref().or_else(|| self.first.front())
     }
 
-    pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut T> {
+    pub(super) fn get_mut(&mut self, mut at: usize) -> Option<&mut T> {
+        if let Some(one) = &mut self.one {
+            if at == 0 {
+                return Some(one);
+            }
+            at -= 1;
+        }
         let Some(behind) = at.checked_sub(self.first.len()) else {
             return self.first.get_mut(at);
         };
@@ -82,6 +101,23 @@ impl<T> Queue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_after_the_other_needs_no_memory() {
+        let mut queue = Queue::default();
+        for entry in 0..1000 {
+            queue.push_back(entry);
+            assert_eq!((queue.len(), queue.front()), (1, Some(&entry)));
+            assert_eq!(queue.pop_front(), Some(entry));
+        }
+        assert_eq!((queue.first.capacity(), queue.pop_front()), (0, None));
+        // What comes behind others is not before them, also when the oldest is gone.
+        (0..3).for_each(|entry| queue.push_back(entry));
+        assert_eq!(queue.pop_front(), Some(0));
+        queue.push_back(3);
+        let rest = std::iter::from_fn(|| queue.pop_front());
+        assert!(rest.eq(1..=3));
+    }
 
     /// Also if it was long once, and has not been empty since.
     #[test]

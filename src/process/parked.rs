@@ -251,7 +251,8 @@ mod tests {
                 link: Some(None),
                 monitor: None,
             };
-            self.env.park(prepare, &self.module, 1, reference).unwrap()
+            let module = self.module.clone();
+            self.env.park(prepare, module, 1, reference).unwrap()
         }
 
         fn waiting(&self) -> usize {

@@ -3,9 +3,12 @@
 use std::mem::offset_of;
 
 use tidelock_proto::link::Signal;
+use tidelock_proto::spawn::Prepare;
+use tokio::sync::oneshot;
 
 use super::*;
-use crate::{EnvironmentConfig, SpawnOptions};
+use crate::remote::{Pending, Remote, SpawnAnswer};
+use crate::{EnvironmentConfig, SendError, SpawnOptions};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -82,4 +85,80 @@ async fn a_signal_goes_through_the_inbox_only_behind_others() {
     shared.deliver(other, Signal::Link { id: 3, tag: None });
     assert!(shared.inbox().is_empty());
     assert_eq!(links(), [other], "linked again");
+}
+
+/// Other nodes, which take everything. Who has ended, and which of them knows by its Exit.
+#[derive(Default)]
+struct Others(std::sync::Mutex<Vec<(Pid, Option<NodeId>)>>);
+
+impl Remote for Others {
+    fn nodes(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+
+    fn nodes_with(&self, _: &[(String, String)]) -> Vec<NodeId> {
+        Vec::new()
+    }
+
+    fn ready(&self, _: NodeId) -> Pending<'_, Result<(), ExitReason>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn is_ready(&self, _: NodeId) -> bool {
+        true
+    }
+
+    fn signal(&self, _: Environ, _: Pid, _: Pid, _: &Signal) -> Result<(), ExitReason> {
+        Ok(())
+    }
+
+    fn message(&self, _: Environ, _: Pid, _: Pid, _: &Message) -> Result<(), SendError> {
+        Ok(())
+    }
+
+    fn note(&self, _: NodeId, _: Pid) -> Result<(), ExitReason> {
+        Ok(())
+    }
+
+    fn ask(
+        &self,
+        _: NodeId,
+        _: Prepare,
+    ) -> Result<(u64, oneshot::Receiver<SpawnAnswer>), ExitReason> {
+        Err(ExitReason::NoProcess)
+    }
+
+    fn cancel(&self, _: NodeId, _: u64) {}
+
+    fn exists(&self, _: Pid) -> Pending<'_, bool> {
+        Box::pin(async { false })
+    }
+
+    fn parked_ended(&self, _: NodeId, _: u64, _: u64) {}
+
+    fn ended(&self, local: Pid, told: Option<NodeId>) {
+        self.0.lock().unwrap().push((local, told));
+    }
+}
+
+#[tokio::test]
+async fn an_end_says_which_session_knows_of_it_by_an_exit() {
+    let [linked, between, alone] = waiting();
+    let others = Arc::new(Others::default());
+    let remote: Arc<dyn Remote> = others.clone();
+    linked.env.set_remote(Arc::downgrade(&remote));
+    let link = || Signal::Link { id: 1, tag: None };
+    linked.deliver(elsewhere(), link());
+    // What it says to somebody here is known to no session.
+    between.deliver(alone.pid, link());
+    let all = [&linked, &between, &alone];
+    for shared in all {
+        shared.finish(ExitReason::Exit(1));
+    }
+    let told = [Some(elsewhere().node()), None, None];
+    let ended = all
+        .iter()
+        .zip(told)
+        .map(|(shared, told)| (shared.pid, told));
+    assert!(others.0.lock().unwrap().iter().copied().eq(ended));
 }

@@ -69,12 +69,12 @@ impl Numbers {
     }
 }
 
-/// Entries by key, in order. One needs no memory elsewhere, since most processes have one link at the most, and the
-/// smallest tree has room for eleven. Once there were two it is a tree.
+/// Entries by key, in order. One needs no memory elsewhere, since most processes have one link at the most. Once there
+/// were two it is a tree, whose values lie elsewhere, since the smallest has room for eleven.
 #[derive(Debug, Clone)]
 pub(crate) enum Few<K, V> {
     One(Option<(K, V)>),
-    More(BTreeMap<K, V>),
+    More(BTreeMap<K, Box<V>>),
 }
 
 impl<K: Ord + Copy, V> Few<K, V> {
@@ -93,7 +93,7 @@ impl<K: Ord + Copy, V> Few<K, V> {
         match self {
             Few::One(Some((only, value))) if *only == *key => Some(value),
             Few::One(_) => None,
-            Few::More(more) => more.get(key),
+            Few::More(more) => more.get(key).map(Box::as_ref),
         }
     }
 
@@ -101,7 +101,7 @@ impl<K: Ord + Copy, V> Few<K, V> {
         match self {
             Few::One(Some((only, value))) if *only == *key => Some(value),
             Few::One(_) => None,
-            Few::More(more) => more.get_mut(key),
+            Few::More(more) => more.get_mut(key).map(Box::as_mut),
         }
     }
 
@@ -114,8 +114,8 @@ impl<K: Ord + Copy, V> Few<K, V> {
         if let Few::One(one) = self
             && is_full(one)
         {
-            let both = one.take().into_iter().collect();
-            *self = Few::More(both);
+            let first = one.take().map(|(only, value)| (only, Box::new(value)));
+            *self = Few::More(first.into_iter().collect());
         }
         match self {
             Few::One(one) => &mut one.get_or_insert_with(|| (key, V::default())).1,
@@ -129,7 +129,7 @@ impl<K: Ord + Copy, V> Few<K, V> {
                 let taken = one.take_if(|(only, _)| *only == *key);
                 taken.map(|(_, value)| value)
             }
-            Few::More(more) => more.remove(key),
+            Few::More(more) => more.remove(key).map(|value| *value),
         }
     }
 
@@ -150,7 +150,9 @@ impl<K: Ord + Copy, V> Few<K, V> {
             Few::More(more) => (None, Some(more)),
         };
         let one = one.map(|(key, value)| (key, value));
-        one.into_iter().chain(more.into_iter().flatten())
+        let more = more.into_iter().flatten();
+        one.into_iter()
+            .chain(more.map(|(key, value)| (key, value.as_ref())))
     }
 
     /// The keys within a range.
@@ -170,7 +172,8 @@ impl<K: Ord + Copy, V> Few<K, V> {
             Few::One(one) => (one, BTreeMap::new()),
             Few::More(more) => (None, more),
         };
-        one.into_iter().chain(more)
+        one.into_iter()
+            .chain(more.into_iter().map(|(key, value)| (key, *value)))
     }
 }
 
@@ -278,5 +281,13 @@ mod tests {
             assert!(matches!(few, Few::One(Some(_))));
             assert_eq!(few.remove(&key), Some(key + 1));
         }
+    }
+
+    #[test]
+    fn the_only_value_lies_beside_its_key() {
+        let mut few = Few::<u8, [u64; 9]>::default();
+        let all = std::ptr::from_ref(&few).addr();
+        let place = std::ptr::from_ref(few.get_or_default(1)).addr();
+        assert!((all..all + size_of_val(&few)).contains(&place));
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! The methods sort into commands (`signal`, `message`, `ask`, …: this node → lane), `handle_*`
 //! (lane → this node) and `poll_*` (what the caller must do). After `handle_bytes`, drain
-//! [`Session::poll_action`], and [`Session::poll_messages`] or [`Session::poll_signals`] first if several at once are
-//! wanted; after any command, [`Session::poll_transmit`] may have bytes.
+//! [`Session::poll_action`], and [`Session::poll_messages`], [`Session::poll_signals`] or
+//! [`Session::poll_others`] first if several at once are wanted; after any command,
+//! [`Session::poll_transmit`] may have bytes.
 //!
 //! # Guarantees
 //!
@@ -23,6 +24,7 @@
 //! It does not know time ([`crate::lease`]), which session is the current one ([`crate::pair`]),
 //! or what is in a ticket or a certificate.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -378,17 +380,17 @@ impl Session {
                     self.locals.insert(from);
                 }
             }
-            // Said for nobody: what was asked of it had entered it.
+            // Said for nobody, whom what was asked had entered; or the last word of one who is nobody now.
             Signal::LinkAck {
                 answer: LinkAnswer::NoProcess,
                 ..
             }
-            | Signal::MonitorAck { exists: false, .. } => {
+            | Signal::MonitorAck { exists: false, .. }
+            | Signal::Exit { .. } => {
                 self.locals.remove(&from);
             }
             Signal::LinkAck { .. }
             | Signal::UnlinkAck { .. }
-            | Signal::Exit { .. }
             | Signal::MonitorAck { .. }
             | Signal::Demonitor { .. }
             | Signal::Down { .. }
@@ -440,10 +442,12 @@ impl Session {
         self.next += 1;
         let slot = self.slot_of(&prepare.config);
         let before = self.out.len();
-        self.put(&match slot {
-            Some(slot) => Frame::Request(reference, Box::new(prepare.into_request(slot))),
-            None => Frame::Prepare(reference, Box::new(prepare)),
-        })?;
+        match slot {
+            Some(slot) => {
+                wire::encode_request(&mut self.out, reference, &prepare.into_request(slot));
+            }
+            None => Frame::Prepare(reference, Box::new(prepare)).encode(&mut self.out),
+        }
         let bytes = self.out.len() - before - wire::HEADER_BYTES;
         if bytes > wire::CONTROL_BYTES_MAX {
             self.out.truncate(before);
@@ -508,11 +512,13 @@ impl Session {
     ///
     /// [`Over`]: the child ends unrun, and the spawn has failed.
     pub fn start(&mut self, reference: u64, parent: Pid) -> Result<(), Over> {
-        if self.asks.get(&reference) != Some(&Asking::Answered) {
-            return Err(Over);
+        match self.asks.entry(reference) {
+            Entry::Occupied(asking) if !self.over && *asking.get() == Asking::Answered => {
+                asking.remove();
+            }
+            Entry::Occupied(_) | Entry::Vacant(_) => return Err(Over),
         }
         self.put(&Frame::Start(reference))?;
-        self.asks.remove(&reference);
         debug_assert!(self.locals.contains(&parent), "noted when it asked");
         Ok(())
     }
@@ -867,24 +873,37 @@ impl Session {
     /// Moves the messages that the caller must deliver next behind `messages`, until that has `max`. They are what
     /// [`Session::poll_action`] would give one by one.
     pub fn poll_messages(&mut self, max: usize, messages: &mut Vec<(Route, Option<i64>, Bytes)>) {
-        while messages.len() < max {
-            match self.actions.pop_front() {
-                Some(Action::Message(route, tag, data)) => messages.push((route, tag, data)),
-                Some(other) => return self.actions.push_front(other),
-                None => return,
-            }
+        while messages.len() < max
+            && matches!(self.actions.front(), Some(Action::Message(..)))
+            && let Some(Action::Message(route, tag, data)) = self.actions.pop_front()
+        {
+            messages.push((route, tag, data));
         }
     }
 
     /// As [`Session::poll_messages`], for what [`Session::poll_action`] would give as [`Action::Deliver`]. No action
     /// before them makes these void, so they may wait outside for those.
     pub fn poll_signals(&mut self, max: usize, signals: &mut Vec<(Route, Signal)>) {
-        while signals.len() < max {
-            match self.actions.pop_front() {
-                Some(Action::Deliver(route, signal)) => signals.push((route, signal)),
-                Some(other) => return self.actions.push_front(other),
-                None => return,
+        while signals.len() < max
+            && matches!(self.actions.front(), Some(Action::Deliver(..)))
+            && let Some(Action::Deliver(route, signal)) = self.actions.pop_front()
+        {
+            signals.push((route, signal));
+        }
+    }
+
+    /// As [`Session::poll_messages`], for whatever is neither a message nor a signal, up to an [`Action::Left`]. What
+    /// happens until one of them is carried out may make it void: [`Session::made`] says so of a Make,
+    /// [`Session::start`] of an Adopt, and a Run finds its child ended. A Run that was taken out is not in the list of
+    /// [`Session::end`] any more: whoever does not carry it out ends the child.
+    pub fn poll_others(&mut self, max: usize, others: &mut Vec<Action>) {
+        while others.len() < max && !matches!(others.last(), Some(Action::Left)) {
+            match self.actions.front() {
+                None | Some(Action::Message(..) | Action::Deliver(..)) => return,
+                Some(_) => {}
             }
+            let next = self.actions.pop_front();
+            others.extend(next.and_then(|action| self.judge(action)));
         }
     }
 
@@ -896,18 +915,25 @@ impl Session {
     /// What the caller must do next, if anything.
     pub fn poll_action(&mut self) -> Option<Action> {
         loop {
-            match self.actions.pop_front()? {
-                // An action before this one ended the parent, or the session.
-                Action::Adopt(reference, _)
-                    if self.asks.get(&reference) != Some(&Asking::Answered) => {}
-                // An action before this one ended the child, or the session.
-                Action::Run(reference) if self.hosts.remove(&reference).is_none() => {
-                    if !self.over {
-                        return Some(Action::End(reference));
-                    }
-                }
-                action => return Some(action),
+            let next = self.actions.pop_front()?;
+            if let Some(action) = self.judge(next) {
+                return Some(action);
             }
+        }
+    }
+
+    /// What the caller must do instead of an action that was noted, if anything.
+    fn judge(&mut self, action: Action) -> Option<Action> {
+        match action {
+            // An action before this one ended the parent, or the session.
+            Action::Adopt(reference, _) if self.asks.get(&reference) != Some(&Asking::Answered) => {
+                None
+            }
+            // An action before this one ended the child, or the session.
+            Action::Run(reference) if self.hosts.remove(&reference).is_none() => {
+                (!self.over).then_some(Action::End(reference))
+            }
+            action => Some(action),
         }
     }
 

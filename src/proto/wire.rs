@@ -215,7 +215,7 @@ impl Frame {
                 put(out, RENEW, renew);
             }
             Frame::Config(slot, config) => put(out, CONFIG, &(slot, config.as_ref())),
-            Frame::Request(reference, request) => put(out, REQUEST, &(reference, request)),
+            Frame::Request(reference, request) => encode_request(out, *reference, request),
         }
     }
 }
@@ -223,6 +223,11 @@ impl Frame {
 /// Appends a signal frame without taking the signal.
 pub fn encode_signal(out: &mut Vec<u8>, route: &Route, signal: &Signal) {
     put(out, SIGNAL, &(route, signal));
+}
+
+/// Appends the frame of a request without taking it.
+pub fn encode_request(out: &mut Vec<u8>, reference: u64, request: &Request) {
+    put(out, REQUEST, &(reference, request));
 }
 
 /// Appends a message frame; the payload is copied once.

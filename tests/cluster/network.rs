@@ -25,7 +25,7 @@ use crate::settings::setting;
 /// How soon two nodes that control lists as alive meet again when they can.
 const HEAL_MAX: Duration = Duration::from_secs(1);
 /// What takes longer to be done was held up by others.
-const HEALED_AT_ONCE: Duration = Duration::from_millis(200);
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// What of the kernel's address resolution adds to that: after a link was down it asks once a second.
 const RESOLVE_MAX: Duration = Duration::from_secs(1);
@@ -139,13 +139,13 @@ impl Net {
     }
 
     /// From now on a node does not get what another sends, or not all of it. `which` is in the words of
-    /// nftables. Returns when that was asked for.
+    /// nftables. Returns [when](Net::happens).
     fn drop_some(&self, from: &str, to: &str, which: &str) -> Instant {
         self.judge_some(from, to, which, "drop")
     }
 
     /// From now on a node's kernel does something else with some of what another sends, in the words of nftables. Returns
-    /// when that was asked for.
+    /// [when](Net::happens).
     fn judge_some(&self, from: &str, to: &str, which: &str, verdict: &str) -> Instant {
         let rule = format!(
             "table ip fault {{\n chain in {{\n type filter hook input priority 0\n \
@@ -154,9 +154,8 @@ impl Net {
         );
         let file = tempfile::NamedTempFile::new().expect("a file for the rule");
         fs::write(file.path(), rule).expect("the rule is written");
-        let at = Instant::now();
-        self.must(to, &format!("nft -f {}", file.path().display()));
-        at
+        let command = format!("nft -f {}", file.path().display());
+        self.happens("a rule", || drop(self.must(to, &command)))
     }
 
     /// How many packets the rule for a node has met.
@@ -169,27 +168,35 @@ impl Net {
         count.expect("a counter").parse().expect("a count")
     }
 
-    /// A node gets everything again. Returns when that was asked for; if the kernel took long over it, when it was done:
-    /// it waits for others who change their rules or end their namespaces, and the fault lasts as long.
+    /// A node gets everything again. Returns [when](Net::happens).
     fn heal(&self, to: &str) -> Instant {
+        self.happens("taking a rule away", || {
+            drop(self.must(to, "nft delete table ip fault"));
+        })
+    }
+
+    /// Lets the kernel change something, and returns when that was asked for; if the kernel took long over it, when it was
+    /// done: it waits for others who change their rules or end their namespaces, and all is as before meanwhile.
+    fn happens(&self, what: &str, change: impl FnOnce()) -> Instant {
         let at = Instant::now();
-        self.must(to, "nft delete table ip fault");
+        change();
         let took = at.elapsed();
-        if took < HEALED_AT_ONCE {
+        if took < AT_ONCE {
             return at;
         }
-        eprintln!("taking a rule away took {took:?}");
+        eprintln!("{what} took {took:?}");
         at + took
     }
 
-    /// Sets one end of a node's link. Returns when that was asked for, after the node sees it.
+    /// Sets one end of a node's link. Returns [when](Net::happens), after the node sees it.
     fn link(&self, end: End, name: &str, up: bool) -> Instant {
         let state = if up { "up" } else { "down" };
-        let at = Instant::now();
-        match end {
-            End::Switch => self.must("switch", &format!("ip link set data-{name} {state}")),
-            End::Node => self.must(name, &format!("ip link set data {state}")),
-        };
+        let at = self.happens("a link", || {
+            drop(match end {
+                End::Switch => self.must("switch", &format!("ip link set data-{name} {state}")),
+                End::Node => self.must(name, &format!("ip link set data {state}")),
+            });
+        });
         let carries = self.must(name, "ip link show data").contains("LOWER_UP");
         assert_eq!(carries, up, "the link of {name}");
         at

@@ -1,10 +1,10 @@
 //! The books of a session: bytes, numbers, questions, and who has to be told at its end.
 
 use bytes::Bytes;
-use tidelock_proto::Environ;
 use tidelock_proto::link::{LinkAnswer, Signal};
 use tidelock_proto::session::{Action, Limits, Session};
 use tidelock_proto::wire::{BulkHead, Frame, Route};
+use tidelock_proto::{Environ, ExitReason};
 
 use crate::frames::{PEER, US, bytes_of, here, prepare, request, route, there};
 use crate::{session, take};
@@ -158,4 +158,19 @@ fn asking_the_dead_leaves_nothing_behind() {
         assert_eq!(session.signal(Environ(1), to, there(7), &answer), Ok(()));
     }
     assert_eq!(session.locals(), before);
+}
+
+#[test]
+fn whoever_has_said_its_exit_need_not_be_told() {
+    let mut session = session();
+    let say = |session: &mut Session, signal| {
+        let said = session.signal(Environ(1), here(5), there(7), &signal);
+        assert_eq!(said, Ok(()));
+    };
+    say(&mut session, Signal::Link { id: 1, tag: None });
+    assert_eq!(session.note(here(6)), Ok(()));
+    assert_eq!(session.locals(), 2);
+    let reason = ExitReason::Exit(1);
+    say(&mut session, Signal::Exit { reason });
+    assert_eq!(session.end().locals, [here(6)]);
 }

@@ -5,7 +5,7 @@ use tidelock_proto::link::Signal;
 use tidelock_proto::session::{Action, Over, SessionError};
 use tidelock_proto::wire::Frame;
 
-use crate::frames::{bytes_of, renew, route};
+use crate::frames::{bytes_of, here, renew, route};
 use crate::{session, take};
 
 #[test]
@@ -129,4 +129,35 @@ fn a_renewal_keeps_its_place_in_the_lane() {
     drop(session.end());
     assert_eq!(session.renew(renew()), Err(Over));
     assert_eq!(take(&mut session, Frame::Renew(renew())), Ok(vec![]));
+}
+
+#[test]
+fn other_actions_in_a_row_come_out_at_once_and_in_their_place() {
+    let mut session = session();
+    let query = |reference| Frame::Query(reference, here(1));
+    let kill = Frame::Signal(route(), Signal::Kill);
+    let leaves = Frame::Goodbye;
+    let frames = [
+        query(1),
+        query(2),
+        query(3),
+        kill,
+        query(4),
+        leaves,
+        query(5),
+    ];
+    let bytes = frames.each_ref().map(bytes_of).concat();
+    session.handle_bytes(&bytes).unwrap();
+    let mut next = |max| {
+        let mut others = Vec::new();
+        session.poll_others(max, &mut others);
+        (others, session.poll_action())
+    };
+    let one = |reference| Action::Query(reference, here(1));
+    let killed = Action::Deliver(route(), Signal::Kill);
+    assert_eq!(next(1), (vec![one(1)], Some(one(2))));
+    assert_eq!(next(9), (vec![one(3)], Some(killed)));
+    // What follows a goodbye is not taken out with it.
+    assert_eq!(next(9), (vec![one(4), Action::Left], Some(one(5))));
+    assert_eq!(next(9), (vec![], None));
 }

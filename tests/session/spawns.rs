@@ -149,3 +149,17 @@ fn a_cancel_ends_what_there_is() {
     assert_eq!(take(&mut session, Frame::Cancelled(1)), Ok(vec![]));
     assert!(session.at_rest());
 }
+
+#[test]
+fn what_was_given_up_does_not_come_out_among_others() {
+    let mut session = busy();
+    assert!(session.made(1, here(9)));
+    assert!(take_only(&mut session, Frame::Prepared(1, there(9))));
+    assert!(take_only(&mut session, Frame::Start(1)));
+    session.cancel(1);
+    session.parked_ended(1);
+    let mut others = Vec::new();
+    session.poll_others(9, &mut others);
+    assert_eq!(others, [Action::End(1)]);
+    assert!(!session.has_actions());
+}

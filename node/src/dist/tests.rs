@@ -252,3 +252,25 @@ async fn a_session_that_opened_meanwhile_counts_for_more_than_a_later_start() {
     let how = why(&us, PEER.0).await;
     assert_eq!(how, "n2 (peer) was replaced by its restart n4");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_noted_by_the_sessions_that_do_not_know_of_it() {
+    let (us, peer) = two();
+    meet(&us, &peer).await;
+    let live = us.live(PEER).unwrap();
+    let local = Pid::new(US, 1).unwrap();
+    us.note(PEER, local).unwrap();
+    us.ended(local, Some(PEER));
+    assert_eq!(live.locals(), 1, "left to its Exit");
+    us.ended(local, None);
+    assert_eq!(live.locals(), 0);
+
+    // Its last word is what it is forgotten with.
+    let to = Pid::new(PEER, 1).unwrap();
+    us.note(PEER, local).unwrap();
+    let reason = ExitReason::Exit(1);
+    let said = us.signal(Environ::default(), local, to, &LinkSignal::Exit { reason });
+    said.unwrap();
+    us.ended(local, Some(PEER));
+    assert_eq!(live.locals(), 0);
+}

@@ -39,14 +39,18 @@ const MESSAGES_MAX: usize = 64;
 /// Signals taken out of the session at once, whose lock those who send over it meet at. They are delivered one by one.
 const SIGNALS_MAX: usize = 64;
 
+/// Other actions taken out at once, for the same reason. They are carried out one by one.
+const OTHERS_MAX: usize = 64;
+
 /// A message that has arrived: whose it is, its tag, its bytes.
 type Arrived = (Route, Option<i64>, Bytes);
 
-/// What was taken out of the session, and is to be carried out next: messages, or signals.
+/// What was taken out of the session, and is to be carried out next: messages, or signals, or others.
 #[derive(Default)]
 struct Batch {
     messages: Vec<Arrived>,
     signals: Vec<(Route, LinkSignal)>,
+    others: Vec<Action>,
 }
 
 /// What a session's task keeps while it runs.
@@ -317,27 +321,34 @@ impl Driver {
     }
 
     fn carry_out_all(&mut self, batch: &mut Batch) -> Result<(), SessionError> {
-        let Batch { messages, signals } = batch;
+        let Batch {
+            messages,
+            signals,
+            others,
+        } = batch;
+        let mut has_more = true;
         // After a goodbye the peer says nothing.
-        while self.over.is_none() {
-            let action = self.live.with(|session| {
+        while has_more && self.over.is_none() {
+            // Whoever adds an action meanwhile says so (`Live::poked`).
+            has_more = self.live.with(|session| {
                 session.poll_messages(MESSAGES_MAX, messages);
                 if messages.is_empty() {
                     session.poll_signals(SIGNALS_MAX, signals);
                 }
-                let is_other = messages.is_empty() && signals.is_empty();
-                is_other.then(|| session.poll_action())
-            });
-            match action {
-                None => {
-                    self.deliver(messages)?;
-                    let mut signals = signals.drain(..);
-                    signals
-                        .try_for_each(|(route, signal)| self.act(Action::Deliver(route, signal)))?;
+                if messages.is_empty() && signals.is_empty() {
+                    session.poll_others(OTHERS_MAX, others);
+                    // What the peer has given up in the same breath is not made.
+                    others.retain(|action| match action {
+                        Action::Make(reference, _) => session.is_wanted(*reference),
+                        _ => true,
+                    });
                 }
-                Some(Some(action)) => self.act(action)?,
-                Some(None) => break,
-            }
+                session.has_actions()
+            });
+            self.deliver(messages)?;
+            let mut delivered = signals.drain(..);
+            delivered.try_for_each(|(route, signal)| self.act(Action::Deliver(route, signal)))?;
+            others.drain(..).try_for_each(|action| self.act(action))?;
         }
         Ok(())
     }
@@ -497,7 +508,8 @@ impl Driver {
             return live.with(|session| session.refuse(reference, Refusal::Draining));
         }
         if let Some(module) = self.env.modules().find(&prepare.module) {
-            return finish_make(&self.live, &self.env, reference, prepare, &module);
+            // It was wanted when it was taken out of the session, and only this task lets go of it.
+            return finish_make(&self.live, &self.env, reference, prepare, module);
         }
         let (live, env, fetcher) = (self.live.clone(), self.env.clone(), self.fetcher.clone());
         let bytes = prepare.bytes();
@@ -514,7 +526,13 @@ impl Driver {
             let fetched = fetched.await;
             lock(&live.making).remove(reference);
             match fetched {
-                Ok(module) => finish_make(&live, &env, reference, prepare, &module),
+                Ok(module)
+                    if live.with(|session| session.is_wanted(reference))
+                        || off("Cancel reaches a child that is made") =>
+                {
+                    finish_make(&live, &env, reference, prepare, module);
+                }
+                Ok(_) => {}
                 Err(why) => live.with(|session| session.refuse(reference, why)),
             }
         });
@@ -543,13 +561,8 @@ fn finish_make(
     env: &Environment,
     reference: u64,
     prepare: tidelock::Prepare,
-    module: &tidelock::Module,
+    module: tidelock::Module,
 ) {
-    if !live.with(|session| session.is_wanted(reference))
-        && !off("Cancel reaches a child that is made")
-    {
-        return;
-    }
     match env.park(prepare, module, live.epoch, reference) {
         Ok(parked) => {
             let mut all = lock(&live.parked);

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidelock::{
-    Environ, Environment, EnvironmentConfig, ExitReason, Filter, LinkSignal, NodeId, Pid, Received,
-    SpawnOptions,
+    Environ, Environment, EnvironmentConfig, ExitReason, Filter, LinkSignal, Module, NodeId, Pid,
+    Prepare, Received, SpawnOptions,
 };
 use tidelock_certs::{Shown, UnixTime, testing};
-use tidelock_proto::session::{Limits, Session, SessionError};
+use tidelock_proto::session::{CONGESTED_BYTES, Limits, Session, SessionError};
 use tidelock_proto::wire::{self, BulkHead, Frame, LANE_PAYLOAD_BYTES_MAX, Route};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::Live;
 use super::bulk::{BULK_READERS, BulkOut, HELD_BYTES_MAX, read_bulk};
-use super::driver::Driver;
+use super::driver::{Driver, READ_BYTES};
+use super::{Live, write_lane};
 use crate::renewal::Certificates;
 use crate::transport::{Connection, Opened, Socket, Transport};
 
@@ -256,4 +256,85 @@ async fn one_bulk_message_of_several_is_whole(says_goodbye: bool) -> SessionErro
     let all = [(whole, BULK_BYTES), (10 + whole, b"behind".len())];
     assert_eq!(told.await.unwrap(), all);
     why
+}
+
+#[tokio::test]
+async fn a_session_is_shut_while_it_is_congested_and_once_it_is_over() {
+    let met = Met::new().await;
+    let live = &met.live;
+    let route = Route {
+        environ: Environ::default(),
+        from: pid(US, 1),
+        to: pid(PEER, 1),
+    };
+    for _ in 0..=CONGESTED_BYTES / LANE_PAYLOAD_BYTES_MAX {
+        let sent =
+            live.with(|session| live.message(session, &route, None, &[0; LANE_PAYLOAD_BYTES_MAX]));
+        sent.unwrap();
+    }
+    assert!(!live.is_open());
+    assert!(!live.takes((route.from, route.to), 1));
+
+    let lane = live.connection.open_lane().await.unwrap();
+    let writer = tokio::spawn(write_lane(live.clone(), lane, PATIENCE));
+    let lane_in = async { met.peer.accept_stream().await?.identify().await };
+    let Ok(Opened::Lane(mut lane_in)) = lane_in.await else {
+        panic!("the first stream is the lane");
+    };
+    let reads = async { while let Ok(Some(_)) = lane_in.read(READ_BYTES).await {} };
+    // As whoever has something to say.
+    let opens = async {
+        loop {
+            let mut drained = std::pin::pin!(live.drained.notified());
+            drained.as_mut().enable();
+            if live.is_open() {
+                return;
+            }
+            drained.await;
+        }
+    };
+    let either = async {
+        tokio::select! {
+            () = reads => panic!("the lane has ended"),
+            () = opens => {}
+        }
+    };
+    timeout(PATIENCE, either).await.expect("in time");
+    writer.abort();
+    let env = Environment::new(EnvironmentConfig::default()).unwrap();
+    live.tell(&env, &SessionError::Lost("here".into())).await;
+    assert!(!live.is_open());
+}
+
+#[tokio::test]
+async fn what_is_given_up_in_the_same_breath_is_not_made() {
+    let met = Met::new().await;
+    let env = Environment::new(EnvironmentConfig {
+        node: US,
+        ..EnvironmentConfig::default()
+    });
+    let env = env.unwrap();
+    let bytes = wat::parse_str(r#"(module (func (export "run")))"#).unwrap();
+    let module = Module::compile_blocking(env.engine(), bytes).unwrap();
+    env.modules().keep(&module);
+    let mut said = Vec::new();
+    for reference in 1..=2 {
+        let prepare = Prepare {
+            environ: Environ::default(),
+            parent: pid(PEER, 1),
+            module: module.hash(),
+            entry: "run".into(),
+            params: Vec::new(),
+            config: Arc::default(),
+            link: None,
+            monitor: None,
+        };
+        Frame::Prepare(reference, Box::new(prepare)).encode(&mut said);
+    }
+    Frame::Cancel(1).encode(&mut said);
+    let draining = watch::Sender::new(false).subscribe();
+    let mut driver = Driver::new(met.live.clone(), env.clone(), Arc::default(), draining);
+    driver.take_in(&[Bytes::from(said)]).await.unwrap();
+    assert_eq!(env.counters().spawned, 1);
+    assert_eq!(met.live.locals(), 1, "the other one is parked");
 }

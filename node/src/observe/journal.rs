@@ -9,7 +9,10 @@ use std::{
 use jiff::Timestamp;
 use tidelock::{Environment, Happening, Pid};
 use tidelock_control::api::{Event, EventKind, LogLine, Stream};
-use tokio::sync::{broadcast::error::RecvError, watch};
+use tokio::sync::{
+    broadcast::error::{RecvError, TryRecvError},
+    watch,
+};
 
 /// Of so many processes that were started last are the lines kept apart, whether they live or not; those of an older one come to all
 /// others' when there is one more.
@@ -112,20 +115,34 @@ impl Journal {
     async fn keep_events(self, mut from: tokio::sync::broadcast::Receiver<tidelock::Event>) {
         let mut noted = Vec::new();
         loop {
-            match from.recv().await {
+            // How many there are is not asked: that takes the lock at which all meet who cause one.
+            let next = match from.try_recv() {
+                Ok(event) => Ok(event),
+                Err(TryRecvError::Lagged(missed)) => Err(RecvError::Lagged(missed)),
+                Err(TryRecvError::Closed) => Err(RecvError::Closed),
+                Err(TryRecvError::Empty) => {
+                    if !noted.is_empty() {
+                        self.events.extend(noted.drain(..));
+                        // Else whoever causes an event would wake this task, once for each.
+                        tokio::time::sleep(EVENTS_PAUSE).await;
+                    }
+                    from.recv().await
+                }
+            };
+            match next {
                 Ok(event) => note(event, &mut noted),
                 Err(RecvError::Lagged(missed)) => {
                     let missed = format!("{missed} events came too fast to be kept");
                     noted.push(self.of_node(EventKind::Log, None, Some(missed)));
                 }
-                Err(RecvError::Closed) => return,
+                Err(RecvError::Closed) => {
+                    self.events.extend(noted);
+                    return;
+                }
             }
-            if from.is_empty() || noted.len() >= TOGETHER_MAX {
+            if noted.len() >= TOGETHER_MAX {
                 self.events.extend(noted.drain(..));
-            }
-            // Else whoever causes an event would wake this task, once for each.
-            if from.is_empty() {
-                tokio::time::sleep(EVENTS_PAUSE).await;
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -370,6 +387,28 @@ mod tests {
             assert!(is_apart(pid));
         }
         assert!(!is_apart(first), "the first one made room");
+    }
+
+    #[tokio::test]
+    async fn events_that_come_together_are_all_kept_in_their_order() {
+        let environment = Environment::new(EnvironmentConfig::default()).unwrap();
+        let count = 2 * TOGETHER_MAX + 1;
+        let journal = Journal::keep(&environment, 2 * count, 10);
+        let spawn = || {
+            let options = SpawnOptions::default();
+            environment.spawn_native("one", options, |_| async { ExitReason::Normal })
+        };
+        let pids: Vec<Pid> = (0..count).map(|_| spawn().unwrap()).collect();
+        journal.events.wait(2 * count as u64 - 1).await;
+        let (gone, noted, _) = journal.events.since(0, usize::MAX);
+        let began = noted.iter().filter_map(|noted| match noted {
+            Noted::Process(event) => match event.what {
+                Happening::Spawned { .. } => Some(event.pid),
+                _ => None,
+            },
+            _ => None,
+        });
+        assert!(gone == 0 && began.eq(pids));
     }
 
     #[tokio::test]

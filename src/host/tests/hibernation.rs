@@ -37,7 +37,7 @@ async fn hibernate(env: &Environment, count: u64) {
 }
 
 /// Waits until it is seen hibernating: it is counted a moment before.
-async fn seen_asleep(env: &Environment, pid: Pid) {
+async fn is_seen_hibernating(env: &Environment, pid: Pid) {
     let looks = async {
         while !env.info(pid).expect("it lives").hibernating {
             tokio::time::sleep(Duration::from_millis(1)).await; // a look at what nobody tells
@@ -99,7 +99,7 @@ async fn a_guest_that_hibernates_has_its_memory_when_it_wakes() {
     let all: Vec<Pid> = (0..3).map(|_| start(&env, &module)).collect();
     hibernate(&env, 3).await;
     for pid in &all {
-        seen_asleep(&env, *pid).await;
+        is_seen_hibernating(&env, *pid).await;
     }
     wake(&env, all[0]);
     wake(&env, all[1]);

@@ -81,7 +81,7 @@ impl Remote for Silent {
 
     fn parked_ended(&self, _: NodeId, _: u64, _: u64) {}
 
-    fn ended(&self, _: Pid) {}
+    fn ended(&self, _: Pid, _: Option<NodeId>) {}
 }
 
 /// Runs `_start` beside that; `$far` is a process there.
