@@ -43,7 +43,7 @@ use self::queue::ShortQueue;
 use crate::lock;
 
 /// The largest datagram payload QUIC may try, in bytes.
-const MTU_MAX: u16 = 6_500;
+pub(crate) const MTU_MAX: u16 = 6_500;
 /// Bytes of each socket buffer.
 const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// Bytes a peer may send on one stream ahead of us reading it.

@@ -18,7 +18,7 @@ use super::bulk::{BULK_READERS, BulkOut, HELD_BYTES_MAX, read_bulk};
 use super::driver::{Driver, READ_BYTES};
 use super::{Live, write_lane};
 use crate::renewal::Certificates;
-use crate::transport::{Connection, Opened, Socket, Transport};
+use crate::transport::{Connection, MTU_MAX, Opened, Socket, Transport};
 
 /// Longer than anything here takes; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -337,4 +337,25 @@ async fn what_is_given_up_in_the_same_breath_is_not_made() {
     driver.take_in(&[Bytes::from(said)]).await.unwrap();
     assert_eq!(env.counters().spawned, 1);
     assert_eq!(met.live.locals(), 1, "the other one is parked");
+}
+
+/// An acknowledgement waits for a second packet, for 25 ms at the most. A window of two of the largest let one out, since a Ping
+/// was under way, too.
+#[tokio::test]
+async fn a_first_burst_is_more_packets_than_an_acknowledgement_waits_for() {
+    let met = Met::new().await;
+    let connection = &met.live.connection;
+    let grows = async {
+        let (first, _) = connection.room();
+        loop {
+            let (window, packet) = connection.room();
+            if packet == u64::from(MTU_MAX) {
+                return (first, window, packet);
+            }
+            connection.send_datagram(b"there are larger packets");
+            tokio::time::sleep(Duration::from_millis(1)).await; // a look at what nobody tells
+        }
+    };
+    let (first, window, packet) = timeout(PATIENCE, grows).await.expect("in time");
+    assert!(window >= 10 * packet, "{window} bytes, {first} at first");
 }

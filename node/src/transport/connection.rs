@@ -219,6 +219,13 @@ impl Connection {
         self.quic.stats().frame_tx.stream
     }
 
+    /// Bytes that may be under way, and how large a packet is at the most.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> (u64, u64) {
+        let path = self.quic.stats().path;
+        (path.cwnd, path.current_mtu.into())
+    }
+
     /// Bytes sent and received in UDP payloads.
     pub fn bytes(&self) -> (u64, u64) {
         let stats = self.quic.stats();

@@ -7,6 +7,11 @@
 //!
 //! Where the round trip is long, or others fill the queue, giving way to delay means to starve: CUBIC alone decides.
 //!
+//! A window of fewer packets than an acknowledgement waits for stands still until that is late (25 ms). QUIC begins with ten packets
+//! or 14 720 bytes ([RFC 9002](https://www.rfc-editor.org/rfc/rfc9002#section-7.2)), which is less than three of the packets
+//! that are found to fit later, and a connection that never has much to say keeps that. So it begins with [`FIRST`] of whatever size
+//! where the round trip is short.
+//!
 //! A connection that is closed sends one packet more, which says why. quinn would hold that back, too, while the window is full,
 //! and a closed connection takes in nothing that makes room: [`let_go`] opens the window.
 
@@ -25,6 +30,9 @@ const SHORT: Duration = Duration::from_millis(2);
 const QUEUE: Duration = Duration::from_micros(100);
 /// Two batches of ten segments, so that one is under way while the next is made.
 const SEGMENTS_MIN: u64 = 20;
+/// Packets that may be under way at first, however large they are, as segments of TCP
+/// ([RFC 6928](https://www.rfc-editor.org/rfc/rfc6928)).
+const FIRST: u64 = 10;
 /// No window at all. So wide that nothing is paced either.
 const OPEN: u64 = 1 << 40;
 
@@ -37,6 +45,7 @@ impl ControllerFactory for ShortQueue {
         Box::new(Control {
             cubic: self.0.clone().build(now, mtu),
             cap: Cap::new(mtu),
+            first: First::default(),
             round: Round::default(),
             closing: Arc::default(),
         })
@@ -53,6 +62,7 @@ pub(super) fn let_go(control: Box<dyn Controller>) {
 struct Control {
     cubic: Box<dyn Controller>,
     cap: Cap,
+    first: First,
     round: Round,
     /// What all copies share: whether nothing but the last packet is still to be sent.
     closing: Arc<AtomicBool>,
@@ -67,6 +77,25 @@ struct Round {
     quickest: Option<Duration>,
     /// Whether there was less to send than might have been.
     limited: bool,
+}
+
+/// What may be under way before more is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct First {
+    /// The round trip of the path without a queue is short.
+    is_short: bool,
+    /// Something was lost: from now on it is CUBIC that knows.
+    lost: bool,
+}
+
+impl First {
+    fn of(self, mtu: u64) -> u64 {
+        if self.is_short && !self.lost {
+            FIRST * mtu
+        } else {
+            0
+        }
+    }
 }
 
 /// How much may be under way, as the delay says.
@@ -108,6 +137,13 @@ impl Cap {
     }
 }
 
+impl Control {
+    /// What may be under way by all rules but the delay's.
+    fn allowed(&self) -> u64 {
+        self.cubic.window().max(self.first.of(self.cap.mtu))
+    }
+}
+
 impl Controller for Control {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.cubic.on_sent(now, bytes, last_packet_number);
@@ -122,6 +158,8 @@ impl Controller for Control {
         rtt: &RttEstimator,
     ) {
         self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+        self.first.is_short = rtt.min() < SHORT;
+        let allowed = self.allowed();
         let round = &mut self.round;
         let took = now.saturating_duration_since(sent);
         round.quickest = Some(round.quickest.map_or(took, |quickest| quickest.min(took)));
@@ -132,7 +170,7 @@ impl Controller for Control {
         if let Some(quickest) = round.quickest
             && !round.limited
         {
-            self.cap.judge(rtt.min(), quickest, self.cubic.window());
+            self.cap.judge(rtt.min(), quickest, allowed);
         }
         self.round = Round {
             began: Some(now),
@@ -158,6 +196,7 @@ impl Controller for Control {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
+        self.first.lost = true;
         self.cubic
             .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
     }
@@ -171,7 +210,7 @@ impl Controller for Control {
         if self.closing.load(Ordering::Relaxed) {
             return OPEN;
         }
-        self.cap.of(self.cubic.window())
+        self.cap.of(self.allowed())
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -184,6 +223,7 @@ impl Controller for Control {
         Box::new(Control {
             cubic: self.cubic.clone_box(),
             cap: self.cap,
+            first: self.first,
             round: self.round,
             closing: self.closing.clone(),
         })
@@ -231,6 +271,28 @@ mod tests {
         let window = 4 << 20;
         cap.judge(SHORT, 100 * SHORT, window);
         assert_eq!(cap.of(window), window);
+    }
+
+    #[test]
+    fn a_short_way_begins_with_packets_enough_for_an_answer() {
+        let mut control = Control {
+            cubic: Arc::new(CubicConfig::default()).build(Instant::now(), MTU),
+            cap: Cap::new(MTU),
+            first: First::default(),
+            round: Round::default(),
+            closing: Arc::default(),
+        };
+        let few = control.window();
+        assert!(few < 3 * u64::from(MTU), "nothing is known of the way");
+        control.first.is_short = true;
+        assert_eq!(control.window(), FIRST * u64::from(MTU));
+        assert_eq!(control.clone_box().window(), control.window());
+        // Whatever is known of a queue counts.
+        control.cap.bytes = Some(20_000);
+        assert_eq!(control.window(), 20_000);
+        control.cap.bytes = None;
+        control.on_congestion_event(Instant::now(), Instant::now(), false, 1);
+        assert!(control.window() <= few.max(2 * u64::from(MTU)));
     }
 
     #[test]
