@@ -142,6 +142,15 @@ fn the_greeting_comes_back() {
 }
 
 #[test]
+fn the_guest_of_the_readme_is_answered_by_another_node() {
+    let Some(guest) = compiled("first_guest.wasm") else {
+        return;
+    };
+    let output = tidelock(&["dev", "--nodes", "2", "--once"], &guest, &[]);
+    ends(&output, 0, &["n2.1 says hello"]);
+}
+
+#[test]
 fn processes_that_handle_messages_keep_their_accounts() {
     let Some(guest) = compiled("handlers.wasm") else {
         return;

@@ -303,6 +303,20 @@ fn every_test_that_the_security_table_names_is_there() {
 }
 
 /// The names in the last column of its tables.
+/// Its first guest is one that is compiled and run.
+#[test]
+fn the_readme_shows_a_guest_that_there_is() {
+    let files = files();
+    let text = |path: &str| {
+        let file = files.iter().find(|file| file.path == path);
+        &file.expect("it is there").text
+    };
+    let guest = text("examples/guests/src/bin/first_guest.rs");
+    let (_, program) = guest.split_once("\n\n").expect("what it is comes first");
+    let readme = text("README.md");
+    assert!(readme.contains(&format!("```rust\n{program}```\n")));
+}
+
 fn tests_named_in(document: &str) -> impl Iterator<Item = &str> {
     document
         .lines()

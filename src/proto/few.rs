@@ -284,6 +284,25 @@ mod tests {
     }
 
     #[test]
+    fn what_has_other_entries_is_another() {
+        let of = |entries: &[(u8, u8)]| {
+            let mut few = Few::<u8, u8>::default();
+            entries
+                .iter()
+                .for_each(|(key, value)| *few.get_or_default(*key) = *value);
+            few
+        };
+        let hash = |few: &Few<u8, u8>| BuildHasherDefault::<DefaultHasher>::default().hash_one(few);
+        let all = [of(&[]), of(&[(1, 1)]), of(&[(1, 2)]), of(&[(1, 1), (2, 1)])];
+        for (place, one) in all.iter().enumerate() {
+            for other in &all[place + 1..] {
+                assert_ne!(one, other);
+                assert_ne!(hash(one), hash(other));
+            }
+        }
+    }
+
+    #[test]
     fn the_only_value_lies_beside_its_key() {
         let mut few = Few::<u8, [u64; 9]>::default();
         let all = std::ptr::from_ref(&few).addr();

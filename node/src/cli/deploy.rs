@@ -54,9 +54,10 @@ impl Deploy {
                 self.file.display()
             );
             let like = format!("--name {}", names::of_module(&self.file));
-            Failure::new("E0002", message)
-                .detail(error)
-                .next(like, "names it, or any other name that may be")
+            Failure::new("E0002", message).detail(error).next(
+                like,
+                "names it; any other name that is allowed does as well",
+            )
         })?;
         Ok(name)
     }

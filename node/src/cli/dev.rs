@@ -27,7 +27,7 @@ const LAST_OUTPUT: Duration = Duration::from_secs(5);
 ///
 /// Starts a control plane and nodes as processes of this machine, with free ports and certificates made
 /// for this run. In the folder of a Rust guest it builds and runs that; otherwise it runs the file
-/// that is named, or nothing. Ctrl-C once drains and ends, twice ends at once.
+/// that is named, or, where there is no Cargo.toml, nothing. Ctrl-C once drains and ends, twice ends at once.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// How many nodes

@@ -345,17 +345,18 @@ async fn what_is_given_up_in_the_same_breath_is_not_made() {
 async fn a_first_burst_is_more_packets_than_an_acknowledgement_waits_for() {
     let met = Met::new().await;
     let connection = &met.live.connection;
-    let grows = async {
-        let (first, _) = connection.room();
-        loop {
+    let says_little = async |enough: &dyn Fn(u64, u64) -> bool| {
+        for _ in 0..20_000 {
             let (window, packet) = connection.room();
-            if packet == u64::from(MTU_MAX) {
-                return (first, window, packet);
+            if enough(window, packet) {
+                return;
             }
             connection.send_datagram(b"there are larger packets");
             tokio::time::sleep(Duration::from_millis(1)).await; // a look at what nobody tells
         }
+        panic!("{:?}", connection.room());
     };
-    let (first, window, packet) = timeout(PATIENCE, grows).await.expect("in time");
-    assert!(window >= 10 * packet, "{window} bytes, {first} at first");
+    says_little(&|_, packet| packet == u64::from(MTU_MAX)).await;
+    // At the latest with the first round trip that is short, whatever else the machine does.
+    says_little(&|window, packet| window > 3 * packet).await;
 }

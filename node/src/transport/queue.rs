@@ -7,10 +7,11 @@
 //!
 //! Where the round trip is long, or others fill the queue, giving way to delay means to starve: CUBIC alone decides.
 //!
-//! A window of fewer packets than an acknowledgement waits for stands still until that is late (25 ms). QUIC begins with ten packets
-//! or 14 720 bytes ([RFC 9002](https://www.rfc-editor.org/rfc/rfc9002#section-7.2)), which is less than three of the packets
-//! that are found to fit later, and a connection that never has much to say keeps that. So it begins with [`FIRST`] of whatever size
-//! where the round trip is short.
+//! A window of fewer packets than an acknowledgement waits for stands still until that is late, which is 25 ms. QUIC begins with ten
+//! packets or 14 720 bytes, and never has less than two packets ([RFC 9002](https://www.rfc-editor.org/rfc/rfc9002#section-7.2)).
+//! Of the packets that are found to fit later that is two, of which a Ping under way leaves one; and a connection that never
+//! has much to say keeps it. So CUBIC begins with [`FIRST`] packets of whatever size where the round trip is short, and two fit
+//! beside what is small.
 //!
 //! A connection that is closed sends one packet more, which says why. quinn would hold that back, too, while the window is full,
 //! and a closed connection takes in nothing that makes room: [`let_go`] opens the window.
@@ -30,9 +31,11 @@ const SHORT: Duration = Duration::from_millis(2);
 const QUEUE: Duration = Duration::from_micros(100);
 /// Two batches of ten segments, so that one is under way while the next is made.
 const SEGMENTS_MIN: u64 = 20;
-/// Packets that may be under way at first, however large they are, as segments of TCP
-/// ([RFC 6928](https://www.rfc-editor.org/rfc/rfc6928)).
-const FIRST: u64 = 10;
+/// Packets that may be under way at first: an acknowledgement comes after two. Many peers may begin at once, and all of it has to lie
+/// in one socket's buffer.
+const FIRST: u64 = 4;
+/// Bytes of what is small and under way beside others.
+const SMALL: u64 = 1200;
 /// No window at all. So wide that nothing is paced either.
 const OPEN: u64 = 1 << 40;
 
@@ -45,7 +48,9 @@ impl ControllerFactory for ShortQueue {
         Box::new(Control {
             cubic: self.0.clone().build(now, mtu),
             cap: Cap::new(mtu),
-            first: First::default(),
+            config: self.0.clone(),
+            is_short: false,
+            is_known: false,
             round: Round::default(),
             closing: Arc::default(),
         })
@@ -62,7 +67,11 @@ pub(super) fn let_go(control: Box<dyn Controller>) {
 struct Control {
     cubic: Box<dyn Controller>,
     cap: Cap,
-    first: First,
+    config: Arc<CubicConfig>,
+    /// The round trip of the path without a queue is short.
+    is_short: bool,
+    /// Congestion was told of there: from now on it is CUBIC that knows.
+    is_known: bool,
     round: Round,
     /// What all copies share: whether nothing but the last packet is still to be sent.
     closing: Arc<AtomicBool>,
@@ -79,25 +88,6 @@ struct Round {
     limited: bool,
 }
 
-/// What may be under way before more is known.
-#[derive(Debug, Clone, Copy, Default)]
-struct First {
-    /// The round trip of the path without a queue is short.
-    is_short: bool,
-    /// Something was lost: from now on it is CUBIC that knows.
-    lost: bool,
-}
-
-impl First {
-    fn of(self, mtu: u64) -> u64 {
-        if self.is_short && !self.lost {
-            FIRST * mtu
-        } else {
-            0
-        }
-    }
-}
-
 /// How much may be under way, as the delay says.
 #[derive(Debug, Clone, Copy)]
 struct Cap {
@@ -111,6 +101,12 @@ impl Cap {
             bytes: None,
             mtu: mtu.into(),
         }
+    }
+
+    /// Packets have another size.
+    fn grow_to(&mut self, mtu: u64) {
+        self.mtu = mtu;
+        self.bytes = self.bytes.map(|bytes| bytes.max(SEGMENTS_MIN * mtu));
     }
 
     /// A round is over: `empty` is the round trip of a path without a queue, `quickest` the best of this round, and
@@ -138,9 +134,28 @@ impl Cap {
 }
 
 impl Control {
+    /// Lets CUBIC begin with more, if nothing speaks against it.
+    fn begin(&mut self, now: Instant) {
+        let first = FIRST * self.cap.mtu;
+        if self.is_short && !self.is_known && self.cubic.window() < first {
+            let mut config = CubicConfig::clone(&self.config);
+            config.initial_window(first);
+            self.cubic = Arc::new(config).build(now, self.mtu());
+        }
+    }
+
+    fn mtu(&self) -> u16 {
+        u16::try_from(self.cap.mtu).expect("it was given as one")
+    }
+
     /// What may be under way by all rules but the delay's.
     fn allowed(&self) -> u64 {
-        self.cubic.window().max(self.first.of(self.cap.mtu))
+        let least = if self.is_short {
+            2 * self.cap.mtu + SMALL
+        } else {
+            0
+        };
+        self.cubic.window().max(least)
     }
 }
 
@@ -158,7 +173,8 @@ impl Controller for Control {
         rtt: &RttEstimator,
     ) {
         self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
-        self.first.is_short = rtt.min() < SHORT;
+        self.is_short = rtt.min() < SHORT;
+        self.begin(now);
         let allowed = self.allowed();
         let round = &mut self.round;
         let took = now.saturating_duration_since(sent);
@@ -196,14 +212,16 @@ impl Controller for Control {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        self.first.lost = true;
+        // What is lost before an answer says nothing of the way.
+        self.is_known |= self.is_short;
         self.cubic
             .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.cap.mtu = new_mtu.into();
+        self.cap.grow_to(new_mtu.into());
         self.cubic.on_mtu_update(new_mtu);
+        self.begin(Instant::now());
     }
 
     fn window(&self) -> u64 {
@@ -223,7 +241,9 @@ impl Controller for Control {
         Box::new(Control {
             cubic: self.cubic.clone_box(),
             cap: self.cap,
-            first: self.first,
+            config: self.config.clone(),
+            is_short: self.is_short,
+            is_known: self.is_known,
             round: self.round,
             closing: self.closing.clone(),
         })
@@ -275,24 +295,47 @@ mod tests {
 
     #[test]
     fn a_short_way_begins_with_packets_enough_for_an_answer() {
+        let now = Instant::now();
+        let cubic = Arc::new(CubicConfig::default());
         let mut control = Control {
-            cubic: Arc::new(CubicConfig::default()).build(Instant::now(), MTU),
-            cap: Cap::new(MTU),
-            first: First::default(),
+            cubic: cubic.clone().build(now, 1200),
+            cap: Cap::new(1200),
+            config: cubic,
+            is_short: false,
+            is_known: false,
             round: Round::default(),
             closing: Arc::default(),
         };
-        let few = control.window();
-        assert!(few < 3 * u64::from(MTU), "nothing is known of the way");
-        control.first.is_short = true;
-        assert_eq!(control.window(), FIRST * u64::from(MTU));
-        assert_eq!(control.clone_box().window(), control.window());
-        // Whatever is known of a queue counts.
-        control.cap.bytes = Some(20_000);
-        assert_eq!(control.window(), 20_000);
-        control.cap.bytes = None;
-        control.on_congestion_event(Instant::now(), Instant::now(), false, 1);
-        assert!(control.window() <= few.max(2 * u64::from(MTU)));
+        // A first packet that nobody was there for.
+        control.on_congestion_event(now, now, false, 1);
+        control.on_mtu_update(MTU);
+        let mtu = u64::from(MTU);
+        assert!(
+            control.window() < FIRST * mtu,
+            "nothing is known of the way"
+        );
+        control.is_short = true;
+        control.begin(now);
+        assert_eq!(control.window(), FIRST * mtu);
+        assert_eq!(control.clone_box().window(), FIRST * mtu);
+        for _ in 0..20 {
+            let later = Instant::now();
+            control.on_congestion_event(later, later, true, 1);
+            control.begin(later);
+        }
+        // What is lost counts, but two packets fit beside something small.
+        assert_eq!(control.window(), 2 * mtu + SMALL);
+    }
+
+    #[test]
+    fn a_cap_grows_with_the_packets() {
+        let mut cap = Cap::new(1200);
+        for _ in 0..20 {
+            cap.judge(EMPTY, 10 * QUEUE, 4 << 20);
+        }
+        assert_eq!(cap.of(4 << 20), SEGMENTS_MIN * 1200);
+        cap.grow_to(MTU.into());
+        assert_eq!(cap.of(4 << 20), SEGMENTS_MIN * u64::from(MTU));
     }
 
     #[test]

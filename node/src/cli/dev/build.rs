@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 use crate::cli::{
     Output,
@@ -52,6 +52,9 @@ struct Message {
     #[serde(default)]
     executable: Option<PathBuf>,
 }
+
+/// How long Cargo may take to say what a folder is.
+const ASKING_MAX: Duration = Duration::from_secs(10);
 
 /// What `cargo metadata --no-deps` says.
 #[derive(Deserialize)]
@@ -95,14 +98,15 @@ impl Workspace {
             .current_dir(folder)
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        let output = command.output().await.ok()?;
+        // Longer, and it is fetching a compiler, which the build shows.
+        let output = timeout(ASKING_MAX, command.output()).await.ok()?.ok()?;
         serde_json::from_slice(&output.stdout).ok()
     }
 
     /// Refuses a folder in which no guest would be built.
     fn check(&self, folder: &Path) -> Outcome {
         let manifest = fs::canonicalize(folder.join("Cargo.toml")).ok();
-        let is_here = |file: &Path| fs::canonicalize(file).ok() == manifest;
+        let is_here = |file: &Path| manifest.is_some() && fs::canonicalize(file).ok() == manifest;
         let is_root = is_here(&self.workspace_root.join("Cargo.toml"));
         let is_built = |package: &&Package| match is_root {
             true => self.workspace_default_members.contains(&package.id),
