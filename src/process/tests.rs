@@ -49,6 +49,19 @@ async fn what_a_failed_send_leads_to_comes_before_what_follows_it() {
     assert!(received.next().is_none());
 }
 
+/// Its memory is noted as packed until its next receive.
+#[tokio::test]
+async fn whoever_does_not_wait_does_not_hibernate() {
+    let [shared] = waiting();
+    let mut core = shared.core();
+    core.idle = Idle::Asleep;
+    assert!(!core.is_waiting() && !core.is_hibernating());
+    core.receiving = true;
+    core.task
+        .get_or_insert_with(|| std::task::Waker::noop().clone());
+    assert!(core.is_waiting() && core.is_hibernating());
+}
+
 #[test]
 fn what_a_process_is_told_something_with_is_together() {
     let counts = 2 * size_of::<usize>();

@@ -318,9 +318,11 @@ mod tests {
             .get_arguments()
             .filter_map(|arg| Some(format!("--{}", arg.get_long()?)))
             .collect();
-        for (table, key, _) in &flags {
+        for (table, key, value) in &flags {
             let flag = loaded.origin(table, key).to_string();
             assert!(known.contains(&flag), "{table}.{key}: {flag}");
+            let given = format!("{flag} {}", value.to_string().trim_matches('"'));
+            assert!(args.contains(&given), "{table}.{key}: {given}");
         }
     }
 
