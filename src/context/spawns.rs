@@ -98,11 +98,8 @@ impl Context {
         C: Future<Output = ExitReason> + Send + 'static,
     {
         let options = SpawnOptions {
-            config: self.config().clone(),
-            parent: Some(self.pid()),
-            link: Some(tag),
-            environ: self.shared.about.environ,
             name: Some(name.to_owned()),
+            ..self.options_of(None, Some(tag))
         };
         self.shared
             .env

@@ -151,32 +151,29 @@ impl Environment {
 
     /// Kills every process and waits until all are gone.
     pub async fn shutdown(&self) {
-        let counting = Counting::new(&self.0.counting);
-        loop {
-            let ended = self.0.ended.notified();
-            let mut ended = std::pin::pin!(ended);
-            ended.as_mut().enable();
-            counting.before_a_look();
+        self.until(|| {
             let all = self.0.table.all();
-            if all.is_empty() {
-                return;
-            }
-            for shared in all {
+            for shared in &all {
                 shared.condemn(ExitReason::Killed(None));
             }
-            ended.await;
-        }
+            all.is_empty()
+        })
+        .await;
     }
 
     /// Waits until nobody lives here.
     pub async fn idle(&self) {
+        self.until(|| self.0.table.len() == 0).await;
+    }
+
+    /// Waits until a look at the table says so. Each end is followed by one.
+    async fn until(&self, look: impl Fn() -> bool) {
         let counting = Counting::new(&self.0.counting);
         loop {
-            let ended = self.0.ended.notified();
-            let mut ended = std::pin::pin!(ended);
+            let mut ended = std::pin::pin!(self.0.ended.notified());
             ended.as_mut().enable();
             counting.before_a_look();
-            if self.0.table.len() == 0 {
+            if look() {
                 return;
             }
             ended.await;

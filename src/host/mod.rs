@@ -31,7 +31,7 @@ mod registry;
 mod sqlite;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tidelock;
 mod timer;
 mod trap;

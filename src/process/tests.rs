@@ -3,12 +3,11 @@
 use std::mem::offset_of;
 
 use tidelock_proto::link::Signal;
-use tidelock_proto::spawn::Prepare;
-use tokio::sync::oneshot;
 
 use super::*;
-use crate::remote::{Pending, Remote, SpawnAnswer};
-use crate::{EnvironmentConfig, SendError, SpawnOptions};
+use crate::host::tests::silent::Silent;
+use crate::remote::Remote;
+use crate::{EnvironmentConfig, SpawnOptions};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -85,11 +84,8 @@ fn what_a_process_is_told_something_with_is_together() {
 
 #[tokio::test]
 async fn a_signal_goes_through_the_inbox_only_behind_others() {
-    let env = Environment::new(EnvironmentConfig::default()).unwrap();
-    let options = SpawnOptions::default();
-    let pid = env.spawn_native("it", options, |_| std::future::pending());
-    let shared = env.find(Environ::default(), pid.unwrap()).unwrap();
-    let other = Pid::new(NodeId(2), 1).unwrap();
+    let [shared] = waiting();
+    let other = elsewhere();
     let links = || shared.core().block.links().collect::<Vec<_>>();
     shared.deliver(other, Signal::Link { id: 1, tag: None });
     assert_eq!((links(), shared.inbox().capacity()), (vec![other], 0));
@@ -100,64 +96,10 @@ async fn a_signal_goes_through_the_inbox_only_behind_others() {
     assert_eq!(links(), [other], "linked again");
 }
 
-/// Other nodes, which take everything. Who has ended, and which of them knows by its Exit.
-#[derive(Default)]
-struct Others(std::sync::Mutex<Vec<(Pid, Option<NodeId>)>>);
-
-impl Remote for Others {
-    fn nodes(&self) -> Vec<NodeId> {
-        Vec::new()
-    }
-
-    fn nodes_with(&self, _: &[(String, String)]) -> Vec<NodeId> {
-        Vec::new()
-    }
-
-    fn ready(&self, _: NodeId) -> Pending<'_, Result<(), ExitReason>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn is_ready(&self, _: NodeId) -> bool {
-        true
-    }
-
-    fn signal(&self, _: Environ, _: Pid, _: Pid, _: &Signal) -> Result<(), ExitReason> {
-        Ok(())
-    }
-
-    fn message(&self, _: Environ, _: Pid, _: Pid, _: &Message) -> Result<(), SendError> {
-        Ok(())
-    }
-
-    fn note(&self, _: NodeId, _: Pid) -> Result<(), ExitReason> {
-        Ok(())
-    }
-
-    fn ask(
-        &self,
-        _: NodeId,
-        _: Prepare,
-    ) -> Result<(u64, oneshot::Receiver<SpawnAnswer>), ExitReason> {
-        Err(ExitReason::NoProcess)
-    }
-
-    fn cancel(&self, _: NodeId, _: u64) {}
-
-    fn exists(&self, _: Pid) -> Pending<'_, bool> {
-        Box::pin(async { false })
-    }
-
-    fn parked_ended(&self, _: NodeId, _: u64, _: u64) {}
-
-    fn ended(&self, local: Pid, told: Option<NodeId>) {
-        self.0.lock().unwrap().push((local, told));
-    }
-}
-
 #[tokio::test]
 async fn an_end_says_which_session_knows_of_it_by_an_exit() {
     let [linked, between, alone] = waiting();
-    let others = Arc::new(Others::default());
+    let others = Arc::new(Silent::default());
     let remote: Arc<dyn Remote> = others.clone();
     linked.env.set_remote(Arc::downgrade(&remote));
     let link = || Signal::Link { id: 1, tag: None };
@@ -173,5 +115,5 @@ async fn an_end_says_which_session_knows_of_it_by_an_exit() {
         .iter()
         .zip(told)
         .map(|(shared, told)| (shared.pid, told));
-    assert!(others.0.lock().unwrap().iter().copied().eq(ended));
+    assert!(others.ended.lock().unwrap().iter().copied().eq(ended));
 }

@@ -155,7 +155,7 @@ impl Net {
         let file = tempfile::NamedTempFile::new().expect("a file for the rule");
         fs::write(file.path(), rule).expect("the rule is written");
         let command = format!("nft -f {}", file.path().display());
-        self.happens("a rule", || drop(self.must(to, &command)))
+        self.happens("a rule", to, &command)
     }
 
     /// How many packets the rule for a node has met.
@@ -170,16 +170,14 @@ impl Net {
 
     /// A node gets everything again. Returns [when](Net::happens).
     fn heal(&self, to: &str) -> Instant {
-        self.happens("taking a rule away", || {
-            drop(self.must(to, "nft delete table ip fault"));
-        })
+        self.happens("taking a rule away", to, "nft delete table ip fault")
     }
 
     /// Lets the kernel change something, and returns when that was asked for; if the kernel took long over it, when it was
     /// done: it waits for others who change their rules or end their namespaces, and all is as before meanwhile.
-    fn happens(&self, what: &str, change: impl FnOnce()) -> Instant {
+    fn happens(&self, what: &str, name: &str, command: &str) -> Instant {
         let at = Instant::now();
-        change();
+        self.must(name, command);
         let took = at.elapsed();
         if took < AT_ONCE {
             return at;
@@ -191,12 +189,13 @@ impl Net {
     /// Sets one end of a node's link. Returns [when](Net::happens), after the node sees it.
     fn link(&self, end: End, name: &str, up: bool) -> Instant {
         let state = if up { "up" } else { "down" };
-        let at = self.happens("a link", || {
-            drop(match end {
-                End::Switch => self.must("switch", &format!("ip link set data-{name} {state}")),
-                End::Node => self.must(name, &format!("ip link set data {state}")),
-            });
-        });
+        let at = match end {
+            End::Switch => {
+                let command = format!("ip link set data-{name} {state}");
+                self.happens("a link", "switch", &command)
+            }
+            End::Node => self.happens("a link", name, &format!("ip link set data {state}")),
+        };
         let carries = self.must(name, "ip link show data").contains("LOWER_UP");
         assert_eq!(carries, up, "the link of {name}");
         at

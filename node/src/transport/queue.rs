@@ -45,15 +45,7 @@ pub(super) struct ShortQueue(Arc<CubicConfig>);
 
 impl ControllerFactory for ShortQueue {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
-        Box::new(Control {
-            cubic: self.0.clone().build(now, mtu),
-            cap: Cap::new(mtu),
-            config: self.0.clone(),
-            is_short: false,
-            is_known: false,
-            round: Round::default(),
-            closing: Arc::default(),
-        })
+        Box::new(Control::new(self.0.clone(), now, mtu))
     }
 }
 
@@ -92,21 +84,25 @@ struct Round {
 #[derive(Debug, Clone, Copy)]
 struct Cap {
     bytes: Option<u64>,
-    mtu: u64,
+    mtu: u16,
 }
 
 impl Cap {
     fn new(mtu: u16) -> Self {
-        Cap {
-            bytes: None,
-            mtu: mtu.into(),
-        }
+        Cap { bytes: None, mtu }
     }
 
     /// Packets have another size.
-    fn grow_to(&mut self, mtu: u64) {
+    fn grow_to(&mut self, mtu: u16) {
         self.mtu = mtu;
-        self.bytes = self.bytes.map(|bytes| bytes.max(SEGMENTS_MIN * mtu));
+        self.bytes = self
+            .bytes
+            .map(|bytes| bytes.max(self.packets(SEGMENTS_MIN)));
+    }
+
+    /// Bytes of so many packets.
+    fn packets(&self, count: u64) -> u64 {
+        count * u64::from(self.mtu)
     }
 
     /// A round is over: `empty` is the round trip of a path without a queue, `quickest` the best of this round, and
@@ -123,9 +119,9 @@ impl Cap {
             let share = allowed.as_secs_f64() / quickest.as_secs_f64();
             (now as f64 * share.max(0.5)) as u64
         } else {
-            now + now / 4 + self.mtu
+            now + now / 4 + self.packets(1)
         };
-        self.bytes = (next < window).then(|| next.max(SEGMENTS_MIN * self.mtu));
+        self.bytes = (next < window).then(|| next.max(self.packets(SEGMENTS_MIN)));
     }
 
     fn of(&self, window: u64) -> u64 {
@@ -134,24 +130,32 @@ impl Cap {
 }
 
 impl Control {
-    /// Lets CUBIC begin with more, if nothing speaks against it.
-    fn begin(&mut self, now: Instant) {
-        let first = FIRST * self.cap.mtu;
-        if self.is_short && !self.is_known && self.cubic.window() < first {
-            let mut config = CubicConfig::clone(&self.config);
-            config.initial_window(first);
-            self.cubic = Arc::new(config).build(now, self.mtu());
+    fn new(config: Arc<CubicConfig>, now: Instant, mtu: u16) -> Self {
+        Control {
+            cubic: config.clone().build(now, mtu),
+            cap: Cap::new(mtu),
+            config,
+            is_short: false,
+            is_known: false,
+            round: Round::default(),
+            closing: Arc::default(),
         }
     }
 
-    fn mtu(&self) -> u16 {
-        u16::try_from(self.cap.mtu).expect("it was given as one")
+    /// Lets CUBIC begin with more, if nothing speaks against it.
+    fn begin(&mut self, now: Instant) {
+        let first = self.cap.packets(FIRST);
+        if self.is_short && !self.is_known && self.cubic.window() < first {
+            let mut config = CubicConfig::clone(&self.config);
+            config.initial_window(first);
+            self.cubic = Arc::new(config).build(now, self.cap.mtu);
+        }
     }
 
     /// What may be under way by all rules but the delay's.
     fn allowed(&self) -> u64 {
         let least = if self.is_short {
-            2 * self.cap.mtu + SMALL
+            self.cap.packets(2) + SMALL
         } else {
             0
         };
@@ -219,7 +223,7 @@ impl Controller for Control {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.cap.grow_to(new_mtu.into());
+        self.cap.grow_to(new_mtu);
         self.cubic.on_mtu_update(new_mtu);
         self.begin(Instant::now());
     }
@@ -296,16 +300,7 @@ mod tests {
     #[test]
     fn a_short_way_begins_with_packets_enough_for_an_answer() {
         let now = Instant::now();
-        let cubic = Arc::new(CubicConfig::default());
-        let mut control = Control {
-            cubic: cubic.clone().build(now, 1200),
-            cap: Cap::new(1200),
-            config: cubic,
-            is_short: false,
-            is_known: false,
-            round: Round::default(),
-            closing: Arc::default(),
-        };
+        let mut control = Control::new(Arc::default(), now, 1200);
         // A first packet that nobody was there for.
         control.on_congestion_event(now, now, false, 1);
         control.on_mtu_update(MTU);
@@ -334,7 +329,7 @@ mod tests {
             cap.judge(EMPTY, 10 * QUEUE, 4 << 20);
         }
         assert_eq!(cap.of(4 << 20), SEGMENTS_MIN * 1200);
-        cap.grow_to(MTU.into());
+        cap.grow_to(MTU);
         assert_eq!(cap.of(4 << 20), SEGMENTS_MIN * u64::from(MTU));
     }
 

@@ -15,7 +15,7 @@ mod networking;
 mod pointers;
 mod process;
 mod profiles;
-mod silent;
+pub(crate) mod silent;
 mod small;
 mod sqlite;
 mod tidelock;

@@ -15,7 +15,7 @@ use crate::{Filter, LinkError, LinkForm, Message, Pending, Remote, SendError, Sp
 
 /// The way to nodes that take everything and never answer.
 #[derive(Default)]
-struct Silent {
+pub(crate) struct Silent {
     /// Whether the way has room.
     congested: bool,
     /// Who would be answered.
@@ -24,6 +24,8 @@ struct Silent {
     wanted: Mutex<Vec<Prepare>>,
     said: Mutex<Vec<Signal>>,
     given_up: Mutex<Vec<u64>>,
+    /// Who has ended, and which node knows by an Exit.
+    pub(crate) ended: Mutex<Vec<(Pid, Option<NodeId>)>>,
 }
 
 impl Remote for Silent {
@@ -81,7 +83,9 @@ impl Remote for Silent {
 
     fn parked_ended(&self, _: NodeId, _: u64, _: u64) {}
 
-    fn ended(&self, _: Pid, _: Option<NodeId>) {}
+    fn ended(&self, local: Pid, told: Option<NodeId>) {
+        self.ended.lock().unwrap().push((local, told));
+    }
 }
 
 /// Runs `_start` beside that; `$far` is a process there.
